@@ -1,0 +1,58 @@
+# The collector and the vendors' stand-in for the tests. Included by the Makefile.
+#
+# The version of the OpenTelemetry Collector is written here and nowhere else: `make
+# collector-generate` carries it into the manifests' modules. Both lines belong to one release.
+COLLECTOR_CONTRIB := v0.144.0
+COLLECTOR_CORE    := v1.50.0
+
+COLLECTOR := collector/dist/otelcol-metaflow
+VENDORS   := tests/vendors/dist/otelcol-vendors
+IMAGE     ?= otelcol-metaflow:latest
+
+# buildah first: with `chroot` isolation it needs no daemon and no namespaces of its own.
+BUILDER   := $(firstword $(foreach tool,buildah podman docker,$(if $(shell command -v $(tool)),$(tool))))
+
+go_flags = -trimpath -ldflags='-s -w'
+go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
+
+.PHONY: collector collector-run collector-test collector-generate vendors image
+
+collector: $(COLLECTOR)
+vendors: $(VENDORS)
+
+$(COLLECTOR): $(wildcard collector/distribution/*.go collector/distribution/go.* collector/destinations/*.go collector/destinations/go.*)
+	$(call go_build,collector/distribution)
+
+$(VENDORS): $(wildcard tests/vendors/distribution/*.go tests/vendors/distribution/go.*)
+	$(call go_build,tests/vendors/distribution)
+
+# Queues beside the binary, so that a try-out leaves nothing in the home directory.
+collector-run: $(COLLECTOR)
+	QUEUE_DIR=$${QUEUE_DIR:-collector/dist/queue} $(COLLECTOR) --config collector/config/config.yaml
+
+collector-test:
+	cd collector/destinations && go vet ./... && go test ./...
+
+# The builder's own `go mod download` asks for modules that no build needs and that not every
+# proxy has, so it only writes the sources, and `go build` resolves them. Not every module is in
+# the checksum database either: the sums that get committed are what is checked from then on.
+collector-generate: export GONOSUMDB = *
+collector-generate:
+	cd collector/destinations && go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy
+	$(call generate,collector,$(COLLECTOR))
+	$(call generate,tests/vendors,$(VENDORS))
+
+CONFMAP := confmap confmap/provider/envprovider confmap/provider/fileprovider confmap/provider/yamlprovider
+
+define generate
+	rm -rf $(1)/distribution && mkdir -p $(1)/dist
+	sed 's/@CONTRIB@/$(COLLECTOR_CONTRIB)/; s/@CORE@/$(COLLECTOR_CORE)/' $(1)/manifest.yaml > $(1)/dist/manifest.yaml
+	cd $(1) && go run go.opentelemetry.io/collector/cmd/builder@$(COLLECTOR_CONTRIB) --config dist/manifest.yaml --skip-get-modules --skip-compilation
+	rm $(1)/distribution/main_windows.go
+	gofmt -w $(1)/distribution
+	cd $(1)/distribution && CGO_ENABLED=0 go build -mod=mod $(go_flags) -o $(abspath $(2)) .
+endef
+
+image:
+	$(if $(BUILDER),,$(error make image needs buildah, podman or docker))
+	$(BUILDER) build $(if $(filter buildah,$(BUILDER)),--isolation chroot) $(IMAGE_FLAGS) -t $(IMAGE) -f collector/Dockerfile .
