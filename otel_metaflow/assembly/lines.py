@@ -1,0 +1,201 @@
+"""Takes the lines that a task reported from the lines that the launcher read, so that each counts once.
+
+A task reports a line to its journal just before it writes it; whoever reads the pipe reads it a moment
+later. What was read and not reported came from C code, a subprocess or a last gasp. Lines of one
+process arrive in the order in which it reported them, so a line read is looked for at the front of
+each process's queue.
+
+Two processes can write into one line: Python writes the text and the newline of a `print` separately.
+Then the pipe holds "xy" and an empty line where "x" and "y" were reported. A line read that nobody
+reported is therefore held for a moment, and taken apart if it is made of reported lines whose turn in
+the pipe has passed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Deque, Dict, Iterator, List, Optional
+
+# How long a line that was read and not reported is held, in nanoseconds of the journal's time: reports
+# come first by causality, so this only has to cover a clock that is set back, and garbled lines.
+HOLD = 200_000_000
+# How long it is held if it may be garbled: it then contains a reported line that was not read yet.
+HOLD_SUSPICIOUS = 3_000_000_000
+# Without anything read for so long, the pipe is empty and every reported line has been through it.
+IDLE = 1_000_000_000
+# So many waiting reports are looked at for a garbled line; more are waiting only while the launcher lags.
+_MOST_LOOKED_AT = 256
+
+
+@dataclass
+class Report:
+    """A line that a process said it was about to write."""
+
+    text: str
+    length: int
+    at: int
+
+
+@dataclass
+class Raw:
+    """A line that was read from the pipe; `offset` is its place in the launcher's journal."""
+
+    text: str
+    length: int
+    at: int
+    offset: int
+
+
+class Subtraction:
+    """One stream of one attempt."""
+
+    def __init__(self) -> None:
+        self._reports: Dict[int, Deque[Report]] = {}
+        self._texts: Dict[str, int] = {}
+        self._waiting = 0
+        self._newest_taken = 0
+        self._last_read = 0
+        self._held: Deque[Raw] = deque()
+        self._spare_newlines = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is pending: a later start from here sees what this one saw."""
+        return not self._waiting and not self._held and not self._spare_newlines
+
+    @property
+    def held(self) -> List[int]:
+        """The offsets of the lines that were read and are not decided."""
+        return [raw.offset for raw in self._held]
+
+    def report(self, pid: int, report: Report) -> None:
+        """Process `pid` is about to write a line."""
+        for raw in self._held:
+            if raw.text == report.text and raw.length == report.length:
+                self._held.remove(raw)
+                self._date_held(before=report.at, up_to=raw.offset)
+                return
+        self._reports.setdefault(pid, deque()).append(report)
+        self._texts[report.text] = self._texts.get(report.text, 0) + 1
+        self._waiting += 1
+
+    def read(self, raw: Raw) -> None:
+        """A line was read from the pipe."""
+        self._last_read = max(self._last_read, raw.at)
+        reported = self._take(raw)
+        if reported is None:
+            self._held.append(raw)
+        else:
+            self._date_held(before=reported.at, up_to=raw.offset)
+
+    def release(self, now: int, *, final: bool = False) -> Iterator[Raw]:
+        """Yield the lines that nobody reported, once that is sure; `final` when no more will come."""
+        while self._held:
+            raw = self._held[0]
+            age = now - raw.at
+            if not final and age < HOLD:
+                return
+            if not final and age < HOLD_SUSPICIOUS and self._may_be_garbled(raw):
+                return
+            self._held.popleft()
+            passed = None if final or now - self._last_read > IDLE else self._newest_taken
+            rest = self._taken_apart(raw, passed)
+            if rest is not None:
+                yield rest
+        if final:
+            self._reports.clear()
+            self._texts.clear()
+            self._waiting = 0
+            self._spare_newlines = 0
+
+    def _take(self, raw: Raw) -> Optional[Report]:
+        """Take the report of this very line; earlier ones of its process stay, they are garbled ones."""
+        if raw.text not in self._texts:
+            return None
+        for reports in self._reports.values():
+            if reports and _same(reports[0], raw):
+                return self._taken(reports.popleft())
+        for reports in self._reports.values():
+            for index, report in enumerate(reports):
+                if _same(report, raw):
+                    del reports[index]
+                    return self._taken(report)
+        return None
+
+    def _taken(self, report: Report) -> Report:
+        self._waiting -= 1
+        self._newest_taken = max(self._newest_taken, report.at)
+        left = self._texts[report.text] - 1
+        if left:
+            self._texts[report.text] = left
+        else:
+            del self._texts[report.text]
+        return report
+
+    def _date_held(self, before: int, up_to: int) -> None:
+        """Lines read before this one were written before it, however late the launcher read them."""
+        for raw in reversed(self._held):
+            if raw.offset < up_to:
+                before = raw.at = min(raw.at, before - 1)
+
+    def _may_be_garbled(self, raw: Raw) -> bool:
+        if not self._waiting:
+            return False
+        if not raw.text:
+            # The second newline of two that fell together, perhaps: it waits as long as the first.
+            return True
+        looked_at = islice(self._all_reports(), _MOST_LOOKED_AT)
+        return any(report.text and report.text in raw.text for report in looked_at)
+
+    def _all_reports(self) -> Iterator[Report]:
+        for reports in self._reports.values():
+            yield from reports
+
+    def _taken_apart(self, raw: Raw, passed: Optional[int]) -> Optional[Raw]:
+        """What is left of a line after the reported lines in it are taken out, None if nothing is.
+
+        Only reports from before `passed` count: their turn in the pipe is over. None means all of them.
+        """
+        if not raw.text:
+            if self._spare_newlines:
+                self._spare_newlines -= 1
+                return None
+            return raw
+        left = [raw.text]
+        parts = 0
+        for report in list(islice(self._all_reports(), _MOST_LOOKED_AT)):
+            if not report.text or report.at > raw.at or (passed is not None and report.at >= passed):
+                continue
+            cut = _cut(left, report.text)
+            if cut is not None:
+                left = cut
+                parts += 1
+                self._forget(report)
+        if not parts:
+            return raw
+        rest = "".join(left)
+        # Each reported line brought a newline of its own, and so did an unreported rest; one ended this line.
+        self._spare_newlines += parts - (0 if rest else 1)
+        return Raw(rest, len(rest), raw.at, raw.offset) if rest else None
+
+    def _forget(self, report: Report) -> None:
+        for reports in self._reports.values():
+            if report in reports:
+                reports.remove(report)
+                self._taken(report)
+                return
+
+
+def _same(report: Report, raw: Raw) -> bool:
+    return report.length == raw.length and report.text == raw.text
+
+
+def _cut(pieces: List[str], text: str) -> Optional[List[str]]:
+    """`pieces` without one occurrence of `text`, or None if no piece holds it."""
+    for index, piece in enumerate(pieces):
+        at = piece.find(text)
+        if at >= 0:
+            return [*pieces[:index], piece[:at], piece[at + len(text) :], *pieces[index + 1 :]]
+    return None

@@ -1,0 +1,181 @@
+"""Reads the log records of one attempt from its two journals, each exactly once, across restarts.
+
+The task's journal holds logging records and the lines that the task reported; the launcher's holds the
+lines as read. They are merged by time, the task's first, and lines of the second that stand in the
+first are dropped (see lines.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Deque, Dict, Iterator, List, Tuple
+
+from otel_metaflow.assembly.lines import Raw, Report, Subtraction
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.reader import Entry, Tail
+
+# The clock of a task and of its launcher is one clock; this covers the moment between a line's report and
+# the time that the launcher stamps on it, in case the clock is set back in between.
+_MOST_FORWARDED = 10_000
+
+
+@dataclass
+class Cursor:
+    """How far an attempt's records were handed out; JSON by `as_json`, so that it outlives the process.
+
+    `clean` is a pair of offsets (task's journal, launcher's) where nothing was pending: reading begins
+    there again, and what lies before `sent` is then read for its effect on the subtraction alone,
+    except for the undecided lines in `held`.
+    """
+
+    clean: Tuple[int, int] = (0, 0)
+    sent: Tuple[int, int] = (0, 0)
+    held: List[int] = field(default_factory=list)
+
+    def as_json(self) -> Dict[str, Any]:
+        """The cursor as a value for a JSON file."""
+        return {"clean": list(self.clean), "sent": list(self.sent), "held": self.held}
+
+    @classmethod
+    def from_json(cls, value: Dict[str, Any]) -> Cursor:
+        """The inverse of `as_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError: `value` is not a cursor.
+        """
+        clean, sent = value["clean"], value["sent"]
+        return cls((int(clean[0]), int(clean[1])), (int(sent[0]), int(sent[1])), [int(at) for at in value["held"]])
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One log record to be: a record of the journal (kind line or log) and its unique name."""
+
+    uid: str
+    record: Dict[str, Any]
+
+
+class AttemptLogs:
+    """The log records of one attempt, in reading order."""
+
+    def __init__(self, folder: Path, key: layout.AttemptKey, cursor: Cursor) -> None:
+        self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0])
+        self._output = Tail(layout.output_file(folder, key), cursor.clean[1])
+        self._from = cursor
+        self._held_before = frozenset(cursor.held)
+        self._clean = cursor.clean
+        self._entries: Deque[Entry] = deque()
+        self._raw: Deque[Entry] = deque()
+        self._streams = {"stdout": Subtraction(), "stderr": Subtraction()}
+        self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
+
+    @property
+    def corrupt(self) -> int:
+        """How many lines of the two journals were no records."""
+        return self._task.corrupt + self._output.corrupt
+
+    def cursor(self) -> Cursor:
+        """Where to go on from after what was handed out so far."""
+        task = self._entries[0].start if self._entries else self._task.offset
+        output = self._raw[0].start if self._raw else self._output.offset
+        held = sorted(offset for stream in self._streams.values() for offset in stream.held)
+        sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
+        return Cursor(self._clean, sent, held)
+
+    def at_end(self) -> bool:
+        """Whether all that is in the journals now was handed out or is held."""
+        return not self._entries and not self._raw and self._task.at_end() and self._output.at_end()
+
+    @property
+    def holds(self) -> bool:
+        """Whether lines are held."""
+        return any(stream.held for stream in self._streams.values())
+
+    def read(self, now: int, *, final: bool = False) -> Iterator[LogEntry]:
+        """Yield what is there; `now` in nanoseconds since 1970; `final` when no process can write any more.
+
+        A caller that stops in the middle goes on with the next call, or elsewhere from `cursor()`.
+        """
+        while True:
+            if not self._raw:
+                self._raw.extend(self._output.read())
+            if not self._entries:
+                self._entries.extend(self._task.read())
+            if self._entries and (not self._raw or _time(self._entries[0]) <= _time(self._raw[0])):
+                yield from self._consume_entry(self._entries.popleft())
+            elif self._raw:
+                yield from self._consume_raw(self._raw.popleft())
+            else:
+                yield from self._release(now, final=final)
+                self._note_clean()
+                return
+
+    def _consume_entry(self, entry: Entry) -> Iterator[LogEntry]:
+        record = entry.record
+        kind = record["kind"]
+        if kind == layout.LINE:
+            self._consume_report(record)
+            emit = not record.get("covered")
+        else:
+            emit = kind == layout.LOG and not self._is_forwarded_twice(record)
+        if emit and entry.start >= self._from.sent[0]:
+            yield LogEntry(f"t{entry.start}", record)
+        self._note_clean()
+
+    def _consume_report(self, record: Dict[str, Any]) -> None:
+        stream = self._streams.get(record.get("stream", ""))
+        # Without a launcher nobody reads the raw stream, and reports would wait for ever.
+        if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
+            text = str(record.get("body", ""))
+            stream.report(int(record.get("pid", 0)), Report(text, record.get("length", len(text)), _record_time(record)))
+
+    def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
+        """Whether a record that came through a queue was written by the child process that made it."""
+        if "pid" not in record:
+            return False
+        identity = (record["pid"], record["timeUnixNano"], record.get("line"), record.get("logger"))
+        if record.get("forwarded"):
+            return identity in self._children_records
+        self._children_records.append(identity)
+        return False
+
+    def _consume_raw(self, entry: Entry) -> Iterator[LogEntry]:
+        record = entry.record
+        stream = self._streams.get(record.get("stream", ""))
+        if stream is None or record["kind"] != layout.LINE:
+            return
+        text = str(record.get("body", ""))
+        stream.read(Raw(text, record.get("length", len(text)), record["timeUnixNano"], entry.start))
+        yield from self._release(record["timeUnixNano"], final=False)
+        self._note_clean()
+
+    def _release(self, now: int, *, final: bool) -> Iterator[LogEntry]:
+        for name, stream in self._streams.items():
+            for raw in stream.release(now, final=final):
+                if raw.offset >= self._from.sent[1] or raw.offset in self._held_before:
+                    record: Dict[str, Any] = {
+                        "kind": layout.LINE,
+                        "timeUnixNano": raw.at,
+                        "stream": name,
+                        "body": raw.text,
+                        "length": raw.length,
+                    }
+                    yield LogEntry(f"o{raw.offset}", record)
+
+    def _note_clean(self) -> None:
+        if all(stream.is_clean for stream in self._streams.values()):
+            self._clean = (
+                self._entries[0].start if self._entries else self._task.offset,
+                self._raw[0].start if self._raw else self._output.offset,
+            )
+
+
+def _time(entry: Entry) -> int:
+    return _record_time(entry.record)
+
+
+def _record_time(record: Dict[str, Any]) -> int:
+    at: int = record["timeUnixNano"]
+    return at

@@ -1,0 +1,208 @@
+"""What is known of a run and of its attempts, whichever of its processes lived to say it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+from otel_metaflow.journal import layout, reader
+from otel_metaflow.journal.writer import is_alive
+
+Record = Dict[str, Any]
+
+
+@dataclass
+class Attempt:
+    """One attempt: what its own journal says (start, end) and what the launcher says (launch, exit)."""
+
+    key: layout.AttemptKey
+    start: Optional[Record] = None
+    end: Optional[Record] = None
+    launch: Optional[Record] = None
+    exit: Optional[Record] = None
+    last_seen: int = 0
+
+    @property
+    def started_at(self) -> int:
+        """Start of its process, in nanoseconds since 1970."""
+        start = self.start or {}
+        launched = (self.launch or {}).get("timeUnixNano", 0)
+        own: int = start.get("processStartTimeUnixNano") or start.get("timeUnixNano") or 0
+        return own or launched or self.last_seen
+
+    @property
+    def ended_at(self) -> int:
+        """When Metaflow had stored it; for an attempt that died, when the launcher noticed."""
+        known = self.end or self.exit
+        at: int = known["timeUnixNano"] if known else self.last_seen
+        return max(at, self.started_at)
+
+    @property
+    def exit_code(self) -> Optional[int]:
+        """What its process ended with; minus the number of a signal that killed it; None if nobody saw."""
+        code = (self.exit or {}).get("code")
+        return code if isinstance(code, int) else None
+
+    @property
+    def signal_name(self) -> Optional[str]:
+        """The signal that ended the process, as in SIGKILL."""
+        code = self.exit_code
+        if code is None or code >= 0:
+            return None
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"SIG{-code}"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process died before Metaflow could finish the attempt."""
+        return self.end is None
+
+    @property
+    def result(self) -> str:
+        """success, failure, timeout, cancellation, or error where the system failed rather than the code."""
+        if self.exit is not None and self.exit.get("killed"):
+            return "cancellation"
+        if self.end is None:
+            return "cancellation" if self.exit_code == -signal.SIGINT else "error"
+        said = str(self.end.get("result", "failure"))
+        # Died after Metaflow stored it, in an exit handler say: Metaflow calls that a failed attempt too.
+        return "error" if said == "success" and self.exit_code else said
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attempt went wrong; one that was cancelled did not."""
+        return self.result in ("failure", "error", "timeout")
+
+    @property
+    def exception(self) -> Record:
+        """Type, message and stacktrace, of a failure or of one that `@catch` caught; empty if there is none."""
+        found = (self.end or {}).get("exception")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def error_type(self) -> Optional[str]:
+        """What `error.type` says of a failed attempt."""
+        if not self.failed:
+            return None
+        return str(self.exception.get("type") or self.signal_name or "_OTHER")
+
+    @property
+    def error_message(self) -> Optional[str]:
+        """One sentence on what went wrong."""
+        if not self.failed:
+            return None
+        if self.exception and not (self.exception.get("type") == "SystemExit"):
+            return f"{self.exception.get('type')}: {self.exception.get('message')}"
+        if self.signal_name:
+            return f"the process was killed by {self.signal_name}"
+        if self.exit_code is not None:
+            return f"the process exited with code {self.exit_code}"
+        return "the process is gone and nobody saw how it ended"
+
+    @property
+    def usage(self) -> Record:
+        """cpu (s), memoryPeak (bytes), read and written (bytes), as far as known."""
+        found = (self.end or {}).get("usage")
+        return found if isinstance(found, dict) else {}
+
+    def is_running(self) -> bool:
+        """Whether its process is alive; asked only where no record answers."""
+        if self.exit is not None:
+            return False
+        process = self.start or self.launch
+        return process is not None and _alive(process)
+
+
+@dataclass
+class Run:
+    """One run, as its journals tell it."""
+
+    key: layout.RunKey
+    start: Optional[Record] = None
+    end: Optional[Record] = None
+    closed: bool = False
+    last_seen: int = 0
+    attempts: Dict[layout.AttemptKey, Attempt] = field(default_factory=dict)
+
+    def add(self, name: str, record: Record) -> None:
+        """Take in one record of the file `name`."""
+        key = layout.attempt_key(name)
+        if key is not None:
+            attempt = self.attempt(key)
+            attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
+            if record["kind"] == layout.START:
+                attempt.start = record
+            elif record["kind"] == layout.END:
+                attempt.end = record
+        elif name == layout.RUN_FILE:
+            self._add_launcher(record)
+        self.last_seen = max(self.last_seen, record["timeUnixNano"])
+
+    def _add_launcher(self, record: Record) -> None:
+        kind = record["kind"]
+        if kind == layout.START:
+            self.start = record
+        elif kind == layout.END:
+            self.end = record
+        elif kind == layout.CLOSED:
+            self.closed = True
+        elif kind in (layout.LAUNCH, layout.EXIT):
+            attempt = self.attempt(layout.AttemptKey(str(record["step"]), str(record["task"]), int(record["attempt"])))
+            attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
+            setattr(attempt, kind, record)
+
+    def attempt(self, key: layout.AttemptKey) -> Attempt:
+        """The attempt of that name, made on first mention."""
+        return self.attempts.setdefault(key, Attempt(key))
+
+    @property
+    def in_order(self) -> Iterator[Attempt]:
+        """The attempts by the time they started."""
+        return iter(sorted(self.attempts.values(), key=lambda attempt: (attempt.started_at, attempt.key)))
+
+    @property
+    def has_launcher(self) -> bool:
+        """Whether a launcher wrote a journal; on Argo or Step Functions there is none."""
+        return self.start is not None
+
+    @property
+    def started_at(self) -> int:
+        """Start of the run, in nanoseconds since 1970."""
+        if self.start is not None:
+            at: int = self.start["timeUnixNano"]
+            return at
+        return min((attempt.started_at for attempt in self.attempts.values()), default=self.last_seen)
+
+    @property
+    def ended_at(self) -> int:
+        """End of the run, or the last that was seen of it."""
+        at = self.end["timeUnixNano"] if self.end is not None else self.last_seen
+        return max(at, self.started_at)
+
+    @property
+    def result(self) -> str:
+        """success, failure, cancellation, or error where the launcher died before it could say."""
+        return "error" if self.end is None else str(self.end.get("result", "failure"))
+
+    def is_running(self) -> bool:
+        """Whether its launcher, or a task that the launcher left behind, is alive."""
+        if self.start is not None and not self.closed and _alive(self.start):
+            return True
+        return any(attempt.is_running() for attempt in self.attempts.values())
+
+
+def _alive(record: Record) -> bool:
+    return is_alive(int(record.get("pid", 0)), record.get("processStart"))
+
+
+def load(home: Path, folder: Path) -> Run:
+    """Assemble the run in `folder` from what its journals hold now, without its log lines."""
+    run = Run(layout.run_key(home, folder))
+    for path in sorted(folder.glob("*.jsonl")):
+        for record in reader.facts(path):
+            run.add(path.name, record)
+    return run

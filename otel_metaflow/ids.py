@@ -1,0 +1,46 @@
+"""Trace and span ids, derived from what a run, a step and an attempt are called.
+
+Nothing is handed from process to process: the launcher, the task, the shipper, a later re-run and a
+shell script compute the same ids from the same names. The recipe, version 1, is a BLAKE2b digest
+over the UTF-8 names joined by NUL (which no name can hold):
+
+    trace id   = BLAKE2b-128(otel-metaflow/1 NUL namespace NUL flow NUL run)
+    run span   = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run)
+    attempt    = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run NUL step NUL task NUL attempt)
+
+In a shell, for the empty namespace: ``printf '%s\\0%s\\0%s\\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128``.
+A digest is uniform, so ratio samplers, which look at the low bits of the trace id, decide alike in
+every process.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+RECIPE = "otel-metaflow/1"
+
+
+def _digest(size: int, *names: str) -> str:
+    text = "\0".join((RECIPE, *names))
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=size).hexdigest()
+
+
+def trace_id(flow: str, run: str, namespace: str = "") -> str:
+    """The 32 hex digits of a run's trace."""
+    return _digest(16, namespace, flow, run)
+
+
+def run_span_id(flow: str, run: str, namespace: str = "") -> str:
+    """The 16 hex digits of a run's own span, the parent of its attempts."""
+    return _digest(8, namespace, flow, run)
+
+
+def attempt_span_id(flow: str, run: str, step: str, task: str, attempt: int, namespace: str = "") -> str:
+    """The 16 hex digits of one attempt of one task; `attempt` counts from 0 as Metaflow's retry count does."""
+    return _digest(8, namespace, flow, run, step, task, str(attempt))
+
+
+def instance_id(span_id: str) -> UUID:
+    """`service.instance.id` of an attempt: one process is one attempt, so its span names the instance."""
+    return uuid5(NAMESPACE_URL, f"{RECIPE}/{span_id}")

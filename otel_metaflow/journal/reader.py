@@ -1,0 +1,95 @@
+"""Reads journals while they are written, half-written ones and damaged ones included."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+# How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record, and where the next one begins."""
+
+    record: Dict[str, Any]
+    start: int
+    end: int
+
+
+class Tail:
+    """Follows one journal from an offset, a whole line at a time."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.offset = offset
+        self.corrupt = 0
+
+    def read(self, limit: int = CHUNK) -> Iterator[Entry]:
+        """Yield the records of at most about `limit` bytes and move on past each.
+
+        A line that is not one of ours is skipped and counted in `corrupt`. What follows the last newline
+        is not yet a record and stays for the next call.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(limit)
+                # A single record may be longer than a chunk: read on until it ends or the file does.
+                while data and b"\n" not in data:
+                    more = file.read(limit)
+                    if not more:
+                        return
+                    data += more
+        except FileNotFoundError:
+            return
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].split(b"\n")[:-1]:
+            start, self.offset = self.offset, self.offset + len(line) + 1
+            record = parse(line)
+            if record is not None:
+                yield Entry(record, start, self.offset)
+            elif line:
+                self.corrupt += 1
+
+    def at_end(self) -> bool:
+        """Whether nothing whole is left to read now."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return True
+        if size <= self.offset:
+            return True
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            while chunk := file.read(CHUNK):
+                if b"\n" in chunk:
+                    return False
+        return True
+
+
+def parse(line: bytes) -> Optional[Dict[str, Any]]:
+    """The record on `line`, or None where there is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(record, dict) and isinstance(record.get("kind"), str) and isinstance(record.get("timeUnixNano"), int):
+        return record
+    return None
+
+
+def facts(path: Path) -> Iterator[Dict[str, Any]]:
+    """The records of `path` that are neither lines nor logs, without the cost of parsing those."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.startswith((b'{"kind":"line"', b'{"kind":"log"')) and line.endswith(b"\n"):
+                    record = parse(line)
+                    if record is not None:
+                        yield record
+    except FileNotFoundError:
+        return

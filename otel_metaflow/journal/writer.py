@@ -1,0 +1,125 @@
+"""Appends records to a journal so that they outlive the process that wrote them.
+
+One `os.write` a record on a descriptor opened with O_APPEND: threads and forked children write whole
+lines without a lock, and what was written survives a kill (it is in the page cache, not in ours).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sys
+import time
+from json.encoder import encode_basestring_ascii
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional
+
+# Journals are parked on high descriptor numbers: user code that closes "all" descriptors and opens a
+# file of its own gets the lowest free number, and our lines must never land in that file.
+_LOWEST_DESCRIPTOR = 200
+
+quoted: Callable[[str], str] = encode_basestring_ascii
+"""A string as JSON, escaped to ASCII, so that lone surrogates can be written too."""
+
+
+def _parked(descriptor: int) -> int:
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_DESCRIPTOR)
+    except OSError:  # the limit on descriptors is lower than that
+        return descriptor
+    os.close(descriptor)
+    return high
+
+
+class Journal:
+    """One journal, open for appending; `on_failure` hears once of a disk that takes no more."""
+
+    def __init__(self, path: Path, on_failure: Callable[[OSError], None]) -> None:
+        """Open `path`, which is created for its owner alone.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self.path = path
+        self.lost = 0
+        self._on_failure = on_failure
+        self._torn = False
+        self._descriptor = _parked(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def append(self, kind: str, fields: Dict[str, Any]) -> None:
+        """Append one record, stamped with the time unless `fields` say when."""
+        record = {"kind": kind, "timeUnixNano": time.time_ns(), **fields}
+        self.append_line(json.dumps(record, separators=(",", ":"), default=str))
+
+    def append_line(self, line: str) -> None:
+        """Append one record that is already JSON, without its newline."""
+        data = (line + "\n").encode("ascii", "backslashreplace")
+        if self._torn:
+            # End what a full disk cut off, or this record would be lost with it.
+            data = b"\n" + data
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError as error:
+            self._lose(error)
+            return
+        self._torn = written < len(data)
+        if self._torn:
+            self._lose(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _lose(self, error: OSError) -> None:
+        self.lost += 1
+        if self.lost == 1:
+            self._on_failure(error)
+
+    def close(self) -> None:
+        """Close the descriptor; what is appended afterwards is lost."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def process_start(pid: Optional[int] = None) -> Optional[int]:
+    """When a process started, in clock ticks since boot: with its pid, that names a process for good.
+
+    None where there is no such process, or no /proc.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        with open(f"/proc/{pid or 'self'}/stat", "rb") as stat:
+            # The name of the command, in parentheses, may hold anything (proc(5)); starttime is field 22.
+            return int(stat.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def process_start_time() -> Optional[int]:
+    """When this process started, in nanoseconds since 1970, to the tick of the kernel (10 ms); Linux only."""
+    ticks = process_start()
+    if ticks is None:
+        return None
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - int(age * 1e9)
+
+
+def is_alive(pid: int, start: Optional[int]) -> bool:
+    """Whether the process that was `pid` when it started at `start` still runs."""
+    if start is not None and sys.platform.startswith("linux"):
+        return process_start(pid) == start and not _is_zombie(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True

@@ -1,0 +1,1 @@
+"""Runs in `flow.py run`: standard library and Metaflow only."""

@@ -1,0 +1,170 @@
+"""What the launcher reads from its tasks, and what it says itself.
+
+Metaflow's launcher reads the pipes of every task line by line (metaflow/runtime.py, Worker). That raw
+stream holds what the task cannot report: C code, subprocesses, the bytes before a kill. There is no
+public hook for it, so three methods of Worker are wrapped; where a future Metaflow lacks them, the run
+keeps what the tasks report and the launcher says once that the rest is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from otel_metaflow import secrets
+from otel_metaflow.guard import contain
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.writer import Journal, process_start, quoted
+from otel_metaflow.stdio import StreamTap, tap
+
+_MFLOG = b"[MFLOG|"
+_MFLOG_PERSIST = b"[![MFLOG|"
+
+
+class Output:
+    """Journals the output of a run: each task's raw lines, and the launcher's own."""
+
+    def __init__(self, folder: Path, journal: Journal, mask: secrets.Mask, on_failure: Callable[[OSError], None]) -> None:
+        self._folder = folder
+        self._journal = journal
+        self._mask = mask
+        self._on_failure = on_failure
+        self._files: Dict[layout.AttemptKey, Journal] = {}
+        self._told = secrets.listen(folder / layout.SECRETS_PIPE)
+        self._echoing = 0
+        self._pid = os.getpid()
+        self._taps: List[StreamTap] = []
+
+    def tap_launcher(self) -> None:
+        """Journal what the launcher prints, Metaflow's own messages with it, but not the echo of its tasks."""
+        self._taps = tap((("stdout", sys.stdout), ("stderr", sys.stderr)), self._on_own_line)
+
+    def close(self) -> None:
+        """The launcher ends: report a line of its own that was begun, and print unseen from here on."""
+        for stream in self._taps:
+            stream.flush_line()
+        self._echoing += 1
+
+    @contextmanager
+    def echoing(self) -> Iterator[None]:
+        """While open, what the launcher prints is known by another way."""
+        self._echoing += 1
+        try:
+            yield
+        finally:
+            self._echoing -= 1
+
+    def _on_own_line(self, stream: str, line: str, length: int) -> None:
+        if self._echoing or os.getpid() != self._pid:
+            return
+        fields: Dict[str, Any] = {"stream": stream, "body": self._mask(line)}
+        if length > layout.LONGEST_LINE:
+            fields["length"] = length
+        self._journal.append(layout.LINE, fields)
+
+    def launched(self, key: layout.AttemptKey, pid: int) -> None:
+        """A task's process has been started."""
+        self._files[key] = Journal(layout.output_file(self._folder, key), self._on_failure)
+        self._journal.append(
+            layout.LAUNCH,
+            {"step": key.step, "task": key.task, "attempt": key.attempt, "pid": pid, "processStart": process_start(pid)},
+        )
+
+    def task_line(self, key: layout.AttemptKey, stream: str, data: bytes) -> None:
+        """Journal one raw line of a task, as it was read: with its newline, if it had one."""
+        journal = self._files.get(key)
+        if journal is None:
+            return
+        self.hear_secrets()
+        at = time.time_ns()
+        if data.startswith((_MFLOG, _MFLOG_PERSIST)):
+            data, at = _unwrapped(data, at)
+        text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
+        record = (
+            f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}",'
+            f'"body":{quoted(self._mask(text[: layout.LONGEST_LINE]))}'
+        )
+        if len(text) > layout.LONGEST_LINE:
+            record += f',"length":{len(text)}'
+        journal.append_line(record + "}")
+
+    def hear_secrets(self) -> None:
+        """Learn what tasks told of their secrets; they tell before their step can print one."""
+        if self._told is not None:
+            values = secrets.heard(self._told)
+            if values:
+                self._mask.add(values)
+
+    def ended(self, key: layout.AttemptKey, code: int, *, killed: bool) -> None:
+        """A task's process is gone and its pipes are read to the end."""
+        self._journal.append(
+            layout.EXIT,
+            {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed},
+        )
+        journal = self._files.pop(key, None)
+        if journal is not None:
+            journal.close()
+
+
+def _unwrapped(data: bytes, at: int) -> Tuple[bytes, int]:
+    """The text and time of a line in Metaflow's own log format, as tasks on other machines send it."""
+    from datetime import timezone
+
+    from metaflow.mflog import mflog
+
+    parsed = mflog.parse(data)
+    if parsed is None:
+        return data, at
+    return parsed.msg, int(parsed.utc_tstamp.replace(tzinfo=timezone.utc).timestamp() * 1e9)
+
+
+def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]]]) -> None:
+    """Wrap Metaflow's Worker. `logged` gives the streams to keep of a task, or None for one without `@otel`.
+
+    Raises:
+        AttributeError: this Metaflow's Worker is built differently.
+    """
+    from metaflow.runtime import Worker
+
+    launch, emit_log, terminate = Worker._launch, Worker.emit_log, Worker.terminate  # noqa: SLF001
+
+    def watched_launch(worker: Any) -> Any:
+        process = launch(worker)
+        try:
+            if logged(worker.task) is not None and not worker.task.is_cloned:
+                output.launched(_key(worker.task), process.pid)
+        except Exception as error:  # noqa: BLE001 - a task must start, whatever we do
+            contain(error)
+        return process
+
+    def watched_emit_log(worker: Any, msg: bytes, buf: Any, system_msg: bool = False) -> Any:  # noqa: FBT001, FBT002 - Metaflow's signature
+        try:
+            streams = None if system_msg else logged(worker.task)
+            stream = "stdout" if buf is worker._stdout else "stderr"  # noqa: SLF001
+            if streams is not None and stream in streams:
+                output.task_line(_key(worker.task), stream, msg)
+        except Exception as error:  # noqa: BLE001 - a line must be shown, whatever we do
+            contain(error)
+        if system_msg:
+            return emit_log(worker, msg, buf, system_msg)
+        with output.echoing():
+            return emit_log(worker, msg, buf, system_msg)
+
+    def watched_terminate(worker: Any) -> Any:
+        code = terminate(worker)
+        try:
+            if logged(worker.task) is not None and not worker.task.is_cloned:
+                output.ended(_key(worker.task), code, killed=bool(worker.killed))
+        except Exception as error:  # noqa: BLE001 - the scheduler must go on, whatever we do
+            contain(error)
+        return code
+
+    Worker._launch, Worker.emit_log, Worker.terminate = watched_launch, watched_emit_log, watched_terminate  # noqa: SLF001
+
+
+def _key(task: Any) -> layout.AttemptKey:
+    return layout.AttemptKey(task.step, str(task.task_id), task.retries)

@@ -1,0 +1,150 @@
+"""The life of one run, written to its journal from inside `flow.py run`.
+
+Metaflow calls the decorator's runtime hooks once for each decorated step, so the run is one object of
+this module, made at the first call and ended at the last.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
+
+from otel_metaflow import closing, resource, secrets, settings, spawn
+from otel_metaflow.guard import guarded, report, say
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.writer import Journal, process_start
+from otel_metaflow.launcher.output import Output, watch_workers
+from otel_metaflow.task.attempt import say_unwritable
+
+_run: Optional["Run"] = None
+_refused = False
+
+
+class Run:
+    """The run that this process launches."""
+
+    def __init__(self, key: layout.RunKey, environment: settings.Settings, folder: Path) -> None:
+        self.key = key
+        self.environment = environment
+        self.folder = folder
+        self._journal = Journal(folder / layout.RUN_FILE, _say_lost)
+        self._mask = secrets.Mask(secrets.known(os.environ))
+        self._output = Output(folder, self._journal, self._mask, _say_lost)
+        self._steps: Dict[str, Sequence[str]] = {}
+        self._unfinished = 0
+        self._pid = os.getpid()
+
+    def start(self) -> None:
+        """Write the first record, begin to listen and send the shipper on its way."""
+        self._journal.append(
+            layout.START,
+            {
+                "version": layout.VERSION,
+                "flow": self.key.flow,
+                "run": self.key.run,
+                "namespace": self.key.namespace,
+                "pid": self._pid,
+                "processStart": process_start(),
+                "resource": resource.describe(self.key.flow, self.key.run),
+            },
+        )
+        try:
+            watch_workers(self._output, self._streams_of)
+        except AttributeError as error:
+            report(error)
+        self._output.tap_launcher()
+        for problem in self.environment.problems:
+            say(problem)
+        self.ensure_shipper()
+        atexit.register(guarded(self._at_exit))
+
+    def add_step(self, step: str, options: Dict[str, Any]) -> None:
+        """A decorated step of the flow: its tasks are recorded, and their output as the options say."""
+        self._unfinished += 1
+        chosen = options.get("logs") or self.environment.logs
+        self._steps[step] = [name for name in chosen if name in self.environment.logs]
+
+    def _streams_of(self, task: Any) -> Optional[Sequence[str]]:
+        return self._steps.get(task.step)
+
+    def ensure_shipper(self) -> None:
+        """Start the shipper unless it runs already; it may have been killed since."""
+        if self.environment.destinations:
+            spawn.ensure(self.folder)
+
+    def finished(self, exception: Optional[BaseException]) -> None:
+        """One decorated step's runtime is finished; with the last one, the run is."""
+        self._unfinished -= 1
+        if self._unfinished:
+            return
+        fields: Dict[str, Any] = {"result": _result(exception)}
+        if exception is not None:
+            message = getattr(exception, "message", None) or str(exception)
+            fields["exception"] = {"type": type(exception).__name__, "message": self._mask(str(message))}
+        self._journal.append(layout.END, fields)
+        self.ensure_shipper()
+
+    def _at_exit(self) -> None:
+        """The launcher has printed all it prints: say where the telemetry is."""
+        if os.getpid() != self._pid:
+            return
+        self._output.close()
+        self._journal.append(layout.CLOSED, {})
+        if not self.environment.quiet:
+            line = closing.line(self.folder, self.key, self.environment)
+            say(line)
+
+
+def _result(exception: Optional[BaseException]) -> str:
+    if exception is None:
+        return "success"
+    return "cancellation" if isinstance(exception, KeyboardInterrupt) else "failure"
+
+
+def _say_lost(error: OSError) -> None:
+    say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")
+
+
+@guarded
+def start(flow: str, run: str, step: str, options: Dict[str, Any]) -> None:
+    """A decorated step of a run that begins."""
+    global _run, _refused
+    if _run is None and not _refused:
+        _run = _open(flow, run)
+        _refused = _run is None
+    if _run is not None:
+        _run.add_step(step, options)
+
+
+def _open(flow: str, run: str) -> Optional[Run]:
+    environment = settings.read()
+    if environment.disabled:
+        return None
+    key = layout.RunKey(flow, run, environment.namespace)
+    folder = layout.run_folder(environment.home, key)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = Run(key, environment, folder)
+    except OSError as error:
+        say_unwritable(error, environment.home)
+        return None
+    made.start()
+    return made
+
+
+@guarded
+def launching(cli_args: Any) -> None:
+    """A task is about to be launched: tell it that a launcher listens, see that a shipper does."""
+    if _run is not None:
+        _run.ensure_shipper()
+    if _run is not None or _refused:
+        cli_args.env["OTEL_METAFLOW_LAUNCHED"] = "true"
+
+
+@guarded
+def finished(exception: Optional[BaseException]) -> None:
+    """The runtime of one decorated step is finished."""
+    if _run is not None:
+        _run.finished(exception)

@@ -1,0 +1,94 @@
+"""Values that must not reach the journal: what the environment calls a key, a token or a password.
+
+The shapes of unknown tokens are the shipper's affair; here only values that are known for sure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Iterable, Mapping, Optional, Pattern, Set
+
+_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|OTLP_.*HEADERS", re.IGNORECASE)
+# Shorter values ("1", "true", "none") are switches, not secrets, and replacing them would garble every line.
+_SHORTEST = 6
+MASK = "[REDACTED]"
+
+
+def known(environ: Mapping[str, str]) -> Set[str]:
+    """The values of all variables whose names say that they hold a secret."""
+    values: Set[str] = set()
+    for name, value in environ.items():
+        if len(value) >= _SHORTEST and _NAME.search(name) and not _is_path(value):
+            values.add(value)
+    return values
+
+
+def _is_path(value: str) -> bool:
+    """A variable such as SSH_KEY_FILE=/home/u/.ssh/id names the place of a secret, which is not one itself."""
+    return value.startswith(("/", "~/", "./")) and os.path.exists(os.path.expanduser(value))
+
+
+class Mask:
+    """Replaces known secret values in text; as cheap as one scan where there are none to replace."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.values: Set[str] = set()
+        self._pattern: Optional[Pattern[str]] = None
+        self.add(values)
+
+    def add(self, values: Iterable[str]) -> None:
+        """Take in further values, the longest of which win where they overlap."""
+        self.values.update(values)
+        # A multi-line secret is printed line by line, and lines are what passes here.
+        parts = {part for value in self.values for part in (value, *value.splitlines()) if len(part) >= _SHORTEST}
+        if parts:
+            self._pattern = re.compile("|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True)))
+
+    def __call__(self, text: str) -> str:
+        """Return `text` without the known values."""
+        if self._pattern is None:
+            return text
+        return self._pattern.sub(MASK, text)
+
+
+def listen(pipe: Path) -> Optional[int]:
+    """Open the launcher's end of the pipe by which tasks tell it secrets; None where there can be none."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(pipe, 0o600)
+        # For reading and writing: with a writer of its own a pipe never reports its end, and opens at once.
+        return os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def tell(pipe: Path, values: Iterable[str]) -> None:
+    """Tell the launcher, if one listens, what to mask in the output that it reads."""
+    try:
+        descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # no launcher, or one that is gone
+        return
+    try:
+        for value in values:
+            # One write each: up to PIPE_BUF bytes reach the other end in one piece (pipe(7)).
+            with contextlib.suppress(BlockingIOError):
+                os.write(descriptor, json.dumps(value).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def heard(descriptor: int) -> Set[str]:
+    """What tasks told since the last call, without waiting."""
+    try:
+        data = os.read(descriptor, 1 << 20)
+    except BlockingIOError:
+        return set()
+    values: Set[str] = set()
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError):
+            values.add(json.loads(line))
+    return values

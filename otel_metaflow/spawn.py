@@ -1,0 +1,68 @@
+"""Starts the shipper of a run, detached, unless one is at work already."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, Optional
+
+from otel_metaflow.journal import layout
+
+
+def is_shipping(folder: Path) -> bool:
+    """Whether a shipper holds the lock of this run; the kernel drops it with the process, however that dies."""
+    lock = try_lock(folder)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def try_lock(folder: Path) -> Optional[int]:
+    """Take the shipper's lock of a run: the descriptor that holds it, or None where another process does.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    descriptor = os.open(folder / layout.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def ensure(folder: Path) -> None:
+    """Start the shipper of the run in `folder` unless it runs.
+
+    It gets a session of its own, so that neither Ctrl-C nor a closed terminal takes it along, and none of
+    our pipes, on whose end somebody may be waiting.
+    """
+    if is_shipping(folder):
+        return
+    with open(folder / layout.SHIPPER_LOG, "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "otel_metaflow.shipper", str(folder)],
+            # `-m` looks for modules in the working directory first: there are none in the run's folder,
+            # while a user's may hold a queue.py or a logging.py.
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _environment() -> Dict[str, str]:
+    """Our environment, with a PYTHONPATH that means the same in another folder."""
+    env = dict(os.environ)
+    if env.get("PYTHONPATH"):
+        env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in env["PYTHONPATH"].split(os.pathsep))
+    # An instrumentation wrapper that was put around the flow is not meant for the shipper.
+    env.pop("OTEL_PYTHON_AUTO_INSTRUMENTATION_ENABLED", None)
+    return env

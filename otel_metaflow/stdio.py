@@ -1,0 +1,113 @@
+"""Sees what a process writes to stdout and stderr, without standing in the way.
+
+Only the `write` of the two stream objects is replaced, on the instances: `sys.stdout` stays the object
+it was, a handler or a library that kept a reference from before is seen as well, and nothing between
+the program and its pipe changes: the same bytes, the same system calls, at the same time.
+
+What this cannot see (C code, subprocesses, `sys.stdout.buffer`) is in the raw stream that Metaflow's
+launcher reads; `otel_metaflow.assembly.lines` takes one from the other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, Callable, Iterable, List, Optional, TextIO
+
+from otel_metaflow.guard import contain
+from otel_metaflow.journal.layout import LONGEST_LINE
+
+# stream name, the line (cut at LONGEST_LINE), its full length in characters
+OnLine = Callable[[str, str, int], None]
+
+
+class StreamTap:
+    """Reports each whole line that is written to one stream, before it is written.
+
+    Before, because then whoever reads the raw stream finds the report already in the journal. The lock
+    spans report and write, so that reports stand in the order of the stream.
+    """
+
+    def __init__(self, stream: TextIO, name: str, on_line: OnLine) -> None:
+        self.name = name
+        self._stream = stream
+        self._on_line = on_line
+        self._write = stream.write
+        self._lock = threading.RLock()
+        self._begun = ""
+        self._begun_length = 0
+        stream.write = self.write  # type: ignore[method-assign]  # the point of this class
+        stream.writelines = self.writelines  # type: ignore[method-assign]  # C code would bypass write
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def write(self, text: str) -> int:
+        """Stand in for the stream's own `write`."""
+        with self._lock:
+            if text.__class__ is str:
+                try:
+                    self._note(text)
+                except Exception as error:  # noqa: BLE001 - a print must print, whatever we do
+                    contain(error)
+            return self._write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Stand in for the stream's own `writelines`."""
+        for line in lines:
+            self.write(line)
+
+    def flush_line(self) -> None:
+        """Report a line that was begun and never ended."""
+        with self._lock:
+            if self._begun_length:
+                self._report("")
+
+    def _note(self, text: str) -> None:
+        if text == "\n":
+            self._report("")
+            return
+        if "\n" not in text:
+            self._begin(text)
+            return
+        *ended, begun = text.split("\n")
+        for line in ended:
+            self._report(line)
+        self._begin(begun)
+
+    def _begin(self, text: str) -> None:
+        self._begun_length += len(text)
+        if len(self._begun) < LONGEST_LINE:
+            self._begun += text[:LONGEST_LINE]
+
+    def _report(self, rest: str) -> None:
+        line = self._begun + rest if self._begun else rest
+        length = self._begun_length + len(rest)
+        self._begun, self._begun_length = "", 0
+        self._on_line(self.name, line if length <= LONGEST_LINE else line[:LONGEST_LINE], length)
+
+    def _after_fork(self) -> None:
+        """Begin anew in a forked child: a thread that is not there may hold the lock."""
+        self._lock = threading.RLock()
+        self._begun, self._begun_length = "", 0
+
+
+def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:
+    """Tap those of stdout and stderr, given as (name, stream), that can be tapped.
+
+    A stream that user code replaced by an object without settable attributes is left alone; its lines
+    are in the raw stream all the same.
+    """
+    taps: List[StreamTap] = []
+    for name, stream in streams:
+        made = _try_tap(name, stream, on_line)
+        if made is not None:
+            taps.append(made)
+    return taps
+
+
+def _try_tap(name: str, stream: Optional[TextIO], on_line: OnLine) -> Optional[StreamTap]:
+    if stream is None:
+        return None
+    try:
+        return StreamTap(stream, name, on_line)
+    except (AttributeError, TypeError):
+        return None

@@ -1,0 +1,202 @@
+"""The life of one attempt, written to its journal from inside the task.
+
+Metaflow's decorator hooks see a step's exceptions, not its deaths: after a kill nothing here runs, and
+the missing `end` record is what tells the shipper. What each hook can see is in
+metaflow/task.py (MetaflowTask.run_step); the comments below name the gaps.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterable, Optional
+
+from otel_metaflow import resource, secrets, settings
+from otel_metaflow.guard import contain, guarded, say
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
+from otel_metaflow.stdio import StreamTap, tap
+from otel_metaflow.task import usage
+from otel_metaflow.task.logs import LoggingTap, describe_exception
+
+
+class Attempt:
+    """One attempt, in the process that makes it."""
+
+    def __init__(self, journal: Journal, mask: secrets.Mask, folder: Path) -> None:
+        self._journal = journal
+        self._mask = mask
+        self._folder = folder
+        self._pid = os.getpid()
+        self._cpu = usage.cpu_seconds()
+        self._io = usage.input_output()
+        self._exception: Optional[BaseException] = None
+        self._ended = False
+        self._taps: Iterable[StreamTap] = ()
+        self._logging: Optional[LoggingTap] = None
+
+    def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
+        """Write the first record and begin to listen to stdout, stderr and logging."""
+        self._journal.append(
+            layout.START,
+            {
+                "version": layout.VERSION,
+                **fields,
+                "pid": self._pid,
+                "processStart": process_start(),
+                "processStartTimeUnixNano": process_start_time(),
+            },
+        )
+        if "logging" in sources:
+            self._logging = LoggingTap(self._journal.append_line, self._mask)
+            self._logging.install()
+        streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._taps = tap([(name, streams[name]) for name in streams if name in sources], self._on_line)
+        atexit.register(guarded(self._at_exit))
+
+    def _on_line(self, stream: str, line: str, length: int) -> None:
+        text = self._mask(line)
+        record = (
+            f'{{"kind":"{layout.LINE}","timeUnixNano":{time.time_ns()},"stream":"{stream}","body":{quoted(text)}'
+        )
+        if length > layout.LONGEST_LINE:
+            record += f',"length":{length}'
+        pid = os.getpid()
+        if pid != self._pid:
+            record += f',"pid":{pid}'
+        if self._logging is not None and self._logging.is_handling:
+            record += ',"covered":true'
+        self._journal.append_line(record + "}")
+
+    def learn_secrets(self) -> None:
+        """Take in what `@secrets` and `@environment` set, and tell the launcher, which cannot see it.
+
+        The launcher reads this task's output too. The values go to it through a named pipe, never
+        through a file.
+        """
+        new = secrets.known(os.environ) - self._mask.values
+        if not new:
+            return
+        self._mask.add(new)
+        secrets.tell(self._folder / layout.SECRETS_PIPE, new)
+
+    def watch_metadata(self, metadata: Any) -> None:
+        """See the error of an artifact that cannot be pickled: no hook is called for it.
+
+        Metaflow registers `attempt_ok` while that exception is on its way (metaflow/task.py), so it can be
+        seen without a wrapper that would add a frame of ours to the user's traceback.
+        """
+        register = metadata.register_metadata
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._exception = sys.exc_info()[1] or self._exception
+            return register(*args, **kwargs)
+
+        metadata.register_metadata = watched
+
+    def failed(self, error: BaseException) -> None:
+        """The step raised; whether somebody catches it is known when the attempt finishes."""
+        self._exception = error
+
+    def finish(self, ok: Optional[bool]) -> None:
+        """Write the last record. `ok` is what Metaflow says: None after `sys.exit` and Ctrl-C.
+
+        Those two pass by `task_exception`; they are still on their way when Metaflow calls this.
+        """
+        if self._ended or os.getpid() != self._pid:
+            return
+        self._ended = True
+        error = self._exception or sys.exc_info()[1]
+        fields: Dict[str, Any] = {
+            "result": "success" if ok else _result(error),
+            "usage": {
+                "cpu": round(usage.cpu_seconds() - self._cpu, 6),
+                "memoryPeak": usage.memory_peak(),
+                **{name: value - self._io.get(name, 0) for name, value in usage.input_output().items()},
+            },
+        }
+        if error is not None:
+            fields["exception"] = describe_exception(error, self._mask)
+            fields["caught"] = bool(ok)
+        self._journal.append(layout.END, fields)
+
+    def _at_exit(self) -> None:
+        """The last word where Metaflow said none: an artifact that could not be stored, a failed pre-step."""
+        if os.getpid() != self._pid:
+            return
+        self.finish(ok=False)
+        for stream in self._taps:
+            stream.flush_line()
+
+
+def _result(error: Optional[BaseException]) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "cancellation"
+    if type(error).__name__ == "TimeoutException" and type(error).__module__.startswith("metaflow."):
+        return "timeout"
+    return "failure"
+
+
+def begin(
+    *,
+    flow: str,
+    run: str,
+    step: str,
+    task: str,
+    attempt: int,
+    max_user_code_retries: int,
+    options: Dict[str, Any],
+    metadata: Any,
+) -> Optional[Attempt]:
+    """Open the journal of this attempt, or return None where telemetry is off or cannot be written."""
+    environment = settings.read()
+    if environment.disabled:
+        return None
+    key = layout.RunKey(flow, run, environment.namespace)
+    folder = layout.run_folder(environment.home, key)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        journal = Journal(layout.attempt_file(folder, layout.AttemptKey(step, task, attempt)), _say_lost)
+    except OSError as error:
+        # The launcher has said so for the whole run; a task says it only where there is no launcher.
+        if not os.environ.get("OTEL_METAFLOW_LAUNCHED"):
+            say_unwritable(error, environment.home)
+        return None
+    mask = secrets.Mask(secrets.known(os.environ))
+    made = Attempt(journal, mask, folder)
+    sources = [name for name in (options.get("logs") or environment.logs) if name in environment.logs]
+    made.start(
+        {
+            "flow": flow,
+            "run": run,
+            "namespace": environment.namespace,
+            "step": step,
+            "task": task,
+            "attempt": attempt,
+            "maxUserCodeRetries": max_user_code_retries,
+            "logs": sources,
+            "attributes": options.get("attributes") or {},
+            "resource": resource.describe(flow, run),
+        },
+        sources,
+    )
+    try:
+        made.watch_metadata(metadata)
+    except Exception as error:  # noqa: BLE001 - not a hook; without it only the error's name is missing
+        contain(error)
+    return made
+
+
+def say_unwritable(error: OSError, home: Path) -> None:
+    """The one line about a folder of journals that takes none."""
+    say(
+        f"no telemetry for this run: cannot write journals in {home} ({error.strerror}); "
+        "set OTEL_METAFLOW_HOME to a folder that can be written"
+    )
+
+
+def _say_lost(error: OSError) -> None:
+    say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")

@@ -1,0 +1,34 @@
+"""What the decorator calls in a task: each hook guarded, so that none can change the step."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from otel_metaflow.guard import guarded
+from otel_metaflow.task import attempt as attempts
+
+Attempt = attempts.Attempt
+
+
+@guarded
+def pre_step(**arguments: Any) -> Optional[Attempt]:
+    """Begin the attempt; None where there is nothing to record."""
+    return attempts.begin(**arguments)
+
+
+@guarded
+def before_user_code(attempt: Attempt) -> None:
+    """All decorators' pre-steps have run: what they set in the environment is known now."""
+    attempt.learn_secrets()
+
+
+@guarded
+def exception(attempt: Attempt, error: BaseException) -> None:
+    """The step raised `error`."""
+    attempt.failed(error)
+
+
+@guarded
+def finished(attempt: Attempt, ok: Optional[bool]) -> None:
+    """Metaflow has stored the attempt and says how it went."""
+    attempt.finish(ok)

@@ -1,0 +1,148 @@
+"""`@otel`, as thin as it can be: Metaflow imports this module in every process, of every flow.
+
+Nothing but the standard library and Metaflow may be imported at load. The hooks hand over to
+`otel_metaflow`, the launcher's or the task's side of it, when they are called.
+"""
+
+from metaflow.decorators import StepDecorator
+from metaflow.exception import MetaflowException
+
+_LOG_SOURCES = ("stdout", "stderr", "logging")
+_ATTRIBUTE_TYPES = (str, int, float, bool)
+
+
+class OtelDecorator(StepDecorator):
+    """
+    Sends OpenTelemetry logs, a span and metrics for each attempt of this step.
+
+    Where to is said by the standard `OTEL_EXPORTER_OTLP_*` environment variables. Without an
+    endpoint nothing is sent; `otel-metaflow view FLOW/RUN` shows the run from its journal.
+
+    Parameters
+    ----------
+    attributes : Dict[str, Union[str, int, float, bool]], optional
+        Attributes put on all telemetry of the step. They are stored in clear: never put
+        secrets here.
+    logs : Union[str, List[str]], optional
+        What becomes log records, any of "stdout", "stderr" and "logging"; all by default.
+    """
+
+    name = "otel"
+    defaults = {"attributes": None, "logs": None}  # noqa: RUF012 - the form that StepDecorator asks for
+
+    def init(self):
+        self._attempt = None
+        self._launcher = None
+        self._options = {
+            "attributes": _checked_attributes(self.attributes["attributes"]),
+            "logs": _checked_logs(self.attributes["logs"]),
+        }
+
+    # In the launcher, `flow.py run`.
+
+    def step_init(self, flow, graph, step_name, decorators, environment, flow_datastore, logger):
+        self._step_name = step_name
+        self._flow_datastore = flow_datastore
+
+    def runtime_init(self, flow, graph, package, run_id):
+        launcher = _side("launcher.run")
+        if launcher is not None:
+            launcher.start(flow.name, str(run_id), self._step_name, self._options)
+
+    def runtime_step_cli(self, cli_args, retry_count, max_user_code_retries, ubf_context):
+        launcher = _side("launcher.run")
+        if launcher is not None:
+            launcher.launching(cli_args)
+
+    def runtime_finished(self, exception):
+        launcher = _side("launcher.run")
+        if launcher is not None:
+            launcher.finished(exception)
+
+    # In the task, `flow.py step`.
+
+    def task_pre_step(
+        self,
+        step_name,
+        task_datastore,
+        metadata,
+        run_id,
+        task_id,
+        flow,
+        graph,
+        retry_count,
+        max_user_code_retries,
+        ubf_context,
+        inputs,
+    ):
+        task = _side("task.hooks")
+        if task is not None:
+            self._attempt = task.pre_step(
+                flow=flow.name,
+                run=str(run_id),
+                step=step_name,
+                task=str(task_id),
+                attempt=retry_count,
+                max_user_code_retries=max_user_code_retries,
+                options=self._options,
+                metadata=metadata,
+            )
+
+    def task_decorate(self, step_func, flow, graph, retry_count, max_user_code_retries, ubf_context):
+        # The step is not wrapped: a frame of ours would stand in the user's tracebacks.
+        if self._attempt is not None:
+            _side("task.hooks").before_user_code(self._attempt)
+        return step_func
+
+    def task_exception(self, exception, step_name, flow, graph, retry_count, max_user_code_retries):
+        if self._attempt is not None:
+            _side("task.hooks").exception(self._attempt, exception)
+
+    def task_finished(self, step_name, flow, graph, is_task_ok, retry_count, max_user_code_retries):
+        if self._attempt is not None:
+            _side("task.hooks").finished(self._attempt, is_task_ok)
+
+
+def _side(module):
+    """Import a module of `otel_metaflow`, or None where it is not installed, as in a bare container."""
+    import importlib
+
+    try:
+        return importlib.import_module("otel_metaflow." + module)
+    except ImportError:
+        return None
+
+
+def _checked_attributes(value):
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MetaflowException(
+            "@otel(attributes=...) must be a dictionary such as {'team': 'search'}, not %s." % type(value).__name__
+        )
+    for name, item in value.items():
+        if not isinstance(name, str) or not name:
+            raise MetaflowException(
+                "@otel(attributes=...) must have names that are not empty strings, not %r." % (name,)
+            )
+        if not isinstance(item, _ATTRIBUTE_TYPES):
+            raise MetaflowException(
+                "@otel(attributes=...) allows strings, numbers and booleans as values; %r is a %s."
+                % (name, type(item).__name__)
+            )
+    return value
+
+
+def _checked_logs(value):
+    if value is None:
+        return None
+    # As `--with otel:logs=stdout` gives it: one string.
+    names = [part.strip() for part in value.split("+")] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise MetaflowException(
+            "@otel(logs=...) must be a list of any of %s, not %s." % (", ".join(_LOG_SOURCES), type(value).__name__)
+        )
+    for name in names:
+        if name not in _LOG_SOURCES:
+            raise MetaflowException("@otel(logs=...) allows any of %s; %r is none." % (", ".join(_LOG_SOURCES), name))
+    return list(names)
