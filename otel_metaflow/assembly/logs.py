@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterator, List, Tuple
+from typing import Any, Deque, Dict, Generator, Iterator, List, Tuple
 
 from otel_metaflow.assembly.lines import Raw, Report, Subtraction
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Entry, Tail
 
-# The clock of a task and of its launcher is one clock; this covers the moment between a line's report and
-# the time that the launcher stamps on it, in case the clock is set back in between.
+# So many records of forked children are remembered, in case they come again through a queue.
 _MOST_FORWARDED = 10_000
 
 
@@ -93,7 +92,7 @@ class AttemptLogs:
         """Whether lines are held."""
         return any(stream.held for stream in self._streams.values())
 
-    def read(self, now: int, *, final: bool = False) -> Iterator[LogEntry]:
+    def read(self, now: int, *, final: bool = False) -> Generator[LogEntry, None, None]:
         """Yield what is there; `now` in nanoseconds since 1970; `final` when no process can write any more.
 
         A caller that stops in the middle goes on with the next call, or elsewhere from `cursor()`.

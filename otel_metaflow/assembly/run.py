@@ -188,9 +188,13 @@ class Run:
         """success, failure, cancellation, or error where the launcher died before it could say."""
         return "error" if self.end is None else str(self.end.get("result", "failure"))
 
+    def launcher_is_alive(self) -> bool:
+        """Whether the process that launched the run still is."""
+        return self.start is not None and _alive(self.start)
+
     def is_running(self) -> bool:
         """Whether its launcher, or a task that the launcher left behind, is alive."""
-        if self.start is not None and not self.closed and _alive(self.start):
+        if not self.closed and self.launcher_is_alive():
             return True
         return any(attempt.is_running() for attempt in self.attempts.values())
 

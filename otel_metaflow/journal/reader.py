@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, Optional
 
 # How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
 CHUNK = 1 << 18
+_LOGS = (b'{"kind":"line"', b'{"kind":"log"')
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Entry:
 class Tail:
     """Follows one journal from an offset, a whole line at a time."""
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, offset: int = 0, *, facts_only: bool = False) -> None:
+        """Begin at `offset`; with `facts_only`, pass over lines and logs without the cost of parsing them."""
         self.path = path
         self.offset = offset
         self.corrupt = 0
+        self._facts_only = facts_only
 
     def read(self, limit: int = CHUNK) -> Iterator[Entry]:
         """Yield the records of at most about `limit` bytes and move on past each.
@@ -49,6 +52,8 @@ class Tail:
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].split(b"\n")[:-1]:
             start, self.offset = self.offset, self.offset + len(line) + 1
+            if self._facts_only and line.startswith(_LOGS):
+                continue
             record = parse(line)
             if record is not None:
                 yield Entry(record, start, self.offset)
@@ -83,13 +88,10 @@ def parse(line: bytes) -> Optional[Dict[str, Any]]:
 
 
 def facts(path: Path) -> Iterator[Dict[str, Any]]:
-    """The records of `path` that are neither lines nor logs, without the cost of parsing those."""
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.startswith((b'{"kind":"line"', b'{"kind":"log"')) and line.endswith(b"\n"):
-                    record = parse(line)
-                    if record is not None:
-                        yield record
-    except FileNotFoundError:
-        return
+    """All records of `path` that are neither lines nor logs."""
+    tail = Tail(path, facts_only=True)
+    before = -1
+    while tail.offset != before:
+        before = tail.offset
+        for entry in tail.read():
+            yield entry.record

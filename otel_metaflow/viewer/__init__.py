@@ -1,0 +1,1 @@
+"""Shows runs from their journals, without any back end."""

@@ -1,0 +1,140 @@
+"""`otel-metaflow`: look at runs, compute their ids, see and send what was not delivered."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import List, NoReturn, Tuple
+
+import click
+
+from otel_metaflow import __version__, ids, settings, spawn
+from otel_metaflow.journal import layout
+
+_PATHSPEC = "FLOW/RUN[/STEP/TASK[/ATTEMPT]]"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Telemetry of Metaflow runs: look at it, find its ids, see where it went."""
+
+
+@main.command()
+@click.argument("run", metavar="FLOW/RUN")
+def view(run: str) -> None:
+    """Draw a run as a waterfall, from its journals."""
+    from otel_metaflow.viewer import terminal
+
+    environment = settings.read()
+    folder = _folder(environment, run)
+    terminal.show(environment.home, folder)
+
+
+@main.command(name="id")
+@click.argument("pathspec", metavar=_PATHSPEC)
+def id_(pathspec: str) -> None:
+    """Print the trace and span id that PATHSPEC has or will have; an attempt counts from 0."""
+    namespace = settings.read().namespace
+    parts = pathspec.split("/")
+    if len(parts) not in (2, 4, 5) or not all(parts) or (len(parts) == 5 and not parts[4].isdigit()):
+        _fail(f"{pathspec!r} is not of the form {_PATHSPEC}, as in HelloFlow/12 or HelloFlow/12/train/7")
+    flow, run = parts[:2]
+    click.echo(f"trace_id {ids.trace_id(flow, run, namespace)}")
+    if len(parts) == 2:
+        click.echo(f"span_id  {ids.run_span_id(flow, run, namespace)}")
+    else:
+        attempt = int(parts[4]) if len(parts) == 5 else 0
+        click.echo(f"span_id  {ids.attempt_span_id(flow, run, parts[2], parts[3], attempt, namespace)}")
+
+
+@main.command()
+def status() -> None:
+    """List the runs whose telemetry was not all delivered, and why."""
+    from otel_metaflow.shipper.checkpoint import Checkpoint
+    from otel_metaflow.shipper.sweep import unfinished
+
+    environment = settings.read()
+    _say_problems(environment)
+    listed = False
+    for folder in unfinished(environment.home):
+        listed = True
+        checkpoint = Checkpoint.read(folder)
+        state = "being delivered" if spawn.is_shipping(folder) else "kept"
+        reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
+        key = layout.run_key(environment.home, folder)
+        click.echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
+    if not listed:
+        click.echo("nothing is waiting to be delivered")
+
+
+@main.command()
+@click.argument("run", metavar="[FLOW/RUN]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every run that is not wholly delivered.")
+@click.option("--wait", default=30.0, show_default=True, help="Seconds to try while the endpoint fails.")
+def ship(run: str | None, everything: bool, wait: float) -> None:
+    """Deliver a run's telemetry now, or that of all runs that are waiting."""
+    from otel_metaflow.shipper import sweep
+
+    environment = settings.read()
+    _say_problems(environment)
+    if not environment.destinations:
+        _fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
+    if bool(run) == everything:
+        _fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
+    folders = list(sweep.unfinished(environment.home)) if run is None else [_folder(environment, run)]
+    failed = [folder for folder in folders if not _ship(environment, folder, wait)]
+    sys.exit(1 if failed else 0)
+
+
+def _ship(environment: settings.Settings, folder: Path, wait: float) -> bool:
+    from otel_metaflow.shipper import sweep
+    from otel_metaflow.shipper.checkpoint import Checkpoint
+
+    key = layout.run_key(environment.home, folder)
+    lock = spawn.try_lock(folder)
+    if lock is None:
+        click.echo(f"{key}: being delivered by another process")
+        return True
+    delivered = sweep.ship(environment, folder, linger=wait)
+    checkpoint = Checkpoint.read(folder)
+    counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
+    reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
+    click.echo(f"{key}: {'delivered' if delivered else 'kept'} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})")
+    return delivered
+
+
+def _say_problems(environment: settings.Settings) -> None:
+    for problem in environment.problems:
+        click.echo(f"otel: {problem}", err=True)
+
+
+def _folder(environment: settings.Settings, run: str) -> Path:
+    """The folder of the run called FLOW/RUN; ends the program where there is none."""
+    flow, slash, run_id = run.partition("/")
+    if not slash or not flow or not run_id or "/" in run_id:
+        _fail(f"{run!r} is not of the form FLOW/RUN, as in HelloFlow/12")
+    folder = layout.run_folder(environment.home, layout.RunKey(flow, run_id, environment.namespace))
+    if folder.is_dir():
+        return folder
+    known = _recent(environment)
+    advice = f"the latest here: {', '.join(known)}" if known else "there are none here yet"
+    _fail(f"no journal of {run} in {environment.home}; {advice}")
+
+
+def _recent(environment: settings.Settings, most: int = 5) -> List[str]:
+    found: List[Tuple[float, str]] = []
+    for folder in layout.run_folders(environment.home):
+        key = layout.run_key(environment.home, folder)
+        if key.namespace == environment.namespace:
+            found.append((folder.stat().st_mtime, str(key)))
+    return [name for _, name in sorted(found, reverse=True)[:most]]
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"otel-metaflow: {message}", err=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

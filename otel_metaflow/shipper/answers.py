@@ -1,0 +1,100 @@
+"""What an endpoint answered to a batch, and what follows from it.
+
+By the OTLP specification (https://opentelemetry.io/docs/specs/otlp/#failures), with two additions: an
+answer that is no OTLP answer at all (a redirect, a login page) is a refusal, not a success; and an
+answer that blames the data makes us look for the one record that deserves the blame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import Optional
+import time
+
+
+class Verdict(Enum):
+    """What to do with the batch."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"  # the same again, later
+    SPLIT = "split"  # the data is to blame: halve it until the bad record is alone
+    REFUSED = "refused"  # nothing we send will be taken until somebody changes something
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer; `reason` is for people and names what to look at."""
+
+    verdict: Verdict
+    reason: str = ""
+    wait: Optional[float] = None
+    rejected: int = 0
+
+
+DELIVERED = Answer(Verdict.DELIVERED)
+
+_RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
+_ABOUT_DATA = frozenset({400, 413, 422, 500})
+_ADVICE = {
+    401: "check OTEL_EXPORTER_OTLP_HEADERS",
+    403: "check OTEL_EXPORTER_OTLP_HEADERS",
+    404: "check the path in OTEL_EXPORTER_OTLP_ENDPOINT",
+    405: "check the path in OTEL_EXPORTER_OTLP_ENDPOINT",
+    413: "the endpoint takes smaller requests only",
+}
+
+
+def from_http(status: int, content_type: str, retry_after: Optional[str], reason: str) -> Answer:
+    """The answer that an HTTP response is."""
+    if 200 <= status < 300:  # noqa: PLR2004 - HTTP
+        if content_type.startswith("text/html"):
+            return Answer(
+                Verdict.REFUSED,
+                "answered with a web page, so it is no OTLP endpoint; check OTEL_EXPORTER_OTLP_ENDPOINT",
+            )
+        return DELIVERED
+    said = f"answered {status} {reason}".strip()
+    if status in _RETRYABLE:
+        return Answer(Verdict.RETRY, said, wait=_seconds(retry_after))
+    if status in _ABOUT_DATA:
+        return Answer(Verdict.SPLIT, said)
+    advice = _ADVICE.get(status, "check OTEL_EXPORTER_OTLP_ENDPOINT")
+    return Answer(Verdict.REFUSED, f"{said}; {advice}")
+
+
+def _seconds(retry_after: Optional[str]) -> Optional[float]:
+    """Retry-After, which is a number of seconds or a date (RFC 9110)."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+_GRPC_RETRYABLE = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"})
+_GRPC_ABOUT_DATA = frozenset({"INVALID_ARGUMENT", "INTERNAL", "UNKNOWN"})
+_GRPC_ADVICE = {
+    "UNAUTHENTICATED": "check OTEL_EXPORTER_OTLP_HEADERS",
+    "PERMISSION_DENIED": "check OTEL_EXPORTER_OTLP_HEADERS",
+}
+
+
+def from_grpc(code: str, details: str, wait: Optional[float]) -> Answer:
+    """The answer that a gRPC status is."""
+    said = f"answered {code} {details}".strip()[:300]
+    if code == "RESOURCE_EXHAUSTED":
+        # Without RetryInfo it may be the message that is too large, and then waiting changes nothing.
+        too_large = wait is None and "larger than max" in details
+        return Answer(Verdict.SPLIT, said) if too_large else Answer(Verdict.RETRY, said, wait=wait)
+    if code in _GRPC_RETRYABLE:
+        return Answer(Verdict.RETRY, said, wait=wait)
+    if code in _GRPC_ABOUT_DATA:
+        return Answer(Verdict.SPLIT, said)
+    return Answer(Verdict.REFUSED, f"{said}; {_GRPC_ADVICE.get(code, 'check OTEL_EXPORTER_OTLP_ENDPOINT')}")

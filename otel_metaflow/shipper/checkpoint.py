@@ -1,0 +1,69 @@
+"""What of a run was acknowledged, on disk: a shipper that is killed is followed by one that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Set
+
+from otel_metaflow.assembly.logs import Cursor
+from otel_metaflow.journal.layout import CHECKPOINT_FILE
+
+_VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """The state of a run's delivery."""
+
+    path: Path
+    cursors: Dict[str, Cursor] = field(default_factory=dict)
+    sent: Dict[str, Set[str]] = field(default_factory=lambda: {"traces": set(), "metrics": set(), "events": set()})
+    delivered: Dict[str, int] = field(default_factory=dict)
+    dropped: Dict[str, int] = field(default_factory=dict)
+    corrupt: int = 0
+    trouble: Dict[str, str] = field(default_factory=dict)
+    complete: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """The checkpoint of the run in `folder`; a missing or damaged one means that nothing was acknowledged."""
+        path = folder / CHECKPOINT_FILE
+        try:
+            value = json.loads(path.read_bytes())
+            made = cls(
+                path,
+                cursors={name: Cursor.from_json(cursor) for name, cursor in value["cursors"].items()},
+                delivered=dict(value["delivered"]),
+                dropped=dict(value["dropped"]),
+                corrupt=int(value["corrupt"]),
+                trouble=dict(value["trouble"]),
+                complete=bool(value["complete"]),
+            )
+            for signal, names in value["sent"].items():
+                made.sent[signal] = set(names)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls(path)
+        return made
+
+    def write(self) -> None:
+        """Put the checkpoint on disk, whole or not at all.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
+        value: Dict[str, Any] = {
+            "version": _VERSION,
+            "complete": self.complete,
+            "cursors": {name: cursor.as_json() for name, cursor in self.cursors.items()},
+            "sent": {signal: sorted(names) for signal, names in self.sent.items()},
+            "delivered": self.delivered,
+            "dropped": self.dropped,
+            "corrupt": self.corrupt,
+            "trouble": self.trouble,
+        }
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(json.dumps(value, separators=(",", ":")))
+        os.replace(temporary, self.path)

@@ -1,0 +1,194 @@
+"""Log records of the SDK, from the records of the journal."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, Dict, List, Optional
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.instrumentation.logging.handler import LoggingHandler
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_metaflow import __version__, names
+from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.journal import layout
+from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
+
+_STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)
+_LAUNCHER = InstrumentationScope(names.SCOPE_LAUNCHER, __version__)
+_EVENTS = InstrumentationScope(names.SCOPE, __version__)
+_NUL = "\x00"
+_REPLACEMENT = "\ufffd"
+# "2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] Task is starting." (metaflow/cli.py, logger)
+_MESSAGE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (?:\[([^/\]]+)/([^/\]]+)/([^/\] ]+)(?: \(pid \d+\))?\] )?")
+
+
+class _Collector(LogRecordProcessor):
+    """Keeps what the handler emits, instead of a queue that would drop it."""
+
+    def __init__(self) -> None:
+        self.record: Optional[ReadWriteLogRecord] = None
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        self.record = log_record
+
+    def shutdown(self) -> None:
+        """Nothing to end."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Nothing is waiting."""
+        return True
+
+
+class LogRecords:
+    """Makes the log records of one run."""
+
+    def __init__(self, run: Run, resources: Resources) -> None:
+        self._run = run
+        self._resources = resources
+        self._collector = _Collector()
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(self._collector)
+        self._handler = LoggingHandler(logger_provider=provider)
+
+    def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
+        """The log record of a line or logging record of an attempt."""
+        span_id = attempt_span_id(self._run.key, attempt)
+        context = self._resources.context(span_id)
+        resource = self._resources.of_attempt(attempt)
+        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{span_id}-{uid}"}
+        if record["kind"] == layout.LOG:
+            return self._of_logging(record, attributes, context, resource)
+        return _of_line(record, attributes, context, resource, _STDIO)
+
+    def of_launcher(self, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
+        """The log record of a line of the launcher, which may speak of an attempt."""
+        span_id = run_span_id(self._run.key)
+        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{span_id}-{uid}"}
+        body = str(record.get("body", ""))
+        message = _MESSAGE.match(body)
+        if message:
+            record = {**record, "body": body[message.end() :]}
+            if message.group(2):
+                attributes[names.STEP_NAME] = message.group(2)
+                attributes[names.TASK_ID] = message.group(3)
+        context = self._resources.context(span_id)
+        return _of_line(record, attributes, context, self._resources.of_run(), _LAUNCHER)
+
+    def events_of(self, attempt: Attempt) -> List[ReadableLogRecord]:
+        """The events of an attempt that is over: its exception, its loss."""
+        span_id = attempt_span_id(self._run.key, attempt)
+        found: List[ReadableLogRecord] = []
+        if attempt.exception and attempt.result != "cancellation":
+            exception = {f"exception.{name}": str(value) for name, value in attempt.exception.items()}
+            severity = SeverityNumber.ERROR if attempt.failed else SeverityNumber.WARN
+            body = f"{attempt.exception.get('type')}: {attempt.exception.get('message')}"
+            found.append(self._event(attempt, names.EVENT_TASK_EXCEPTION, severity, body, exception, span_id))
+        if attempt.is_lost and attempt.failed:
+            facts = {names.PROCESS_EXIT_CODE: attempt.exit_code, names.TASK_SIGNAL: attempt.signal_name}
+            lost = {name: value for name, value in facts.items() if value is not None}
+            body = f"attempt lost: {attempt.error_message}"
+            found.append(self._event(attempt, names.EVENT_TASK_LOST, SeverityNumber.FATAL, body, lost, span_id))
+        return found
+
+    def _event(
+        self,
+        attempt: Attempt,
+        name: str,
+        severity: SeverityNumber,
+        body: str,
+        attributes: Dict[str, Any],
+        span_id: str,
+    ) -> ReadableLogRecord:
+        made = LogRecord(
+            timestamp=attempt.ended_at,
+            context=self._resources.context(span_id),
+            severity_number=severity,
+            severity_text=severity.name,
+            body=body,
+            attributes={**attributes, names.LOG_RECORD_UID: f"{span_id}-{name}"},
+            event_name=name,
+        )
+        return ReadableLogRecord(made, self._resources.of_attempt(attempt), _EVENTS)
+
+    def _of_logging(
+        self, record: Dict[str, Any], attributes: Dict[str, Any], context: Context, resource: Resource
+    ) -> ReadableLogRecord:
+        """Through the ecosystem's own handler, so that the mapping is the one that users know."""
+        body, marks = _clean(str(record.get("body", "")), record.get("length"))
+        attributes.update(marks)
+        attributes[names.THREAD_NAME] = record.get("thread", "")
+        attributes[names.CODE_FILE_PATH] = record.get("file", "")
+        attributes[names.CODE_LINE_NUMBER] = record.get("line", 0)
+        attributes[names.CODE_FUNCTION_NAME] = record.get("function", "")
+        if "pid" in record:
+            attributes[names.PROCESS_PID] = record["pid"]
+        for name, value in (record.get("exception") or {}).items():
+            attributes[f"exception.{name}"] = value
+        rebuilt = logging.makeLogRecord(
+            {
+                "name": str(record.get("logger", "root")),
+                "levelno": record.get("severityNumber", logging.INFO),
+                "levelname": str(record.get("severityText", "")),
+                "msg": body,
+            }
+        )
+        rebuilt.__dict__.update({**record.get("attributes", {}), **attributes})
+        token = attach(context)
+        try:
+            self._handler.emit(rebuilt)
+        finally:
+            detach(token)
+        made = self._collector.record
+        assert made is not None  # noqa: S101 - the handler emits synchronously
+        made.log_record.timestamp = record["timeUnixNano"]
+        return ReadableLogRecord(made.log_record, resource, made.instrumentation_scope, made.limits)
+
+
+def _of_line(
+    record: Dict[str, Any],
+    attributes: Dict[str, Any],
+    context: Context,
+    resource: Resource,
+    scope: InstrumentationScope,
+) -> ReadableLogRecord:
+    body, marks = _clean(str(record.get("body", "")), record.get("length"))
+    attributes.update(marks)
+    attributes[names.LOG_IOSTREAM] = record.get("stream", "")
+    if "pid" in record:
+        attributes[names.PROCESS_PID] = record["pid"]
+    made = LogRecord(
+        timestamp=record["timeUnixNano"],
+        context=context,
+        severity_number=SeverityNumber.INFO,
+        severity_text="INFO",
+        body=body,
+        attributes=attributes,
+    )
+    return ReadableLogRecord(made, resource, scope)
+
+
+def _clean(text: str, length: Optional[int]) -> "tuple[str, Dict[str, Any]]":
+    """What a terminal would show of a line, and marks where that is not all of it.
+
+    A progress bar is one line that overwrites itself after each carriage return: its last state is the
+    body, all of it is kept beside. NUL ends strings at some back ends; invalid UTF-8 was replaced when
+    the line was read.
+    """
+    marks: Dict[str, Any] = {}
+    if "\r" in text:
+        shown = text.rstrip("\r").rpartition("\r")[2]
+        if shown != text.rstrip("\r"):
+            marks[names.LOG_RECORD_ORIGINAL] = text.replace(_NUL, _REPLACEMENT)
+        text = shown
+    if _NUL in text:
+        text = text.replace(_NUL, _REPLACEMENT)
+    if _REPLACEMENT in text:
+        marks[names.LOG_SANITIZED] = True
+    if length is not None and length > layout.LONGEST_LINE:
+        marks[names.LOG_TRUNCATED_LENGTH] = length
+    return text, marks

@@ -1,0 +1,162 @@
+"""Metrics of attempts and runs, recorded through the SDK, one provider a step.
+
+Delta by default: a cumulative point of a process that lives once would be its first and its last, and
+back ends drop the first. OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE says otherwise where set.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, Dict, List, Sequence, Tuple
+
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, UpDownCounter
+from opentelemetry.sdk.metrics import ObservableCounter, ObservableGauge, ObservableUpDownCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, ResourceMetrics
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, ExponentialBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+
+from otel_metaflow import __version__, names
+from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.shipper.resources import Resources
+
+_HISTOGRAMS: Dict[str, Tuple[str, Sequence[float], str]] = {
+    names.METRIC_TASK_DURATION: ("s", names.TASK_DURATION_BOUNDARIES, "How long an attempt of a task took."),
+    names.METRIC_TASK_CPU_TIME: ("s", names.TASK_DURATION_BOUNDARIES, "CPU time an attempt used, its children's with it."),
+    names.METRIC_TASK_MEMORY_PEAK: ("By", names.MEMORY_BOUNDARIES, "Largest resident memory of an attempt's process."),
+    names.METRIC_RUN_DURATION: ("s", names.RUN_DURATION_BOUNDARIES, "How long a run took."),
+}
+# Exception classes are the users' own: as a dimension only those that everybody has.
+_BOUNDED_ERRORS = frozenset(
+    {
+        "AssertionError", "AttributeError", "ConnectionError", "FileNotFoundError", "ImportError", "IndexError",
+        "KeyError", "MemoryError", "ModuleNotFoundError", "NotImplementedError", "OSError", "PermissionError",
+        "RuntimeError", "SystemExit", "TimeoutError", "TypeError", "ValueError", "ZeroDivisionError",
+        "SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGINT",
+    }
+)  # fmt: skip
+
+
+class _Recorder:
+    """A meter of one resource, read on demand."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._reader = InMemoryMetricReader(preferred_temporality=_temporality())
+        provider = MeterProvider(
+            metric_readers=[self._reader], resource=resource, shutdown_on_exit=False, views=_views()
+        )
+        meter = provider.get_meter(names.SCOPE, __version__)
+        self._histograms = {
+            name: meter.create_histogram(name, unit=unit, description=text)
+            for name, (unit, _, text) in _HISTOGRAMS.items()
+        }
+        self._dropped = meter.create_counter(
+            names.METRIC_TELEMETRY_DROPPED, unit="{record}", description="Telemetry that was given up."
+        )
+
+    def record(self, name: str, value: float, attributes: Dict[str, Any]) -> None:
+        self._histograms[name].record(value, attributes)
+
+    def drop(self, count: int, attributes: Dict[str, Any]) -> None:
+        self._dropped.add(count, attributes)
+
+    def read(self) -> Sequence[ResourceMetrics]:
+        data = self._reader.get_metrics_data()
+        return data.resource_metrics if data is not None else ()
+
+
+class Metrics:
+    """Makes the metric batches of one run."""
+
+    def __init__(self, run: Run, resources: Resources) -> None:
+        self._run = run
+        self._resources = resources
+        self._recorders: Dict[Resource, _Recorder] = {}
+
+    def of_attempts(self, attempts: Sequence[Attempt]) -> MetricsData:
+        """One batch with the figures of attempts that are over."""
+        used: Dict[_Recorder, List[Attempt]] = {}
+        for attempt in attempts:
+            recorder = self._recorder(self._resources.of_step(attempt))
+            used.setdefault(recorder, []).append(attempt)
+            common = {names.STEP_NAME: attempt.key.step}
+            outcome = {**common, names.TASK_RESULT: attempt.result}
+            if attempt.error_type:
+                outcome[names.ERROR_TYPE] = _bounded(attempt.error_type)
+            seconds = (attempt.ended_at - attempt.started_at) / 1e9
+            recorder.record(names.METRIC_TASK_DURATION, seconds, outcome)
+            if "cpu" in attempt.usage:
+                recorder.record(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common)
+            if "memoryPeak" in attempt.usage:
+                recorder.record(names.METRIC_TASK_MEMORY_PEAK, attempt.usage["memoryPeak"], common)
+        batches = []
+        for recorder, members in used.items():
+            start = min(attempt.started_at for attempt in members)
+            end = max(attempt.ended_at for attempt in members)
+            batches.extend(_dated(metrics, start, end) for metrics in recorder.read())
+        return MetricsData(batches)
+
+    def of_run(self) -> MetricsData:
+        """The batch with the run's own figures."""
+        recorder = self._recorder(self._resources.of_run_metrics())
+        attributes = {names.RUN_RESULT: self._run.result}
+        start, end = self._run.started_at, self._run.ended_at
+        recorder.record(names.METRIC_RUN_DURATION, (end - start) / 1e9, attributes)
+        return MetricsData([_dated(metrics, start, end) for metrics in recorder.read()])
+
+    def of_dropped(self, dropped: Dict[str, int], at: int) -> MetricsData:
+        """The batch that says what was given up, by signal."""
+        recorder = self._recorder(self._resources.of_run_metrics())
+        for signal, count in dropped.items():
+            recorder.drop(count, {"signal": signal, "reason": "rejected"})
+        return MetricsData([_dated(metrics, self._run.started_at, at) for metrics in recorder.read()])
+
+    def _recorder(self, resource: Resource) -> _Recorder:
+        if resource not in self._recorders:
+            self._recorders[resource] = _Recorder(resource)
+        return self._recorders[resource]
+
+
+def _bounded(error_type: str) -> str:
+    return error_type if error_type in _BOUNDED_ERRORS else "_OTHER"
+
+
+def _temporality() -> Dict[type, AggregationTemporality]:
+    """The preference, as https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/ defines its values."""
+    preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta").strip().lower()
+    delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
+    summing = cumulative if preference == "cumulative" else delta
+    observable = delta if preference not in ("cumulative", "lowmemory") else cumulative
+    return {
+        Counter: summing,
+        Histogram: summing,
+        ObservableCounter: observable,
+        UpDownCounter: cumulative,
+        ObservableUpDownCounter: cumulative,
+        ObservableGauge: cumulative,
+    }
+
+
+def _views() -> List[View]:
+    chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "").strip().lower()
+    if chosen == "base2_exponential_bucket_histogram":
+        return [View(instrument_name=name, aggregation=ExponentialBucketHistogramAggregation()) for name in _HISTOGRAMS]
+    return [
+        View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(boundaries=bounds))
+        for name, (_, bounds, _) in _HISTOGRAMS.items()
+    ]
+
+
+def _dated(metrics: ResourceMetrics, start: int, end: int) -> ResourceMetrics:
+    """The same points, dated by what they measure: the SDK dates them by when it was asked, perhaps days later."""
+    scopes = []
+    for scope in metrics.scope_metrics:
+        dated = []
+        for metric in scope.metrics:
+            points = [
+                replace(point, start_time_unix_nano=start, time_unix_nano=max(end, start + 1))
+                for point in metric.data.data_points
+            ]
+            dated.append(replace(metric, data=replace(metric.data, data_points=points)))
+        scopes.append(replace(scope, metrics=dated))
+    return replace(metrics, scope_metrics=scopes)

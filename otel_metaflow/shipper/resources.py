@@ -1,0 +1,136 @@
+"""SDK resources and span contexts of runs and attempts, made once each."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+from otel_metaflow import ids, names
+from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.journal.layout import RunKey
+
+# What is constant for a step, and few enough to be paid for as dimensions of a metric.
+_ON_METRICS = (
+    names.SERVICE_NAME,
+    names.SERVICE_NAMESPACE,
+    names.SERVICE_VERSION,
+    names.DEPLOYMENT_ENVIRONMENT_NAME,
+    names.TELEMETRY_DISTRO_NAME,
+    names.TELEMETRY_DISTRO_VERSION,
+    names.FLOW_NAME,
+    names.RUN_ID,
+    names.PROJECT_NAME,
+    names.BRANCH_NAME,
+    names.COMPUTE_NAME,
+)
+
+
+class _HashedResource(Resource):
+    """A resource that computes its hash once: the encoders ask for it with every record."""
+
+    _hash: Optional[int] = None
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+
+def _resource(attributes: Mapping[str, Any]) -> Resource:
+    sdk = {name: value for name, value in Resource.create({}).attributes.items() if name.startswith("telemetry.sdk.")}
+    return _HashedResource({**sdk, **attributes})
+
+
+class Resources:
+    """The resources and contexts of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._resources: Dict[str, Resource] = {}
+        self._contexts: Dict[str, Context] = {}
+
+    def of_run(self) -> Resource:
+        """The resource of the run's own span and of its launcher's lines."""
+        return self._once("", lambda: self._facts(None))
+
+    def of_attempt(self, attempt: Attempt) -> Resource:
+        """The resource of an attempt's span and records."""
+
+        def attributes() -> Dict[str, Any]:
+            key = attempt.key
+            span_id = attempt_span_id(self._run.key, attempt)
+            made = {
+                **self._facts(attempt),
+                names.STEP_NAME: key.step,
+                names.TASK_ID: key.task,
+                names.ATTEMPT: key.attempt,
+                names.SERVICE_INSTANCE_ID: str(ids.instance_id(span_id)),
+            }
+            process = attempt.start or attempt.launch
+            if process is not None and process.get("pid"):
+                made[names.PROCESS_PID] = process["pid"]
+            return made
+
+        return self._once(f"attempt {attempt.key}", attributes)
+
+    def of_step(self, attempt: Attempt) -> Resource:
+        """The resource of a step's metrics: nothing that grows with the number of tasks."""
+
+        def attributes() -> Dict[str, Any]:
+            facts = self._facts(attempt)
+            chosen = {name: facts[name] for name in _ON_METRICS if name in facts}
+            return {**chosen, **_own_attributes(attempt), names.STEP_NAME: attempt.key.step}
+
+        return self._once(f"step {attempt.key.step}", attributes)
+
+    def of_run_metrics(self) -> Resource:
+        """The resource of the run's own metrics."""
+        facts = self._facts(None)
+        return self._once("metrics", lambda: {name: facts[name] for name in _ON_METRICS if name in facts})
+
+    def _once(self, name: str, attributes: Any) -> Resource:
+        if name not in self._resources:
+            self._resources[name] = _resource(attributes())
+        return self._resources[name]
+
+    def _facts(self, attempt: Optional[Attempt]) -> Dict[str, Any]:
+        """What the start record says; an attempt that died too early for one was at least its launcher's."""
+        start = (attempt.start if attempt is not None else None) or self._run.start or {}
+        key = self._run.key
+        facts: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **start.get("resource", {})}
+        facts.update({names.FLOW_NAME: key.flow, names.RUN_ID: key.run})
+        if attempt is not None:
+            facts.update(_own_attributes(attempt))
+        return facts
+
+    def context(self, span_id: str) -> Context:
+        """A context in which the span of that id is the current one."""
+        if span_id not in self._contexts:
+            self._contexts[span_id] = set_span_in_context(NonRecordingSpan(span_context(self._run.key, span_id)), Context())
+        return self._contexts[span_id]
+
+
+def _own_attributes(attempt: Attempt) -> Dict[str, Any]:
+    """What the user wrote in `@otel(attributes=...)`."""
+    found = (attempt.start or {}).get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
+def span_context(key: RunKey, span_id: str) -> SpanContext:
+    """The span context of a span of this run."""
+    trace_id = ids.trace_id(key.flow, key.run, key.namespace)
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+
+def run_span_id(key: RunKey) -> str:
+    """The id of the run's span."""
+    return ids.run_span_id(key.flow, key.run, key.namespace)
+
+
+def attempt_span_id(key: RunKey, attempt: Attempt) -> str:
+    """The id of the attempt's span."""
+    step, task, number = attempt.key
+    return ids.attempt_span_id(key.flow, key.run, step, task, number, key.namespace)
