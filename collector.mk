@@ -5,12 +5,15 @@
 COLLECTOR_CONTRIB := v0.144.0
 COLLECTOR_CORE    := v1.50.0
 
-COLLECTOR := collector/dist/otelcol-metaflow
-VENDORS   := tests/vendors/dist/otelcol-vendors
-IMAGE     ?= otelcol-metaflow:latest
+COLLECTOR   := collector/dist/otelcol-metaflow
+VENDORS     := tests/vendors/dist/otelcol-vendors
+IMAGE       ?= otelcol-metaflow:latest
 
-# buildah first: with `chroot` isolation it needs no daemon and no namespaces of its own.
-BUILDER   := $(firstword $(foreach tool,buildah podman docker,$(if $(shell command -v $(tool)),$(tool))))
+IMAGE_FILES := collector/dist/image
+
+# buildah first: with chroot isolation it needs no daemon and no namespaces of its own.
+BUILDER := $(firstword $(foreach tool,buildah podman docker,$(if $(shell command -v $(tool)),$(tool))))
+export BUILDAH_ISOLATION ?= chroot
 
 go_flags = -trimpath -ldflags='-s -w'
 go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
@@ -20,7 +23,9 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR)
 vendors: $(VENDORS)
 
-$(COLLECTOR): $(wildcard collector/distribution/*.go collector/distribution/go.* collector/destinations/*.go collector/destinations/go.*)
+collector_sources := $(wildcard collector/distribution/*.go collector/distribution/go.* collector/destinations/*.go collector/destinations/go.*)
+
+$(COLLECTOR): $(collector_sources)
 	$(call go_build,collector/distribution)
 
 $(VENDORS): $(wildcard tests/vendors/distribution/*.go tests/vendors/distribution/go.*)
@@ -53,6 +58,13 @@ define generate
 	cd $(1)/distribution && CGO_ENABLED=0 go build -mod=mod $(go_flags) -o $(abspath $(2)) .
 endef
 
-image:
+# The binary and the certificates of this machine, in the place of the Dockerfile's build stage:
+# nothing is pulled.
+image: $(IMAGE_FILES)/otelcol-metaflow
 	$(if $(BUILDER),,$(error make image needs buildah, podman or docker))
-	$(BUILDER) build $(if $(filter buildah,$(BUILDER)),--isolation chroot) $(IMAGE_FLAGS) -t $(IMAGE) -f collector/Dockerfile .
+	mkdir -p $(IMAGE_FILES)/queue
+	cp $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)) $(IMAGE_FILES)/ca-certificates.crt
+	$(BUILDER) build --build-context build=$(IMAGE_FILES) -t $(IMAGE) collector
+
+$(IMAGE_FILES)/otelcol-metaflow: $(collector_sources)
+	cd collector/distribution && GOOS=linux CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
