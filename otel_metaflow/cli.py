@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import List, NoReturn, Tuple
@@ -36,16 +37,15 @@ def view(run: str) -> None:
 def id_(pathspec: str) -> None:
     """Print the trace and span id that PATHSPEC has or will have; an attempt counts from 0."""
     namespace = settings.read().namespace
-    parts = pathspec.split("/")
-    if len(parts) not in (2, 4, 5) or not all(parts) or (len(parts) == 5 and not parts[4].isdigit()):
+    found = re.fullmatch(r"([^/]+)/([^/]+)(?:/([^/]+)/([^/]+)(?:/(\d+))?)?", pathspec)
+    if found is None:
         _fail(f"{pathspec!r} is not of the form {_PATHSPEC}, as in HelloFlow/12 or HelloFlow/12/train/7")
-    flow, run = parts[:2]
+    flow, run, step, task, attempt = found.groups()
     click.echo(f"trace_id {ids.trace_id(flow, run, namespace)}")
-    if len(parts) == 2:
+    if step is None:
         click.echo(f"span_id  {ids.run_span_id(flow, run, namespace)}")
     else:
-        attempt = int(parts[4]) if len(parts) == 5 else 0
-        click.echo(f"span_id  {ids.attempt_span_id(flow, run, parts[2], parts[3], attempt, namespace)}")
+        click.echo(f"span_id  {ids.attempt_span_id(flow, run, step, task, int(attempt or 0), namespace)}")
 
 
 @main.command()
@@ -100,7 +100,9 @@ def _ship(environment: settings.Settings, folder: Path, wait: float) -> bool:
     checkpoint = Checkpoint.read(folder)
     counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
     reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
-    click.echo(f"{key}: {'delivered' if delivered else 'kept'} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})")
+    click.echo(
+        f"{key}: {'delivered' if delivered else 'kept'} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})"
+    )
     return delivered
 
 
@@ -115,11 +117,11 @@ def _folder(environment: settings.Settings, run: str) -> Path:
     if not slash or not flow or not run_id or "/" in run_id:
         _fail(f"{run!r} is not of the form FLOW/RUN, as in HelloFlow/12")
     folder = layout.run_folder(environment.home, layout.RunKey(flow, run_id, environment.namespace))
-    if folder.is_dir():
-        return folder
-    known = _recent(environment)
-    advice = f"the latest here: {', '.join(known)}" if known else "there are none here yet"
-    _fail(f"no journal of {run} in {environment.home}; {advice}")
+    if not folder.is_dir():
+        known = _recent(environment)
+        advice = f"the latest here: {', '.join(known)}" if known else "there are none here yet"
+        _fail(f"no journal of {run} in {environment.home}; {advice}")
+    return folder
 
 
 def _recent(environment: settings.Settings, most: int = 5) -> List[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from otel_metaflow.journal.layout import RunKey
 from otel_metaflow.settings import Settings
 
 
-def line(folder: Path, key: RunKey, environment: Settings) -> str:
+def line(key: RunKey, environment: Settings) -> str:
     """Say how to look at the run, and how to send it or where it is being sent."""
     look = f"otel-metaflow view {key}"
     if not environment.destinations:

@@ -1,4 +1,4 @@
-"""Trace and span ids, derived from what a run, a step and an attempt are called.
+r"""Trace and span ids, derived from what a run, a step and an attempt are called.
 
 Nothing is handed from process to process: the launcher, the task, the shipper, a later re-run and a
 shell script compute the same ids from the same names. The recipe, version 1, is a BLAKE2b digest
@@ -8,7 +8,7 @@ over the UTF-8 names joined by NUL (which no name can hold):
     run span   = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run)
     attempt    = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run NUL step NUL task NUL attempt)
 
-In a shell, for the empty namespace: ``printf '%s\\0%s\\0%s\\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128``.
+In a shell, for the empty namespace: ``printf '%s\0%s\0%s\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128``.
 A digest is uniform, so ratio samplers, which look at the low bits of the trace id, decide alike in
 every process.
 """

@@ -128,7 +128,9 @@ class AttemptLogs:
         # Without a launcher nobody reads the raw stream, and reports would wait for ever.
         if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
             text = str(record.get("body", ""))
-            stream.report(int(record.get("pid", 0)), Report(text, record.get("length", len(text)), _record_time(record)))
+            stream.report(
+                int(record.get("pid", 0)), Report(text, record.get("length", len(text)), _record_time(record))
+            )
 
     def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
         """Whether a record that came through a queue was written by the child process that made it."""

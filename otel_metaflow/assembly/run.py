@@ -95,7 +95,7 @@ class Attempt:
         """One sentence on what went wrong."""
         if not self.failed:
             return None
-        if self.exception and not (self.exception.get("type") == "SystemExit"):
+        if self.exception and self.exception.get("type") != "SystemExit":
             return f"{self.exception.get('type')}: {self.exception.get('message')}"
         if self.signal_name:
             return f"the process was killed by {self.signal_name}"
@@ -105,7 +105,7 @@ class Attempt:
 
     @property
     def usage(self) -> Record:
-        """cpu (s), memoryPeak (bytes), read and written (bytes), as far as known."""
+        """Cpu (s), memoryPeak (bytes), read and written (bytes), as far as known."""
         found = (self.end or {}).get("usage")
         return found if isinstance(found, dict) else {}
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from otel_metaflow import secrets
-from otel_metaflow.guard import contain
+from otel_metaflow.guard import guarded
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, quoted
 from otel_metaflow.stdio import StreamTap, tap
@@ -28,14 +27,17 @@ _MFLOG_PERSIST = b"[![MFLOG|"
 class Output:
     """Journals the output of a run: each task's raw lines, and the launcher's own."""
 
-    def __init__(self, folder: Path, journal: Journal, mask: secrets.Mask, on_failure: Callable[[OSError], None]) -> None:
+    def __init__(
+        self, folder: Path, journal: Journal, mask: secrets.Mask, on_failure: Callable[[OSError], None]
+    ) -> None:
         self._folder = folder
         self._journal = journal
         self._mask = mask
         self._on_failure = on_failure
         self._files: Dict[layout.AttemptKey, Journal] = {}
         self._told = secrets.listen(folder / layout.SECRETS_PIPE)
-        self._echoing = 0
+        # Above zero, what the launcher prints is the echo of a line that is known already.
+        self.echoes = 0
         self._pid = os.getpid()
         self._taps: List[StreamTap] = []
 
@@ -47,19 +49,10 @@ class Output:
         """The launcher ends: report a line of its own that was begun, and print unseen from here on."""
         for stream in self._taps:
             stream.flush_line()
-        self._echoing += 1
-
-    @contextmanager
-    def echoing(self) -> Iterator[None]:
-        """While open, what the launcher prints is known by another way."""
-        self._echoing += 1
-        try:
-            yield
-        finally:
-            self._echoing -= 1
+        self.echoes += 1
 
     def _on_own_line(self, stream: str, line: str, length: int) -> None:
-        if self._echoing or os.getpid() != self._pid:
+        if self.echoes or os.getpid() != self._pid:
             return
         fields: Dict[str, Any] = {"stream": stream, "body": self._mask(line)}
         if length > layout.LONGEST_LINE:
@@ -71,7 +64,13 @@ class Output:
         self._files[key] = Journal(layout.output_file(self._folder, key), self._on_failure)
         self._journal.append(
             layout.LAUNCH,
-            {"step": key.step, "task": key.task, "attempt": key.attempt, "pid": pid, "processStart": process_start(pid)},
+            {
+                "step": key.step,
+                "task": key.task,
+                "attempt": key.attempt,
+                "pid": pid,
+                "processStart": process_start(pid),
+            },
         )
 
     def task_line(self, key: layout.AttemptKey, stream: str, data: bytes) -> None:
@@ -132,36 +131,40 @@ def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]
 
     launch, emit_log, terminate = Worker._launch, Worker.emit_log, Worker.terminate  # noqa: SLF001
 
+    @guarded
+    def note_launch(task: Any, pid: int) -> None:
+        if logged(task) is not None and not task.is_cloned:
+            output.launched(_key(task), pid)
+
+    @guarded
+    def note_end(task: Any, code: int, killed: bool) -> None:
+        if logged(task) is not None and not task.is_cloned:
+            output.ended(_key(task), code, killed=killed)
+
+    @guarded
+    def note_line(worker: Any, line: bytes, stream: str) -> None:
+        if stream in (logged(worker.task) or ()):
+            output.task_line(_key(worker.task), stream, line)
+
     def watched_launch(worker: Any) -> Any:
         process = launch(worker)
-        try:
-            if logged(worker.task) is not None and not worker.task.is_cloned:
-                output.launched(_key(worker.task), process.pid)
-        except Exception as error:  # noqa: BLE001 - a task must start, whatever we do
-            contain(error)
+        note_launch(worker.task, process.pid)
         return process
-
-    def watched_emit_log(worker: Any, msg: bytes, buf: Any, system_msg: bool = False) -> Any:  # noqa: FBT001, FBT002 - Metaflow's signature
-        try:
-            streams = None if system_msg else logged(worker.task)
-            stream = "stdout" if buf is worker._stdout else "stderr"  # noqa: SLF001
-            if streams is not None and stream in streams:
-                output.task_line(_key(worker.task), stream, msg)
-        except Exception as error:  # noqa: BLE001 - a line must be shown, whatever we do
-            contain(error)
-        if system_msg:
-            return emit_log(worker, msg, buf, system_msg)
-        with output.echoing():
-            return emit_log(worker, msg, buf, system_msg)
 
     def watched_terminate(worker: Any) -> Any:
         code = terminate(worker)
-        try:
-            if logged(worker.task) is not None and not worker.task.is_cloned:
-                output.ended(_key(worker.task), code, killed=bool(worker.killed))
-        except Exception as error:  # noqa: BLE001 - the scheduler must go on, whatever we do
-            contain(error)
+        note_end(worker.task, code, bool(worker.killed))
         return code
+
+    def watched_emit_log(worker: Any, msg: bytes, buf: Any, system_msg: bool = False) -> Any:
+        if system_msg:  # Metaflow's own words, printed by the launcher as the rest of its own are
+            return emit_log(worker, msg, buf, system_msg)
+        note_line(worker, msg, "stdout" if buf is worker._stdout else "stderr")  # noqa: SLF001
+        output.echoes += 1
+        try:
+            return emit_log(worker, msg, buf, system_msg)
+        finally:
+            output.echoes -= 1
 
     Worker._launch, Worker.emit_log, Worker.terminate = watched_launch, watched_emit_log, watched_terminate  # noqa: SLF001
 

@@ -18,7 +18,7 @@ from otel_metaflow.journal.writer import Journal, process_start
 from otel_metaflow.launcher.output import Output, watch_workers
 from otel_metaflow.task.attempt import say_unwritable
 
-_run: Optional["Run"] = None
+_run: Optional[Run] = None
 _refused = False
 
 
@@ -93,7 +93,7 @@ class Run:
         self._output.close()
         self._journal.append(layout.CLOSED, {})
         if not self.environment.quiet:
-            line = closing.line(self.folder, self.key, self.environment)
+            line = closing.line(self.key, self.environment)
             say(line)
 
 

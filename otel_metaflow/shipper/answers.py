@@ -7,11 +7,11 @@ answer that blames the data makes us look for the one record that deserves the b
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Optional
-import time
 
 
 class Verdict(Enum):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Generator, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.settings import Settings
@@ -75,10 +75,9 @@ class Delivery:
                 lane.step()
             fed = self._feed()
             self._note_trouble()
-            if self._run_over and not fed and not any(lane.is_busy for lane in self.lanes.values()):
-                # The loop above may have been fed by what came while it ran: once more, and then it is the end.
-                if self._all_read():
-                    break
+            idle = not fed and not any(lane.is_busy for lane in self.lanes.values())
+            if self._run_over and idle and self._all_read():
+                break
             if self._run_over and any(lane.trouble for lane in self.lanes.values()):
                 since = since or time.monotonic()
                 if time.monotonic() - since > linger:
@@ -126,10 +125,10 @@ class Delivery:
         self._follow()
         if not self._run_over:
             return False
-        if "logs" in self.lanes and not self.lanes["logs"].is_parked:
-            if not self._launcher_lines.at_end() or any(not self._attempt_logs(key).at_end() for key in self.run.attempts):
-                return False
-        return True
+        lane = self.lanes.get("logs")
+        if lane is None or lane.is_parked:
+            return True
+        return self._launcher_lines.at_end() and all(self._attempt_logs(key).at_end() for key in self.run.attempts)
 
     # Feeding the lanes
 

@@ -26,10 +26,11 @@ _CLASSES = {
 class Exporter(Protocol):
     """Sends one batch of SDK objects and says what became of it; never raises."""
 
-    def __call__(self, batch: Any) -> Answer: ...
+    def __call__(self, batch: Any) -> Answer:
+        """Send `batch`: spans, log records or a MetricsData."""
 
 
-class _Answered(Exception):
+class _AnsweredError(Exception):
     """Ends an export as soon as the endpoint has answered."""
 
     def __init__(self, answer: Answer) -> None:
@@ -45,13 +46,14 @@ class _WatchedSession(requests.Session):
         self.answer: Optional[Answer] = None
         self._rejected = rejected
 
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request and end the export if the answer is anything but a success."""
         kwargs["allow_redirects"] = False
         try:
             response = super().request(*args, **kwargs)
         except requests.exceptions.RequestException as error:
             self.answer = Answer(Verdict.RETRY, _trouble(error))
-            raise _Answered(self.answer) from error
+            raise _AnsweredError(self.answer) from error
         self.answer = answers.from_http(
             response.status_code,
             response.headers.get("content-type", ""),
@@ -59,7 +61,7 @@ class _WatchedSession(requests.Session):
             response.reason or "",
         )
         if self.answer.verdict is not Verdict.DELIVERED:
-            raise _Answered(self.answer)
+            raise _AnsweredError(self.answer)
         self.answer = self._rejected(response.content)
         return response
 
@@ -75,7 +77,7 @@ class _HttpExporter:
         self._session.answer = None
         try:
             self._exporter.export(batch)
-        except _Answered as answered:  # releases before 1.44 let it through
+        except _AnsweredError as answered:  # releases before 1.44 let it through
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
             return Answer(Verdict.SPLIT, f"the exporter failed: {type(error).__name__}: {error}")
@@ -97,7 +99,7 @@ class _WatchedStub:
             response = self._stub.Export(**kwargs)
         except grpc.RpcError as error:
             self.answer = answers.from_grpc(error.code().name, error.details() or "", _retry_delay(error))
-            raise _Answered(self.answer) from error
+            raise _AnsweredError(self.answer) from error
         self.answer = _rejection(response)
         return response
 
@@ -115,7 +117,7 @@ class _GrpcExporter:
         self._stub.answer = None
         try:
             self._exporter.export(batch)
-        except _Answered as answered:
+        except _AnsweredError as answered:
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
             return Answer(Verdict.SPLIT, f"the exporter failed: {type(error).__name__}: {error}")
@@ -163,7 +165,7 @@ def _retry_delay(error: Any) -> Optional[float]:
 
             info = RetryInfo()
             info.ParseFromString(value)
-            return float(info.retry_delay.seconds) + info.retry_delay.nanos / 1e9
+            return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
     return None
 
 

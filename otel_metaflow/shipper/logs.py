@@ -23,8 +23,10 @@ _LAUNCHER = InstrumentationScope(names.SCOPE_LAUNCHER, __version__)
 _EVENTS = InstrumentationScope(names.SCOPE, __version__)
 _NUL = "\x00"
 _REPLACEMENT = "\ufffd"
-# "2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] Task is starting." (metaflow/cli.py, logger)
-_MESSAGE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (?:\[([^/\]]+)/([^/\]]+)/([^/\] ]+)(?: \(pid \d+\))?\] )?")
+# Such as 2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] Task is starting. (metaflow/cli.py, logger)
+_MESSAGE = re.compile(
+    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (?:\[([^/\]]+)/([^/\]]+)/([^/\] ]+)(?: \(pid \d+\))?\] )?"
+)
 
 
 class _Collector(LogRecordProcessor):
@@ -172,7 +174,7 @@ def _of_line(
     return ReadableLogRecord(made, resource, scope)
 
 
-def _clean(text: str, length: Optional[int]) -> "tuple[str, Dict[str, Any]]":
+def _clean(text: str, length: Optional[int]) -> tuple[str, Dict[str, Any]]:
     """What a terminal would show of a line, and marks where that is not all of it.
 
     A progress bar is one line that overwrites itself after each carriage return: its last state is the

@@ -10,10 +10,21 @@ import os
 from dataclasses import replace
 from typing import Any, Dict, List, Sequence, Tuple
 
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, UpDownCounter
-from opentelemetry.sdk.metrics import ObservableCounter, ObservableGauge, ObservableUpDownCounter
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    ObservableGauge,
+    ObservableUpDownCounter,
+    UpDownCounter,
+)
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, ResourceMetrics
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, ExponentialBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.view import (
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
 from opentelemetry.sdk.resources import Resource
 
 from otel_metaflow import __version__, names
@@ -22,7 +33,11 @@ from otel_metaflow.shipper.resources import Resources
 
 _HISTOGRAMS: Dict[str, Tuple[str, Sequence[float], str]] = {
     names.METRIC_TASK_DURATION: ("s", names.TASK_DURATION_BOUNDARIES, "How long an attempt of a task took."),
-    names.METRIC_TASK_CPU_TIME: ("s", names.TASK_DURATION_BOUNDARIES, "CPU time an attempt used, its children's with it."),
+    names.METRIC_TASK_CPU_TIME: (
+        "s",
+        names.TASK_DURATION_BOUNDARIES,
+        "CPU time an attempt used, its children's with it.",
+    ),
     names.METRIC_TASK_MEMORY_PEAK: ("By", names.MEMORY_BOUNDARIES, "Largest resident memory of an attempt's process."),
     names.METRIC_RUN_DURATION: ("s", names.RUN_DURATION_BOUNDARIES, "How long a run took."),
 }
@@ -89,7 +104,7 @@ class Metrics:
                 recorder.record(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common)
             if "memoryPeak" in attempt.usage:
                 recorder.record(names.METRIC_TASK_MEMORY_PEAK, attempt.usage["memoryPeak"], common)
-        batches = []
+        batches: List[ResourceMetrics] = []
         for recorder, members in used.items():
             start = min(attempt.started_at for attempt in members)
             end = max(attempt.ended_at for attempt in members)
@@ -153,10 +168,11 @@ def _dated(metrics: ResourceMetrics, start: int, end: int) -> ResourceMetrics:
     for scope in metrics.scope_metrics:
         dated = []
         for metric in scope.metrics:
-            points = [
+            points: List[Any] = [
                 replace(point, start_time_unix_nano=start, time_unix_nano=max(end, start + 1))
                 for point in metric.data.data_points
             ]
-            dated.append(replace(metric, data=replace(metric.data, data_points=points)))
+            data: Any = metric.data
+            dated.append(replace(metric, data=replace(data, data_points=points)))
         scopes.append(replace(scope, metrics=dated))
     return replace(metrics, scope_metrics=scopes)

@@ -109,7 +109,9 @@ class Resources:
     def context(self, span_id: str) -> Context:
         """A context in which the span of that id is the current one."""
         if span_id not in self._contexts:
-            self._contexts[span_id] = set_span_in_context(NonRecordingSpan(span_context(self._run.key, span_id)), Context())
+            self._contexts[span_id] = set_span_in_context(
+                NonRecordingSpan(span_context(self._run.key, span_id)), Context()
+            )
         return self._contexts[span_id]
 
 

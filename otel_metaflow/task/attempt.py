@@ -59,9 +59,7 @@ class Attempt:
 
     def _on_line(self, stream: str, line: str, length: int) -> None:
         text = self._mask(line)
-        record = (
-            f'{{"kind":"{layout.LINE}","timeUnixNano":{time.time_ns()},"stream":"{stream}","body":{quoted(text)}'
-        )
+        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{time.time_ns()},"stream":"{stream}","body":{quoted(text)}'
         if length > layout.LONGEST_LINE:
             record += f',"length":{length}'
         pid = os.getpid()

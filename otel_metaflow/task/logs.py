@@ -56,8 +56,8 @@ class LoggingTap:
             finally:
                 state.depth = depth
 
-        logging.Logger.callHandlers = tapped_call_handlers  # type: ignore[method-assign]
-        logging.Handler.handle = tapped_handle  # type: ignore[method-assign]
+        logging.Logger.callHandlers = tapped_call_handlers  # type: ignore[assignment,method-assign]
+        logging.Handler.handle = tapped_handle  # type: ignore[assignment,method-assign]
 
     @property
     def is_handling(self) -> bool:

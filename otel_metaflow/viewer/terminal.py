@@ -55,7 +55,9 @@ def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
 def _waterfall(folder: Path, run: Run) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
     for name in ("attempt", "result", "took", "when", "logs", "error"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("took", "logs") else "left")
+        table.add_column(
+            name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("took", "logs") else "left"
+        )
     last = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()))
     span = max(1, last - run.started_at)
     for attempt in run.in_order:
