@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from running import Place
 
+pytest_plugins = ["collectors"]
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:

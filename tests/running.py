@@ -96,7 +96,12 @@ class Place:
         found = _RUN_ID.search(stdout)
         flow = re.search(r"executing (\w+)", stderr)
         return Finished(
-            process.returncode, stdout, stderr, flow.group(1) if flow else "", found.group(1) if found else "", self.home
+            process.returncode,
+            stdout,
+            stderr,
+            flow.group(1) if flow else "",
+            found.group(1) if found else "",
+            self.home,
         )
 
     def run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from rich.console import Console
 from rich.table import Table
@@ -26,14 +26,15 @@ _STYLES = {
     "running": "cyan",
 }
 _BAR = 30
-_NARROWEST = 100
+# How wide lines are where there is no terminal to fit in, as in a pipe.
+_WIDE = 200
 
 
 def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
     """Print the run in `folder`."""
     console = console or Console()
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, _NARROWEST), highlight=False)
+        console = Console(file=console.file, width=_WIDE, highlight=False)
     run = load(home, folder)
     state = _state(run)
     console.print(
@@ -53,26 +54,33 @@ def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
 
 
 def _waterfall(folder: Path, run: Run) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    for name in ("attempt", "result", "took", "when", "logs", "error"):
-        table.add_column(
-            name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("took", "logs") else "left"
-        )
     last = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()))
     span = max(1, last - run.started_at)
-    for attempt in run.in_order:
-        state = "running" if attempt.end is None and attempt.is_running() else attempt.result
-        style = _STYLES[state]
-        retry = f" retry {attempt.key.attempt}" if attempt.key.attempt else ""
-        table.add_row(
-            f"{attempt.key.step}/{attempt.key.task}{retry}",
-            Text(state, style=style),
-            _seconds(attempt.ended_at - attempt.started_at),
-            Text(_bar(attempt, run.started_at, span), style=style),
-            _counts(folder, attempt),
-            (attempt.error_message or "").partition("\n")[0] if state != "running" else "",
-        )
+    rows = [_row(folder, run, attempt, span) for attempt in run.in_order]
+    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    for index, name in enumerate(("attempt", "result", "took", "when", "logs")):
+        # Only the error gives way where the terminal is narrow.
+        width = max(len(name), *(len(row[index]) for row in rows))
+        table.add_column(name, no_wrap=True, min_width=width, justify="right" if name in ("took", "logs") else "left")
+    table.add_column("error", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _row(folder: Path, run: Run, attempt: Attempt, span: int) -> Tuple[Text, ...]:
+    state = "running" if attempt.end is None and attempt.is_running() else attempt.result
+    style = _STYLES[state]
+    retry = f" retry {attempt.key.attempt}" if attempt.key.attempt else ""
+    error = "" if state == "running" else (attempt.error_message or "").partition("\n")[0]
+    return (
+        Text(f"{attempt.key.step}/{attempt.key.task}{retry}"),
+        Text(state, style=style),
+        Text(_seconds(attempt.ended_at - attempt.started_at)),
+        Text(_bar(attempt, run.started_at, span), style=style),
+        Text(_counts(folder, attempt)),
+        Text(error),
+    )
 
 
 def _bar(attempt: Attempt, start: int, span: int) -> str:

@@ -30,9 +30,19 @@ class OtelDecorator(StepDecorator):
     name = "otel"
     defaults = {"attributes": None, "logs": None}  # noqa: RUF012 - the form that StepDecorator asks for
 
+    def __init__(self, attributes=None, *args, **kwargs):
+        # Metaflow refuses an unknown option while the class of the flow is made, with a traceback; kept
+        # until `init`, it is refused in one line.
+        given = attributes or {}
+        self._unknown = sorted(name for name in given if name not in self.defaults)
+        super().__init__({name: value for name, value in given.items() if name in self.defaults}, *args, **kwargs)
+
     def init(self):
+        if self._unknown:
+            raise MetaflowException(
+                "@otel has no option %r; allowed are %s." % (self._unknown[0], " and ".join(self.defaults))
+            )
         self._attempt = None
-        self._launcher = None
         self._options = {
             "attributes": _checked_attributes(self.attributes["attributes"]),
             "logs": _checked_logs(self.attributes["logs"]),

@@ -1,0 +1,56 @@
+# Two commands for a newcomer, `make demo` and `make test`; the rest are their parts.
+#
+# Everything of Python lives in .venv, everything of Go in the folders' own dist/: nothing is installed
+# on the machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOURNALS := $(CURDIR)/.demo/journals
+DEMO := env METAFLOW_HOME=$(CURDIR)/.demo METAFLOW_DATASTORE_SYSROOT_LOCAL=$(CURDIR)/.demo \
+        OTEL_METAFLOW_HOME=$(JOURNALS) METAFLOW_USER=$${METAFLOW_USER:-$${USER:-demo}}
+
+.DEFAULT_GOAL := help
+
+include collector.mk
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "otel-metaflow needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(STAMP) ## a virtual environment with the package and what its tests need
+
+.PHONY: demo
+demo: $(STAMP) ## run an example with @otel and look at it
+	@rm -rf .demo && mkdir .demo
+	@$(DEMO) $(BIN)/python examples/fanout.py --no-pylint run
+	@echo
+	@$(DEMO) $(BIN)/otel-metaflow view FanoutFlow/$$(ls $(JOURNALS)/FanoutFlow)
+
+.PHONY: lint
+lint: $(STAMP) ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: test
+test: $(STAMP) collector vendors collector-test ## all tests; builds both collectors on the first run
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## what telemetry costs a run, as a table
+	$(BIN)/python bench/overhead.py
+
+.PHONY: clean
+clean: ## remove what the targets above made
+	rm -rf $(VENV) .demo collector/dist tests/vendors/dist

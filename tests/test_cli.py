@@ -1,0 +1,102 @@
+"""`otel-metaflow` as it is typed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import textwrap
+
+from collectors import ROOT, free_ports
+from running import Place
+
+
+def test_view_draws_each_attempt_with_its_outcome(place: Place) -> None:
+    """Attempts in time order, how long they took, how they ended, the first line of an error, log counts."""
+    finished = place.run(ROOT / "examples/fanout.py")
+    shown = place.cli("view", f"FanoutFlow/{finished.run}").stdout
+    shown = re.sub(r"\d+\.\d\ds", "TIME", shown.replace(finished.run, "RUN"))
+    shown = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE", shown)
+    shown = re.sub(r"trace [0-9a-f]{32}", "trace ID", re.sub("█+", "█", shown))
+    lines = [re.sub(r" +", " ", line).strip() for line in shown.splitlines()]
+    retried = lines.pop(next(index for index, line in enumerate(lines) if "retry 1" in line))
+    work = sorted(line for line in lines if line.startswith("work/"))
+    rest = [line for line in lines if not line.startswith("work/")]
+    assert "\n".join(rest) == textwrap.dedent("""\
+        FanoutFlow/RUN success TIME started DATE
+        trace ID
+        attempt result took when logs error
+        start/1 success TIME █ 1
+        collect/6 success TIME █ 0
+        end/7 success TIME █ 1
+        telemetry: kept here, nothing is sent (OTEL_EXPORTER_OTLP_ENDPOINT was not set)""")
+    assert [re.sub(r"work/\d", "work/N", line) for line in work if "success" in line] == ["work/N success TIME █ 2"] * 3
+    (failed,) = [line for line in work if "failure" in line]
+    assert re.fullmatch(
+        r"work/\d failure TIME █ \d+ \(1 errors\) RuntimeError: shard 3 is locked by another process", failed
+    )
+    assert re.fullmatch(r"work/\d retry 1 success TIME █ 2", retried)
+
+
+def test_id_prints_what_a_shell_computes_too(place: Place) -> None:
+    """The recipe is public: BLAKE2b over names joined by NUL."""
+    names = "otel-metaflow/1\0\0HelloFlow\x0012"
+    digest = lambda size, text: hashlib.blake2b(text.encode(), digest_size=size).hexdigest()  # noqa: E731
+    assert place.cli("id", "HelloFlow/12").stdout.split() == [
+        "trace_id",
+        digest(16, names),
+        "span_id",
+        digest(8, names),
+    ]
+    attempt = digest(8, names + "\0train\x007\x002")
+    assert place.cli("id", "HelloFlow/12/train/7/2").stdout.split()[-1] == attempt
+    assert place.cli("id", "HelloFlow/12/train/7").stdout == place.cli("id", "HelloFlow/12/train/7/0").stdout
+
+
+def test_what_is_not_there_is_said_with_exit_code_2(place: Place) -> None:
+    """With what is there, or the form that was expected."""
+    missing = place.cli("view", "HelloFlow/12")
+    assert missing.returncode == 2
+    assert f"no journal of HelloFlow/12 in {place.home}; there are none here yet" in missing.stderr
+    finished = place.run(ROOT / "examples/hello.py")
+    missing = place.cli("view", "HelloFlow/12")
+    assert missing.returncode == 2
+    assert f"the latest here: HelloFlow/{finished.run}" in missing.stderr
+    for wrong in ("HelloFlow", "HelloFlow/", "/1", "a/b/c"):
+        refused = place.cli("view", wrong)
+        assert refused.returncode == 2
+        assert "is not of the form FLOW/RUN" in refused.stderr
+    refused = place.cli("id", "HelloFlow/12/train")
+    assert refused.returncode == 2
+    assert "is not of the form FLOW/RUN[/STEP/TASK[/ATTEMPT]]" in refused.stderr
+
+
+def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
+    """Until it is delivered."""
+    assert place.cli("status").stdout == "nothing is waiting to be delivered\n"
+    (port,) = free_ports(1)
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+    finished = place.run(ROOT / "examples/hello.py", env=endpoint)
+    from running import eventually
+
+    eventually(lambda: "refused the connection" in place.cli("status").stdout)
+    assert f"HelloFlow/{finished.run}  being delivered" in place.cli("status").stdout
+    from receiver import Receiver
+
+    with Receiver() as receiver:
+        # The living shipper knows the old address; kill it so that `ship` can take over.
+        import signal
+        import subprocess
+
+        subprocess.run(["pkill", f"-{signal.SIGKILL.value}", "-f", str(finished.folder)], check=True)
+        shipped = eventually(
+            lambda: (
+                result
+                if "being delivered by"
+                not in (result := place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})).stdout
+                else None
+            )
+        )
+        assert shipped.returncode == 0, shipped.stderr
+        assert f"HelloFlow/{finished.run}: delivered" in shipped.stdout
+        assert "Hello from the first step." in receiver.bodies()
+    assert place.cli("status").stdout == "nothing is waiting to be delivered\n"

@@ -1,0 +1,184 @@
+"""What a task loads and writes, and what a run does where telemetry is off or cannot work."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from collectors import ROOT, free_ports
+from running import Finished, Place
+
+from otel_metaflow.journal import layout
+
+HELLO = ROOT / "examples/hello.py"
+MODULES = """
+    import json, os, sys
+    from metaflow import FlowSpec, otel, step
+    class ModulesFlow(FlowSpec):
+        @otel
+        @step
+        def start(self):
+            self.modules = sorted(sys.modules)
+            with open(os.environ["MODULES"], "w") as file:
+                json.dump(self.modules, file)
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+    if __name__ == "__main__":
+        ModulesFlow()
+    """
+
+
+def seen(finished: Finished) -> tuple[int, list[str], list[str]]:
+    """What the user saw of a run, without what differs from run to run: times, run id, pids."""
+
+    def normal(text: str) -> list[str]:
+        text = text.replace(finished.run, "RUN") if finished.run else text
+        text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "TIME", text)
+        return re.sub(r"\(pid \d+\)", "(pid)", text).splitlines()
+
+    ours = [line for line in normal(finished.stderr) if not line.startswith("otel: ")]
+    return finished.code, normal(finished.stdout), ours
+
+
+def ours(finished: Finished) -> list[str]:
+    """The lines that we added to what the user sees."""
+    return [line for line in finished.stderr.splitlines() if line.startswith("otel: ")]
+
+
+def test_a_task_loads_no_module_of_opentelemetry(place: Place, tmp_path: Path) -> None:
+    """Nor anything of the shipper's, with an endpoint configured or not."""
+    import json
+
+    (port,) = free_ports(1)
+    target = tmp_path / "modules.json"
+    finished = place.run(
+        MODULES, env={"MODULES": str(target), "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://localhost:{port}"}
+    )
+    assert finished.code == 0, finished.stderr
+    modules = json.loads(target.read_text())
+    assert "otel_metaflow.task.attempt" in modules
+    assert not [
+        name for name in modules if name.startswith(("opentelemetry", "otel_metaflow.shipper", "google", "grpc"))
+    ]
+
+
+def test_without_an_endpoint_one_line_says_how_to_look_and_how_to_send(place: Place) -> None:
+    """Nothing is sent and nothing is started; the run's output is what it is without us."""
+    finished = place.run(HELLO)
+    (line,) = ours(finished)
+    assert f"otel-metaflow view HelloFlow/{finished.run}" in line
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line
+    assert not (finished.folder / layout.LOCK_FILE).exists(), "no shipper was started"
+
+
+def test_the_disabled_sdk_writes_and_starts_nothing(place: Place) -> None:
+    """OTEL_SDK_DISABLED=true is the end of the matter."""
+    finished = place.run(HELLO, env={"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:1"})
+    assert finished.code == 0
+    assert ours(finished) == []
+    assert not place.home.exists()
+
+
+def test_quiet_means_quiet(place: Place) -> None:
+    """OTEL_METAFLOW_QUIET=true leaves out the closing line."""
+    assert ours(place.run(HELLO, env={"OTEL_METAFLOW_QUIET": "true"})) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT is 'collector', which is not a URL; type one such as http://localhost:4318",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:hunter2@:x"},
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is 'http://…@:x', which is not a URL",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'; allowed are http/protobuf and grpc",
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "https://localhost:4318",
+                "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such/ca.pem",
+            },
+            "OTEL_EXPORTER_OTLP_CERTIFICATE is '/no/such/ca.pem', and there is no such file",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"},
+            "OTEL_EXPORTER_OTLP_TIMEOUT is 'soon'; type a number of seconds, such as 10",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_COMPRESSION": "zip"},
+            "OTEL_EXPORTER_OTLP_COMPRESSION is 'zip'; allowed are none, gzip, deflate",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_LOGS_EXPORTER": "kafka"},
+            "OTEL_LOGS_EXPORTER is 'kafka'; allowed are otlp and none",
+        ),
+        ({"OTEL_METAFLOW_LOGS": "stdin"}, "OTEL_METAFLOW_LOGS holds 'stdin'; allowed are stdout, stderr, logging"),
+    ],
+)
+def test_a_wrong_variable_is_one_line_and_the_run_is_what_it_was(
+    place: Place, variables: dict[str, str], message: str
+) -> None:
+    """The line names the variable and what to type; nothing is sent, the journal is kept."""
+    plain = place.run(HELLO, env={"OTEL_SDK_DISABLED": "true"})
+    finished = place.run(HELLO, env=variables)
+    assert seen(finished) == seen(plain)
+    problem, closing = ours(finished)
+    assert message in problem
+    assert "nothing is sent" in closing
+    assert len(finished.story.attempts) == 3
+    assert not (finished.folder / layout.LOCK_FILE).exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(place: Place, tmp_path: Path) -> None:
+    """Also for root, to whom permissions mean nothing: a file stands where the folder should be."""
+    plain = place.run(HELLO, env={"OTEL_SDK_DISABLED": "true"})
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    finished = place.run(HELLO, env={"OTEL_METAFLOW_HOME": str(blocker / "journals")})
+    assert seen(finished) == seen(plain)
+    (line,) = ours(finished)
+    assert f"cannot write journals in {blocker / 'journals'}" in line
+    assert "OTEL_METAFLOW_HOME" in line
+
+
+def test_a_line_is_on_its_way_while_the_step_still_runs(place: Place) -> None:
+    """The shipper follows the journals; it does not wait for the run's end."""
+    from receiver import Receiver
+
+    with Receiver() as receiver:
+        flow = place.write("""
+            import os
+            from metaflow import FlowSpec, otel, step
+            class WaitingFlow(FlowSpec):
+                @otel
+                @step
+                def start(self):
+                    print("I am still here")
+                    open(os.environ["GATE"]).read()
+                    self.next(self.end)
+                @step
+                def end(self):
+                    pass
+            if __name__ == "__main__":
+                WaitingFlow()
+            """)
+        gate = place.path / "gate"
+        os.mkfifo(gate)
+        process = place.start(flow, env={"GATE": str(gate), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+        try:
+            receiver.wait_for(lambda: "I am still here" in receiver.bodies())
+            assert process.poll() is None
+        finally:
+            gate.write_text("go")
+        assert place.finish(process).code == 0
