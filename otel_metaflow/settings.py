@@ -8,9 +8,9 @@ variable, what is wrong with it and what to type. A problem never stops a run, i
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from types import MappingProxyType
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 SIGNALS = ("traces", "metrics", "logs")
@@ -22,8 +22,7 @@ _FALSE = ("false", "0", "no", "off", "")
 _FILES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 
 
-@dataclass(frozen=True)
-class Destination:
+class Destination(NamedTuple):
     """Where one signal goes.
 
     `endpoint` is what the user wrote, for messages; the exporters resolve paths and headers themselves.
@@ -41,8 +40,7 @@ class Destination:
         return url.netloc.rpartition("@")[2]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The environment, understood."""
 
     home: Path
@@ -51,7 +49,7 @@ class Settings:
     quiet: bool = False
     logs: Tuple[str, ...] = LOG_SOURCES
     flush_timeout: float = 0.0
-    destinations: Mapping[str, Destination] = field(default_factory=dict)
+    destinations: Mapping[str, Destination] = MappingProxyType({})
     problems: Tuple[str, ...] = ()
 
 

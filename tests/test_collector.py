@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from collectors import PRODUCT, PRODUCT_CONFIG, Collector, CollectorError, Vendors
+from collectors import PRODUCT, PRODUCT_CONFIG, Collector, CollectorError, Vendors, free_ports
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogs
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetrics
@@ -197,6 +197,18 @@ def test_a_destination_asked_for_by_name_must_be_whole(tmp_path: Path) -> None:
         Collector(tmp_path, environment),
     ):
         pass
+
+
+def test_a_vendor_that_is_away_neither_holds_up_nor_doubles_the_other(tmp_path: Path, vendors: Vendors) -> None:
+    """Each vendor has its own queue, so the sender never has reason to send again."""
+    (nobody,) = free_ports(1)
+    environment = vendors.environment | {"SPLUNK_HEC_URL": f"http://localhost:{nobody}"}
+    with Collector(tmp_path, environment) as collector:
+        send(collector, "http/protobuf")
+        collector.wait_for_output("Exporting failed", timeout=10)
+        send(collector, "http/protobuf")
+        vendors.wait_for(lambda: all(len(items) >= 4 for items in everything(vendors.datadog)))
+    assert [len(items) for items in everything(vendors.datadog)] == [4, 4, 4]
 
 
 def test_the_queue_survives_a_crash(tmp_path: Path, vendors: Vendors) -> None:

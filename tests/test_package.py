@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from collectors import ROOT
+from environments import OTHER, Environment, build, copy_of_source, write_files
 
-OTHER = {
-    "pyproject.toml": """\
-        [build-system]
-        requires = ["setuptools"]
-        build-backend = "setuptools.build_meta"
-        [project]
-        name = "other-extension"
-        version = "1"
-        [tool.setuptools.packages.find]
-        where = ["src"]
-        namespaces = true
-        """,
-    "src/metaflow_extensions/other/plugins/mfextinit_other.py": "STEP_DECORATORS_DESC = [('other', '.deco.Other')]\n",
-    "src/metaflow_extensions/other/plugins/deco.py": """\
-        from metaflow.decorators import StepDecorator
-        class Other(StepDecorator):
-            name = "other"
-        """,
-}
 PLAIN = """\
     from metaflow import FlowSpec, step
     class PlainFlow(FlowSpec):
@@ -48,85 +26,10 @@ DECORATED = PLAIN.replace("FlowSpec, step", "FlowSpec, otel, other, step").repla
 )
 
 
-class Environment:
-    """A virtual environment that sees the libraries of ours, and has the two extensions installed for itself."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path / "venv")], check=True)
-        self.python = path / "venv/bin/python"
-        (site,) = (path / "venv/lib").glob("python*/site-packages")
-        self.site = site
-
-    def install(self, *what: str) -> None:
-        """Install without dependencies, which come from the environment of the tests."""
-        subprocess.run(
-            [sys.executable, "-m", "pip", f"--python={self.python}", "install", "--quiet", "--no-deps", *what],
-            check=True,
-        )
-
-    def run(
-        self, flow: Path, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a flow in this environment."""
-        clean = {
-            name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "METAFLOW_", "PYTEST"))
-        }
-        return subprocess.run(
-            [str(self.python), str(flow), "--no-pylint", *arguments],
-            cwd=self.path,
-            env={
-                **clean,
-                "METAFLOW_USER": "tester",
-                "METAFLOW_HOME": str(self.path),
-                "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(self.path),
-                "OTEL_METAFLOW_HOME": str(self.path / "journals"),
-                **(env or {}),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def attempts(self) -> set[str]:
-        """The steps that left a journal, and the journals with them."""
-        found = {path.name.split(".")[0] for path in (self.path / "journals").glob("*/*/*.0.jsonl")}
-        for path in (self.path / "journals").glob("*/*/*"):
-            path.unlink()
-        return found
-
-
-def build(source: Path, target: Path) -> Path:
-    """Build the wheel of the project in `source`."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(target), str(source)],
-        check=True,
-    )
-    (wheel,) = target.glob("*.whl")
-    return wheel
-
-
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of another extension, built by setuptools as most are."""
-    source = tmp_path_factory.mktemp("other")
-    for name, text in OTHER.items():
-        file = source / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(text))
-    return build(source, tmp_path_factory.mktemp("other-wheel"))
-
-
-def copy_of_source(target: Path) -> Path:
-    """What git tracks, so that a build leaves nothing in the checkout."""
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "pyproject.toml", "README.md", "otel_metaflow", "shim"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout.split("\0")  # fmt: skip
-    for name in filter(None, files):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes((ROOT / name).read_bytes())
-    return target
+    return build(write_files(tmp_path_factory.mktemp("other"), OTHER), tmp_path_factory.mktemp("other-wheel"))
 
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
@@ -139,9 +42,6 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         made.install(str(build(source, tmp_path_factory.mktemp("wheel"))))
     else:
         made.install("--editable", str(source))
-    # The dependencies, but not the project itself, which is installed editable in the tests' own environment.
-    libraries = Path(pytest.__file__).parent.parent
-    (made.site / "libraries.pth").write_text(f"{libraries}\n")
     return made
 
 

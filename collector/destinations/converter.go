@@ -97,14 +97,14 @@ func declarations(conf *confmap.Conf) (map[string]destination, error) {
 
 // report says at start where telemetry goes, and what would switch the rest on.
 func (c converter) report(declared map[string]destination, on []string) {
-	c.logger.Info("sending to " + and(on))
+	sending := c.logger.Info
+	if !slices.ContainsFunc(on, func(name string) bool { return !declared[name].Fallback }) {
+		sending = c.logger.Warn
+	}
+	sending("sending to " + and(on))
 	for _, name := range slices.Sorted(maps.Keys(declared)) {
-		d := declared[name]
-		switch {
-		case d.Fallback && slices.Contains(on, name):
-			c.logger.Warn("telemetry goes nowhere but to " + name)
-		case !d.Fallback && !slices.Contains(on, name):
-			c.logger.Info(fmt.Sprintf("not sending to %s: set %s to switch it on", name, and(d.Required)))
+		if !declared[name].Fallback && !slices.Contains(on, name) {
+			c.logger.Info(fmt.Sprintf("not sending to %s: set %s to switch it on", name, and(declared[name].Required)))
 		}
 	}
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from otel_metaflow import settings, spawn
@@ -14,6 +16,8 @@ from otel_metaflow import settings, spawn
 # How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
 _NICE = 10
+# How long it leaves the cores to the run before it begins, in seconds: a line may take one to be on its way.
+_GRACE = 0.5
 
 
 def main(folder: Path) -> None:
@@ -29,9 +33,13 @@ def main(folder: Path) -> None:
     if lock is None:
         return
     environment = settings.read()
-    # Imported only now: this process is started beside the run's first task, which needs the cores.
+    # The SDK and its exporters take a quarter of a second of CPU to import. The run's first tasks start
+    # just now and want it more; a run that is over before that costs it nothing at all.
+    time.sleep(_GRACE)
+    gc.disable()  # a third of the import is collections that find nothing
     from otel_metaflow.shipper.sweep import ship, unfinished
 
+    gc.enable()
     delivered = ship(environment, folder, linger=_LINGER)
     os.close(lock)
     if not delivered:

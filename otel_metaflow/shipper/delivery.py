@@ -24,7 +24,7 @@ from otel_metaflow.shipper.metrics import Metrics
 from otel_metaflow.shipper.resources import Resources
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
-_POLL = 0.2
+_POLL = 0.4
 # What goes into one request at most: below the 4 MB that a gRPC server takes by default.
 _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000

@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Optional
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.instrumentation.logging.handler import LoggingHandler
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -53,9 +52,7 @@ class LogRecords:
         self._run = run
         self._resources = resources
         self._collector = _Collector()
-        provider = LoggerProvider(shutdown_on_exit=False)
-        provider.add_log_record_processor(self._collector)
-        self._handler = LoggingHandler(logger_provider=provider)
+        self._handler: Optional[logging.Handler] = None
 
     def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line or logging record of an attempt."""
@@ -117,6 +114,14 @@ class LogRecords:
         )
         return ReadableLogRecord(made, self._resources.of_attempt(attempt), _EVENTS)
 
+    def _make_handler(self) -> logging.Handler:
+        # As slow to import as the rest of the SDK, and not needed by runs that only print.
+        from opentelemetry.instrumentation.logging.handler import LoggingHandler
+
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(self._collector)
+        return LoggingHandler(logger_provider=provider)
+
     def _of_logging(
         self, record: Dict[str, Any], attributes: Dict[str, Any], context: Context, resource: Resource
     ) -> ReadableLogRecord:
@@ -140,6 +145,8 @@ class LogRecords:
             }
         )
         rebuilt.__dict__.update({**record.get("attributes", {}), **attributes})
+        if self._handler is None:
+            self._handler = self._make_handler()
         token = attach(context)
         try:
             self._handler.emit(rebuilt)
