@@ -20,8 +20,8 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 
 .PHONY: collector collector-run collector-test collector-generate vendors image
 
-collector: $(COLLECTOR)
-vendors: $(VENDORS)
+collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
+vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
 collector_sources := $(wildcard collector/distribution/*.go collector/distribution/go.* collector/destinations/*.go collector/destinations/go.*)
 
@@ -32,17 +32,17 @@ $(VENDORS): $(wildcard tests/vendors/distribution/*.go tests/vendors/distributio
 	$(call go_build,tests/vendors/distribution)
 
 # Queues beside the binary, so that a try-out leaves nothing in the home directory.
-collector-run: $(COLLECTOR)
+collector-run: $(COLLECTOR) ## run it with the shipped configuration
 	QUEUE_DIR=$${QUEUE_DIR:-collector/dist/queue} $(COLLECTOR) --config collector/config/config.yaml
 
-collector-test:
+collector-test: ## tests of its Go code
 	cd collector/destinations && go vet ./... && go test ./...
 
 # The builder's own `go mod download` asks for modules that no build needs and that not every
 # proxy has, so it only writes the sources, and `go build` resolves them. Not every module is in
 # the checksum database either: the sums that get committed are what is checked from then on.
 collector-generate: export GONOSUMDB = *
-collector-generate:
+collector-generate: ## write its Go module anew, after a change of version or manifest
 	cd collector/destinations && go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy
 	$(call generate,collector,$(COLLECTOR))
 	$(call generate,tests/vendors,$(VENDORS))
@@ -60,7 +60,7 @@ endef
 
 # The binary and the certificates of this machine, in the place of the Dockerfile's build stage:
 # nothing is pulled.
-image: $(IMAGE_FILES)/otelcol-metaflow
+image: $(IMAGE_FILES)/otelcol-metaflow ## the collector's container image
 	$(if $(BUILDER),,$(error make image needs buildah, podman or docker))
 	mkdir -p $(IMAGE_FILES)/queue
 	cp $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)) $(IMAGE_FILES)/ca-certificates.crt
