@@ -51,7 +51,8 @@ def id_(pathspec: str) -> None:
 @main.command()
 def status() -> None:
     """List the runs whose telemetry was not all delivered, and why."""
-    from otel_metaflow.shipper.checkpoint import Checkpoint
+    from otel_metaflow.assembly.checkpoint import Checkpoint
+    from otel_metaflow.shipper import prune
     from otel_metaflow.shipper.sweep import unfinished
 
     environment = settings.read()
@@ -66,6 +67,9 @@ def status() -> None:
         click.echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
     if not listed:
         click.echo("nothing is waiting to be delivered")
+    given_up = environment.home / prune.GIVEN_UP
+    if given_up.exists():
+        click.echo(given_up.read_text(), nl=False)
 
 
 @main.command()
@@ -88,8 +92,8 @@ def ship(run: str | None, everything: bool, wait: float) -> None:
 
 
 def _ship(environment: settings.Settings, folder: Path, wait: float) -> bool:
+    from otel_metaflow.assembly.checkpoint import Checkpoint
     from otel_metaflow.shipper import sweep
-    from otel_metaflow.shipper.checkpoint import Checkpoint
 
     key = layout.run_key(environment.home, folder)
     lock = spawn.try_lock(folder)

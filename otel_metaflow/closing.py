@@ -1,16 +1,41 @@
-"""The one line that a run ends with: where its telemetry is."""
+"""The one line that a run ends with: what was recorded, and where it is."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
+from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.journal.layout import RunKey
 from otel_metaflow.settings import Settings
 
+_LOOK_AGAIN = 0.05
 
-def line(key: RunKey, environment: Settings) -> str:
-    """Say how to look at the run, and how to send it or where it is being sent."""
-    look = f"otel-metaflow view {key}"
+
+def wait(folder: Path, seconds: float) -> None:
+    """Wait until the shipper has delivered the run, or says that it cannot, but not longer than `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        checkpoint = Checkpoint.read(folder)
+        if checkpoint.complete:
+            return
+        time.sleep(_LOOK_AGAIN)
+
+
+def line(folder: Path, key: RunKey, environment: Settings, attempts: int) -> str:
+    """Say how many attempts were recorded, what became of their telemetry, and what to type next."""
+    recorded = f"{attempts} attempt{'' if attempts == 1 else 's'} recorded"
+    look = f"look: otel-metaflow view {key}"
     if not environment.destinations:
-        how = "nothing is sent" if environment.problems else "set OTEL_EXPORTER_OTLP_ENDPOINT to send it"
-        return f"look at this run with `{look}`; {how}"
+        how = "nothing is sent" if environment.problems else "to send: set OTEL_EXPORTER_OTLP_ENDPOINT"
+        return f"{recorded}; {look}; {how}"
     hosts = ", ".join(sorted({destination.host for destination in environment.destinations.values()}))
-    return f"being delivered to {hosts}; look at this run with `{look}`"
+    checkpoint = Checkpoint.read(folder)
+    dropped = sum(checkpoint.dropped.values())
+    logs = f"{checkpoint.delivered.get('logs', 0):,} log records".replace(",", " ")
+    if checkpoint.complete:
+        return f"{attempts} attempts, {logs}, {dropped} dropped; delivered to {hosts}; {look}"
+    if checkpoint.trouble:
+        reason = next(iter(checkpoint.trouble.values()))
+        return f"{recorded}; kept, {hosts} {reason}; when that is mended: otel-metaflow ship {key}"
+    return f"{recorded}; being delivered to {hosts}; {look}"

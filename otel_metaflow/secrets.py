@@ -42,7 +42,10 @@ class Mask:
 
     def add(self, values: Iterable[str]) -> None:
         """Take in further values, the longest of which win where they overlap."""
-        self.values.update(values)
+        new = set(values) - self.values
+        if not new:
+            return
+        self.values |= new
         # A multi-line secret is printed line by line, and lines are what passes here.
         parts = {part for value in self.values for part in (value, *value.splitlines()) if len(part) >= _SHORTEST}
         if parts:
@@ -66,8 +69,10 @@ def listen(pipe: Path) -> Optional[int]:
         return None
 
 
-def tell(pipe: Path, values: Iterable[str]) -> None:
+def tell(pipe: Path, values: Set[str]) -> None:
     """Tell the launcher, if one listens, what to mask in the output that it reads."""
+    if not values:
+        return
     try:
         descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # no launcher, or one that is gone

@@ -8,6 +8,7 @@ variable, what is wrong with it and what to type. A problem never stops a run, i
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import MappingProxyType
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -49,6 +50,9 @@ class Settings(NamedTuple):
     quiet: bool = False
     logs: Tuple[str, ...] = LOG_SOURCES
     flush_timeout: float = 0.0
+    redact: str = ""
+    journal_max_bytes: int = 1024 << 20
+    journal_max_days: float = 14.0
     destinations: Mapping[str, Destination] = MappingProxyType({})
     problems: Tuple[str, ...] = ()
 
@@ -80,6 +84,9 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         quiet=_flag(env, "OTEL_METAFLOW_QUIET", problems),
         logs=_log_sources(env, problems),
         flush_timeout=_seconds(env, "OTEL_METAFLOW_FLUSH_TIMEOUT", 5.0 if in_container(env) else 0.0, problems),
+        redact=_pattern(env, problems),
+        journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems)) << 20,
+        journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),
         destinations={} if problems else destinations,
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -167,6 +174,20 @@ def _flag(env: Mapping[str, str], variable: str, problems: List[str]) -> bool:
 
 
 def _seconds(env: Mapping[str, str], variable: str, default: float, problems: List[str]) -> float:
+    return _number(env, variable, default, "seconds", problems)
+
+
+def _pattern(env: Mapping[str, str], problems: List[str]) -> str:
+    text = env.get("OTEL_METAFLOW_REDACT", "")
+    try:
+        re.compile(text)
+    except re.error as error:
+        problems.append(f"OTEL_METAFLOW_REDACT is {text!r}, which is no regular expression ({error})")
+        return ""
+    return text
+
+
+def _number(env: Mapping[str, str], variable: str, default: float, unit: str, problems: List[str]) -> float:
     text = env.get(variable, "").strip()
     if not text:
         return default
@@ -175,7 +196,7 @@ def _seconds(env: Mapping[str, str], variable: str, default: float, problems: Li
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        problems.append(f"{variable} is {text!r}; type a number of seconds, such as 10")
+        problems.append(f"{variable} is {text!r}; type a number of {unit}, such as 10")
         return default
     return value
 

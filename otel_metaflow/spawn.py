@@ -6,10 +6,14 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Dict, Optional
+from typing import IO, Dict, Optional
 
 from otel_metaflow.journal import layout
+
+_STAMP = ".tidied"
+_TIDY_EVERY = 3600.0
 
 
 def is_shipping(folder: Path) -> bool:
@@ -45,17 +49,34 @@ def ensure(folder: Path) -> None:
     if is_shipping(folder):
         return
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "otel_metaflow.shipper", str(folder)],
-            # `-m` looks for modules in the working directory first: there are none in the run's folder,
-            # while a user's may hold a queue.py or a logging.py.
-            cwd=folder,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        _detached("otel_metaflow.shipper", folder, log)
+
+
+def tidy(home: Path) -> None:
+    """See that journals are pruned now and then, by a process of its own: the launcher is about to end."""
+    stamp = home / _STAMP
+    try:
+        if time.time() - stamp.stat().st_mtime < _TIDY_EVERY:
+            return
+    except FileNotFoundError:
+        pass
+    stamp.touch(mode=0o600)
+    with open(os.devnull, "ab") as nowhere:
+        _detached("otel_metaflow.shipper.prune", home, nowhere)
+
+
+def _detached(module: str, folder: Path, log: IO[bytes]) -> None:
+    subprocess.Popen(
+        [sys.executable, "-m", module, str(folder)],
+        # `-m` looks for modules in the working directory first: there are none in folders of ours,
+        # while a user's may hold a queue.py or a logging.py.
+        cwd=folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def _environment() -> Dict[str, str]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.run import Run, load
 from otel_metaflow.journal import layout
-from otel_metaflow.shipper.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
 _RUN_ID = re.compile(r"Workflow starting \(run-id ([^)]+)\)")

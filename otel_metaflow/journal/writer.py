@@ -36,8 +36,8 @@ def _parked(descriptor: int) -> int:
 class Journal:
     """One journal, open for appending; `on_failure` hears once of a disk that takes no more."""
 
-    def __init__(self, path: Path, on_failure: Callable[[OSError], None]) -> None:
-        """Open `path`, which is created for its owner alone.
+    def __init__(self, path: Path, on_failure: Callable[[OSError], None], most_bytes: Optional[int] = None) -> None:
+        """Open `path`, which is created for its owner alone; beyond `most_bytes` lines and logs are given up.
 
         Raises:
             OSError: the file cannot be opened.
@@ -46,15 +46,23 @@ class Journal:
         self.lost = 0
         self._on_failure = on_failure
         self._torn = False
+        self._left = sys.maxsize if most_bytes is None else most_bytes
         self._descriptor = _parked(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def append(self, kind: str, fields: Dict[str, Any]) -> None:
         """Append one record, stamped with the time unless `fields` say when."""
         record = {"kind": kind, "timeUnixNano": time.time_ns(), **fields}
-        self.append_line(json.dumps(record, separators=(",", ":"), default=str))
+        self._write(json.dumps(record, separators=(",", ":"), default=str))
 
     def append_line(self, line: str) -> None:
-        """Append one record that is already JSON, without its newline."""
+        """Append one line or log that is already JSON, without its newline."""
+        self._left -= len(line)
+        if self._left < 0:
+            self._lose(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"))
+            return
+        self._write(line)
+
+    def _write(self, line: str) -> None:
         data = (line + "\n").encode("ascii", "backslashreplace")
         if self._torn:
             # End what a full disk cut off, or this record would be lost with it.

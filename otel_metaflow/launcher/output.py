@@ -28,16 +28,18 @@ class Output:
     """Journals the output of a run: each task's raw lines, and the launcher's own."""
 
     def __init__(
-        self, folder: Path, journal: Journal, mask: secrets.Mask, on_failure: Callable[[OSError], None]
+        self, folder: Path, journal: Journal, mask: secrets.Mask, on_failure: Callable[[OSError], None], most_bytes: int
     ) -> None:
         self._folder = folder
         self._journal = journal
         self._mask = mask
         self._on_failure = on_failure
+        self._most_bytes = most_bytes
         self._files: Dict[layout.AttemptKey, Journal] = {}
         self._told = secrets.listen(folder / layout.SECRETS_PIPE)
         # Above zero, what the launcher prints is the echo of a line that is known already.
         self.echoes = 0
+        self.attempts = 0
         self._pid = os.getpid()
         self._taps: List[StreamTap] = []
 
@@ -61,7 +63,9 @@ class Output:
 
     def launched(self, key: layout.AttemptKey, pid: int) -> None:
         """A task's process has been started."""
-        self._files[key] = Journal(layout.output_file(self._folder, key), self._on_failure)
+        self.attempts += 1
+        self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
+        self._files[key] = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
         self._journal.append(
             layout.LAUNCH,
             {

@@ -31,7 +31,7 @@ class Run:
         self.folder = folder
         self._journal = Journal(folder / layout.RUN_FILE, _say_lost)
         self._mask = secrets.Mask(secrets.known(os.environ))
-        self._output = Output(folder, self._journal, self._mask, _say_lost)
+        self._output = Output(folder, self._journal, self._mask, _say_lost, environment.journal_max_bytes)
         self._steps: Dict[str, Sequence[str]] = {}
         self._unfinished = 0
         self._pid = os.getpid()
@@ -92,9 +92,13 @@ class Run:
             return
         self._output.close()
         self._journal.append(layout.CLOSED, {})
+        self.ensure_shipper()
+        if self.environment.destinations:
+            # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
+            closing.wait(self.folder, self.environment.flush_timeout)
+        spawn.tidy(self.environment.home)
         if not self.environment.quiet:
-            line = closing.line(self.key, self.environment)
-            say(line)
+            say(closing.line(self.folder, self.key, self.environment, self._output.attempts))
 
 
 def _result(exception: Optional[BaseException]) -> str:

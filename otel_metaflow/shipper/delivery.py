@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Generator, List, Optional, Sequence, Set, Tuple
 
+from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.settings import Settings
 from otel_metaflow.shipper import exporters, spans
-from otel_metaflow.shipper.checkpoint import Checkpoint
 from otel_metaflow.shipper.lane import Batch, Lane
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
+from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
@@ -49,7 +50,8 @@ class Delivery:
         self.checkpoint.complete = False
         self.checkpoint.write()
         self._resources = Resources(self.run)
-        self._records = LogRecords(self.run, self._resources)
+        self._redaction = Redaction(environment.redact)
+        self._records = LogRecords(self.run, self._resources, environment.redact)
         self._metrics = Metrics(self.run, self._resources)
         self._facts: Dict[str, Tail] = {}
         self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
@@ -203,11 +205,11 @@ class Delivery:
 
     def _span_batch(self) -> Optional[Batch]:
         items = [
-            Item(str(key), spans.of_attempt(self.run, self.run.attempts[key], self._resources))
+            Item(str(key), spans.of_attempt(self.run, self.run.attempts[key], self._resources, self._redaction))
             for key in self._unsent("traces")
         ]
         if self._run_is_due("traces"):
-            items.append(Item(_RUN, spans.of_run(self.run, self._resources)))
+            items.append(Item(_RUN, spans.of_run(self.run, self._resources, self._redaction)))
         return self._named_batch("traces", items, lambda part: [item.value for item in part])
 
     def _metric_batch(self) -> Optional[Batch]:

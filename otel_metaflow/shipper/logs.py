@@ -15,6 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
+from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
 _STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)
@@ -48,9 +49,10 @@ class _Collector(LogRecordProcessor):
 class LogRecords:
     """Makes the log records of one run."""
 
-    def __init__(self, run: Run, resources: Resources) -> None:
+    def __init__(self, run: Run, resources: Resources, redact: str = "") -> None:
         self._run = run
         self._resources = resources
+        self._redaction = Redaction(redact)
         self._collector = _Collector()
         self._handler: Optional[logging.Handler] = None
 
@@ -62,7 +64,7 @@ class LogRecords:
         attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{span_id}-{uid}"}
         if record["kind"] == layout.LOG:
             return self._of_logging(record, attributes, context, resource)
-        return _of_line(record, attributes, context, resource, _STDIO)
+        return self._of_line(record, attributes, context, resource, _STDIO)
 
     def of_launcher(self, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line of the launcher, which may speak of an attempt."""
@@ -76,7 +78,7 @@ class LogRecords:
                 attributes[names.STEP_NAME] = message.group(2)
                 attributes[names.TASK_ID] = message.group(3)
         context = self._resources.context(span_id)
-        return _of_line(record, attributes, context, self._resources.of_run(), _LAUNCHER)
+        return self._of_line(record, attributes, context, self._resources.of_run(), _LAUNCHER)
 
     def events_of(self, attempt: Attempt) -> List[ReadableLogRecord]:
         """The events of an attempt that is over: its exception, its loss."""
@@ -108,8 +110,8 @@ class LogRecords:
             context=self._resources.context(span_id),
             severity_number=severity,
             severity_text=severity.name,
-            body=body,
-            attributes={**attributes, names.LOG_RECORD_UID: f"{span_id}-{name}"},
+            body=self._redaction.text(body),
+            attributes={**self._redaction.attributes(attributes), names.LOG_RECORD_UID: f"{span_id}-{name}"},
             event_name=name,
         )
         return ReadableLogRecord(made, self._resources.of_attempt(attempt), _EVENTS)
@@ -126,7 +128,7 @@ class LogRecords:
         self, record: Dict[str, Any], attributes: Dict[str, Any], context: Context, resource: Resource
     ) -> ReadableLogRecord:
         """Through the ecosystem's own handler, so that the mapping is the one that users know."""
-        body, marks = _clean(str(record.get("body", "")), record.get("length"))
+        body, marks = _clean(self._redaction.text(str(record.get("body", ""))), record.get("length"))
         attributes.update(marks)
         attributes[names.THREAD_NAME] = record.get("thread", "")
         attributes[names.CODE_FILE_PATH] = record.get("file", "")
@@ -135,7 +137,7 @@ class LogRecords:
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
         for name, value in (record.get("exception") or {}).items():
-            attributes[f"exception.{name}"] = value
+            attributes[f"exception.{name}"] = self._redaction.text(str(value))
         rebuilt = logging.makeLogRecord(
             {
                 "name": str(record.get("logger", "root")),
@@ -144,7 +146,7 @@ class LogRecords:
                 "msg": body,
             }
         )
-        rebuilt.__dict__.update({**record.get("attributes", {}), **attributes})
+        rebuilt.__dict__.update({**self._redaction.attributes(record.get("attributes", {})), **attributes})
         if self._handler is None:
             self._handler = self._make_handler()
         token = attach(context)
@@ -157,28 +159,33 @@ class LogRecords:
         made.log_record.timestamp = record["timeUnixNano"]
         return ReadableLogRecord(made.log_record, resource, made.instrumentation_scope, made.limits)
 
+    def _of_line(
+        self,
+        record: Dict[str, Any],
+        attributes: Dict[str, Any],
+        context: Context,
+        resource: Resource,
+        scope: InstrumentationScope,
+    ) -> ReadableLogRecord:
+        body, marks = _clean(self._masked(record, context), record.get("length"))
+        attributes.update(marks)
+        attributes[names.LOG_IOSTREAM] = record.get("stream", "")
+        if "pid" in record:
+            attributes[names.PROCESS_PID] = record["pid"]
+        made = LogRecord(
+            timestamp=record["timeUnixNano"],
+            context=context,
+            severity_number=SeverityNumber.INFO,
+            severity_text="INFO",
+            body=body,
+            attributes=attributes,
+        )
+        return ReadableLogRecord(made, resource, scope)
 
-def _of_line(
-    record: Dict[str, Any],
-    attributes: Dict[str, Any],
-    context: Context,
-    resource: Resource,
-    scope: InstrumentationScope,
-) -> ReadableLogRecord:
-    body, marks = _clean(str(record.get("body", "")), record.get("length"))
-    attributes.update(marks)
-    attributes[names.LOG_IOSTREAM] = record.get("stream", "")
-    if "pid" in record:
-        attributes[names.PROCESS_PID] = record["pid"]
-    made = LogRecord(
-        timestamp=record["timeUnixNano"],
-        context=context,
-        severity_number=SeverityNumber.INFO,
-        severity_text="INFO",
-        body=body,
-        attributes=attributes,
-    )
-    return ReadableLogRecord(made, resource, scope)
+    def _masked(self, record: Dict[str, Any], context: Context) -> str:
+        """The line, masked; streams are told apart by their span, a private key is printed into one of them."""
+        stream = f"{id(context)} {record.get('stream')} {record.get('pid')}"
+        return self._redaction.line(str(record.get("body", "")), stream)
 
 
 def _clean(text: str, length: Optional[int]) -> tuple[str, Dict[str, Any]]:

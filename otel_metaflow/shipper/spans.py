@@ -11,6 +11,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id, span_context
 
 _SCOPE = InstrumentationScope(names.SCOPE, __version__)
@@ -24,7 +25,7 @@ _CICD_RESULTS = {
 }
 
 
-def of_attempt(run: Run, attempt: Attempt, resources: Resources) -> ReadableSpan:
+def of_attempt(run: Run, attempt: Attempt, resources: Resources, redaction: Redaction) -> ReadableSpan:
     """The span of an attempt that is over."""
     key = attempt.key
     span_id = attempt_span_id(run.key, attempt)
@@ -51,14 +52,14 @@ def of_attempt(run: Run, attempt: Attempt, resources: Resources) -> ReadableSpan
         resource=resources.of_attempt(attempt),
         attributes=_known(attributes),
         kind=SpanKind.INTERNAL,
-        status=_status(attempt.error_message),
+        status=_status(attempt.error_message, redaction),
         start_time=max(attempt.started_at, run.started_at),
         end_time=max(attempt.ended_at, run.started_at),
         instrumentation_scope=_SCOPE,
     )
 
 
-def of_run(run: Run, resources: Resources) -> ReadableSpan:
+def of_run(run: Run, resources: Resources, redaction: Redaction) -> ReadableSpan:
     """The span of a run that is over: back-dated, because an open span is lost in a restart."""
     failed = run.result in ("failure", "error")
     attempts = list(run.attempts.values())
@@ -77,7 +78,7 @@ def of_run(run: Run, resources: Resources) -> ReadableSpan:
         resource=resources.of_run(),
         attributes=_known(attributes),
         kind=SpanKind.SERVER,
-        status=_status(_run_error_message(run) if failed else None),
+        status=_status(_run_error_message(run) if failed else None, redaction),
         start_time=run.started_at,
         end_time=max(run.ended_at, *(attempt.ended_at for attempt in attempts), run.started_at),
         instrumentation_scope=_SCOPE,
@@ -95,9 +96,9 @@ def _run_error_message(run: Run) -> str:
     return str((run.end.get("exception") or {}).get("message") or "the run failed")
 
 
-def _status(error: Optional[str]) -> Status:
+def _status(error: Optional[str], redaction: Redaction) -> Status:
     """Unset on success: by the conventions OK is for those who know better than the instrumentation."""
-    return Status(StatusCode.UNSET) if error is None else Status(StatusCode.ERROR, error)
+    return Status(StatusCode.UNSET) if error is None else Status(StatusCode.ERROR, redaction.text(error))
 
 
 def _known(attributes: Dict[str, Any]) -> Dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterator
 
+from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.journal import layout
 from otel_metaflow.settings import Settings
-from otel_metaflow.shipper.checkpoint import Checkpoint
 from otel_metaflow.shipper.delivery import Delivery
 
 

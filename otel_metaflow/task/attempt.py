@@ -75,11 +75,8 @@ class Attempt:
         The launcher reads this task's output too. The values go to it through a named pipe, never
         through a file.
         """
-        new = secrets.known(os.environ) - self._mask.values
-        if not new:
-            return
-        self._mask.add(new)
-        secrets.tell(self._folder / layout.SECRETS_PIPE, new)
+        self._mask.add(secrets.known(os.environ))
+        secrets.tell(self._folder / layout.SECRETS_PIPE, self._mask.values)
 
     def watch_metadata(self, metadata: Any) -> None:
         """See the error of an artifact that cannot be pickled: no hook is called for it.
@@ -157,7 +154,11 @@ def begin(
     folder = layout.run_folder(environment.home, key)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        journal = Journal(layout.attempt_file(folder, layout.AttemptKey(step, task, attempt)), _say_lost)
+        journal = Journal(
+            layout.attempt_file(folder, layout.AttemptKey(step, task, attempt)),
+            _say_lost,
+            environment.journal_max_bytes,
+        )
     except OSError as error:
         # The launcher has said so for the whole run; a task says it only where there is no launcher.
         if not os.environ.get("OTEL_METAFLOW_LAUNCHED"):

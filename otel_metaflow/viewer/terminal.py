@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_metaflow import ids, spawn
+from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Attempt, Run, load
 from otel_metaflow.journal import layout
-from otel_metaflow.shipper.checkpoint import Checkpoint
 
 _STYLES = {
     "success": "green",

@@ -1,0 +1,81 @@
+"""`python -m otel_metaflow.shipper.prune HOME`: keeps the folder of journals within its bounds.
+
+Runs older than OTEL_METAFLOW_JOURNAL_MAX_DAYS go, and when all together hold more than
+OTEL_METAFLOW_JOURNAL_MAX_MB the oldest: first those that are delivered or were never meant to be, then,
+with a line in given-up.log, those that are waiting. A run that goes on is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List
+
+from otel_metaflow import settings, spawn
+from otel_metaflow.assembly.checkpoint import Checkpoint
+from otel_metaflow.assembly.run import load
+from otel_metaflow.journal import layout
+
+GIVEN_UP = "given-up.log"
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run that could be pruned."""
+
+    folder: Path
+    size: int
+    changed: float
+    is_waiting: bool
+
+
+def prune(home: Path, most_bytes: int, most_days: float) -> List[Path]:
+    """Remove what is beyond the bounds, and return the folders that are gone."""
+    kept = sorted(_kept(home), key=lambda run: (run.is_waiting, run.changed))
+    total = sum(run.size for run in kept)
+    too_old = time.time() - most_days * _DAY
+    gone: List[Path] = []
+    for run in kept:
+        if total <= most_bytes and run.changed >= too_old:
+            continue
+        if load(home, run.folder).is_running():
+            continue
+        lock = spawn.try_lock(run.folder)
+        if lock is None:
+            continue
+        try:
+            if run.is_waiting:
+                _note(home, run)
+            shutil.rmtree(run.folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+        total -= run.size
+        gone.append(run.folder)
+    return gone
+
+
+def _kept(home: Path) -> List[Kept]:
+    found: List[Kept] = []
+    for folder in layout.run_folders(home):
+        files = [entry.stat() for entry in os.scandir(folder)]
+        waiting = (folder / layout.LOCK_FILE).exists() and not Checkpoint.read(folder).complete
+        changed = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
+        found.append(Kept(folder, sum(file.st_size for file in files), changed, waiting))
+    return found
+
+
+def _note(home: Path, run: Kept) -> None:
+    key = layout.run_key(home, run.folder)
+    day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
+    with (home / GIVEN_UP).open("a") as log:
+        log.write(f"{day} {key} was given up undelivered, {run.size} bytes, to keep the journals within bounds\n")
+
+
+if __name__ == "__main__":
+    environment = settings.read()
+    prune(Path(sys.argv[1]), environment.journal_max_bytes, environment.journal_max_days)
