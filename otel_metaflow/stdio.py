@@ -30,6 +30,7 @@ class StreamTap:
 
     def __init__(self, stream: TextIO, name: str, on_line: OnLine) -> None:
         self.name = name
+        self.is_muted = False
         self._stream = stream
         self._on_line = on_line
         self._write = stream.write
@@ -42,6 +43,8 @@ class StreamTap:
 
     def write(self, text: str) -> int:
         """Stand in for the stream's own `write`."""
+        if self.is_muted:
+            return self._write(text)
         with self._lock:
             if text.__class__ is str:
                 try:

@@ -14,7 +14,7 @@ import sys
 import time
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 # Journals are parked on high descriptor numbers: user code that closes "all" descriptors and opens a
 # file of its own gets the lowest free number, and our lines must never land in that file.
@@ -61,6 +61,10 @@ class Journal:
             self._lose(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"))
             return
         self._write(line)
+
+    def append_lines(self, lines: Sequence[str]) -> None:
+        """Append many lines or logs with one call to the system."""
+        self.append_line("\n".join(lines))
 
     def _write(self, line: str) -> None:
         data = (line + "\n").encode("ascii", "backslashreplace")

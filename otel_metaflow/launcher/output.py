@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from otel_metaflow import secrets
-from otel_metaflow.guard import guarded
+from otel_metaflow.guard import contain, guarded
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.writer import Journal, process_start, quoted
+from otel_metaflow.journal.writer import Journal, process_start
+from otel_metaflow.launcher.raw import RawLines, Writer
 from otel_metaflow.stdio import StreamTap, tap
-
-_MFLOG = b"[MFLOG|"
-_MFLOG_PERSIST = b"[![MFLOG|"
 
 
 class Output:
@@ -35,10 +32,8 @@ class Output:
         self._mask = mask
         self._on_failure = on_failure
         self._most_bytes = most_bytes
-        self._files: Dict[layout.AttemptKey, Journal] = {}
+        self._raw = Writer(mask, self.hear_secrets)
         self._told = secrets.listen(folder / layout.SECRETS_PIPE)
-        # Above zero, what the launcher prints is the echo of a line that is known already.
-        self.echoes = 0
         self.attempts = 0
         self._pid = os.getpid()
         self._taps: List[StreamTap] = []
@@ -49,23 +44,29 @@ class Output:
 
     def close(self) -> None:
         """The launcher ends: report a line of its own that was begun, and print unseen from here on."""
+        self._raw.write()
         for stream in self._taps:
             stream.flush_line()
-        self.echoes += 1
+        self.mute(is_muted=True)
+
+    def mute(self, *, is_muted: bool) -> None:
+        """While muted, what the launcher prints is the echo of a line that is known already."""
+        for stream in self._taps:
+            stream.is_muted = is_muted
 
     def _on_own_line(self, stream: str, line: str, length: int) -> None:
-        if self.echoes or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
         fields: Dict[str, Any] = {"stream": stream, "body": self._mask(line)}
         if length > layout.LONGEST_LINE:
             fields["length"] = length
         self._journal.append(layout.LINE, fields)
 
-    def launched(self, key: layout.AttemptKey, pid: int) -> None:
-        """A task's process has been started."""
+    def launched(self, key: layout.AttemptKey, pid: int, streams: Sequence[str]) -> RawLines:
+        """A task's process has been started; what is read from it, of `streams`, goes to what is returned."""
         self.attempts += 1
         self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
-        self._files[key] = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
+        journal = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
         self._journal.append(
             layout.LAUNCH,
             {
@@ -76,24 +77,7 @@ class Output:
                 "processStart": process_start(pid),
             },
         )
-
-    def task_line(self, key: layout.AttemptKey, stream: str, data: bytes) -> None:
-        """Journal one raw line of a task, as it was read: with its newline, if it had one."""
-        journal = self._files.get(key)
-        if journal is None:
-            return
-        self.hear_secrets()
-        at = time.time_ns()
-        if data.startswith((_MFLOG, _MFLOG_PERSIST)):
-            data, at = _unwrapped(data, at)
-        text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
-        record = (
-            f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}",'
-            f'"body":{quoted(self._mask(text[: layout.LONGEST_LINE]))}'
-        )
-        if len(text) > layout.LONGEST_LINE:
-            record += f',"length":{len(text)}'
-        journal.append_line(record + "}")
+        return self._raw.open(key, journal, streams)
 
     def hear_secrets(self) -> None:
         """Learn what tasks told of their secrets; they tell before their step can print one."""
@@ -104,25 +88,12 @@ class Output:
 
     def ended(self, key: layout.AttemptKey, code: int, *, killed: bool) -> None:
         """A task's process is gone and its pipes are read to the end."""
+        # Its lines first: whoever reads of its end may take it that no more will come.
+        self._raw.close(key)
         self._journal.append(
             layout.EXIT,
             {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed},
         )
-        journal = self._files.pop(key, None)
-        if journal is not None:
-            journal.close()
-
-
-def _unwrapped(data: bytes, at: int) -> Tuple[bytes, int]:
-    """The text and time of a line in Metaflow's own log format, as tasks on other machines send it."""
-    from datetime import timezone
-
-    from metaflow.mflog import mflog
-
-    parsed = mflog.parse(data)
-    if parsed is None:
-        return data, at
-    return parsed.msg, int(parsed.utc_tstamp.replace(tzinfo=timezone.utc).timestamp() * 1e9)
 
 
 def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]]]) -> None:
@@ -136,23 +107,19 @@ def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]
     launch, emit_log, terminate = Worker._launch, Worker.emit_log, Worker.terminate  # noqa: SLF001
 
     @guarded
-    def note_launch(task: Any, pid: int) -> None:
-        if logged(task) is not None and not task.is_cloned:
-            output.launched(_key(task), pid)
+    def note_launch(worker: Any, pid: int) -> None:
+        streams = logged(worker.task)
+        if streams is not None and not worker.task.is_cloned:
+            worker.otel_lines = output.launched(_key(worker.task), pid, streams)
 
     @guarded
     def note_end(task: Any, code: int, killed: bool) -> None:
         if logged(task) is not None and not task.is_cloned:
             output.ended(_key(task), code, killed=killed)
 
-    @guarded
-    def note_line(worker: Any, line: bytes, stream: str) -> None:
-        if stream in (logged(worker.task) or ()):
-            output.task_line(_key(worker.task), stream, line)
-
     def watched_launch(worker: Any) -> Any:
         process = launch(worker)
-        note_launch(worker.task, process.pid)
+        note_launch(worker, process.pid)
         return process
 
     def watched_terminate(worker: Any) -> Any:
@@ -163,12 +130,17 @@ def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]
     def watched_emit_log(worker: Any, msg: bytes, buf: Any, system_msg: bool = False) -> Any:
         if system_msg:  # Metaflow's own words, printed by the launcher as the rest of its own are
             return emit_log(worker, msg, buf, system_msg)
-        note_line(worker, msg, "stdout" if buf is worker._stdout else "stderr")  # noqa: SLF001
-        output.echoes += 1
+        lines = getattr(worker, "otel_lines", None)
+        if lines is not None:
+            try:
+                lines.add("stdout" if buf is worker._stdout else "stderr", msg)  # noqa: SLF001
+            except Exception as error:  # noqa: BLE001 - a line must be shown, whatever we do
+                contain(error)
+        output.mute(is_muted=True)
         try:
             return emit_log(worker, msg, buf, system_msg)
         finally:
-            output.echoes -= 1
+            output.mute(is_muted=False)
 
     Worker._launch, Worker.emit_log, Worker.terminate = watched_launch, watched_emit_log, watched_terminate  # noqa: SLF001
 

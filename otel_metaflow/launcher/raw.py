@@ -1,0 +1,135 @@
+"""The raw lines of tasks, on their way from the launcher's pipes to the journals.
+
+The launcher reads tens of thousands of lines a second when a step is busy, one at a time, and while it
+does something else the step waits on its full pipe. So a line is only put aside here; a thread writes
+what was put aside, many lines with one call, a twentieth of a second later. That moment is what a kill
+of the launcher itself can cost, and then only of lines that no task reported.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable, Dict, List, Sequence, Tuple
+
+from otel_metaflow.guard import contain
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.writer import Journal, quoted
+
+_DELAY = 0.05
+# So many lines are written at once by the launcher itself, so that no burst piles up in memory.
+_MOST_LINES = 2_000
+_MFLOG = (b"[MFLOG|", b"[![MFLOG|")
+
+Line = Tuple[int, str, bytes]
+
+
+class RawLines:
+    """The raw lines of one attempt, `streams` of them."""
+
+    def __init__(self, journal: Journal, streams: Sequence[str], writer: Writer) -> None:
+        self._journal = journal
+        self._streams = frozenset(streams)
+        self._writer = writer
+        self._lines: List[Line] = []
+
+    def add(self, stream: str, data: bytes) -> None:
+        """Put aside one line as it was read: with its newline, if it had one."""
+        if stream not in self._streams:
+            return
+        lines = self._lines
+        lines.append((time.time_ns(), stream, data))
+        if len(lines) == 1:
+            self._writer.wake()
+        elif len(lines) >= _MOST_LINES:
+            self._writer.write()
+
+    def take(self) -> List[Line]:
+        """What was put aside since the last call."""
+        taken, self._lines = self._lines, []
+        return taken
+
+    def append(self, lines: Sequence[Line], mask: Callable[[str], str]) -> None:
+        """Write lines to the journal."""
+        self._journal.append_lines([_record(line, mask) for line in lines])
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+
+class Writer:
+    """Writes what all attempts have put aside; `before` is called first, to learn what to mask."""
+
+    def __init__(self, mask: Callable[[str], str], before: Callable[[], None]) -> None:
+        self._mask = mask
+        self._before = before
+        self._attempts: Dict[layout.AttemptKey, RawLines] = {}
+        self._news = threading.Event()
+        self._lock = threading.Lock()
+        self._is_started = False
+
+    def open(self, key: layout.AttemptKey, journal: Journal, streams: Sequence[str]) -> RawLines:
+        """Begin the lines of an attempt."""
+        made = RawLines(journal, streams, self)
+        self._attempts[key] = made
+        return made
+
+    def close(self, key: layout.AttemptKey) -> None:
+        """Write what is left of an attempt, which is over."""
+        lines = self._attempts.get(key)
+        if lines is not None:
+            self.write()
+            del self._attempts[key]
+            lines.close()
+
+    def wake(self) -> None:
+        """There is something to write."""
+        if not self._is_started:
+            self._is_started = True
+            threading.Thread(target=self._work, name="otel raw lines", daemon=True).start()
+        self._news.set()
+
+    def write(self) -> None:
+        """Write all that was put aside."""
+        with self._lock:
+            for attempt in list(self._attempts.values()):
+                lines = attempt.take()
+                if lines:
+                    # After the lines were read: a task tells its secrets before it can print one.
+                    self._before()
+                    attempt.append(lines, self._mask)
+
+    def _work(self) -> None:
+        while True:
+            self._news.wait()
+            time.sleep(_DELAY)
+            self._news.clear()
+            try:
+                self.write()
+            except Exception as error:  # noqa: BLE001 - the thread must live; the run does not care
+                contain(error)
+
+
+def _record(line: Line, mask: Callable[[str], str]) -> str:
+    at, stream, data = line
+    if data.startswith(_MFLOG):
+        data, at = _unwrapped(data, at)
+    text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
+    length = len(text)
+    if length <= layout.LONGEST_LINE:
+        return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{quoted(mask(text))}}}'
+    body = quoted(mask(text[: layout.LONGEST_LINE]))
+    return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body},"length":{length}}}'
+
+
+def _unwrapped(data: bytes, at: int) -> Tuple[bytes, int]:
+    """The text and time of a line in Metaflow's own log format, as tasks on other machines send it."""
+    from datetime import timezone
+
+    from metaflow.mflog import mflog
+
+    parsed = mflog.parse(data)
+    if parsed is None:
+        return data, at
+    return parsed.msg, int(parsed.utc_tstamp.replace(tzinfo=timezone.utc).timestamp() * 1e9)
