@@ -40,12 +40,16 @@ class Report:
 
 @dataclass
 class Raw:
-    """A line that was read from the pipe; `offset` is its place in the launcher's journal."""
+    """A line that was read from the pipe at `read`; `offset` is its place in the launcher's journal.
+
+    `at` is when it was written, as far as the lines around it tell.
+    """
 
     text: str
     length: int
     at: int
     offset: int
+    read: int
 
 
 class Subtraction:
@@ -83,7 +87,7 @@ class Subtraction:
 
     def read(self, raw: Raw) -> None:
         """A line was read from the pipe."""
-        self._last_read = max(self._last_read, raw.at)
+        self._last_read = max(self._last_read, raw.read)
         reported = self._take(raw)
         if reported is None:
             self._held.append(raw)
@@ -94,7 +98,7 @@ class Subtraction:
         """Yield the lines that nobody reported, once that is sure; `final` when no more will come."""
         while self._held:
             raw = self._held[0]
-            age = now - raw.at
+            age = now - raw.read
             if not final and age < HOLD:
                 return
             if not final and age < HOLD_SUSPICIOUS and self._may_be_garbled(raw):
@@ -164,21 +168,28 @@ class Subtraction:
                 return None
             return raw
         left = [raw.text]
-        parts = 0
+        parts: List[Report] = []
         for report in list(islice(self._all_reports(), _MOST_LOOKED_AT)):
-            if not report.text or report.at > raw.at or (passed is not None and report.at >= passed):
+            if not report.text or report.at > raw.read or (passed is not None and report.at >= passed):
                 continue
             cut = _cut(left, report.text)
             if cut is not None:
                 left = cut
-                parts += 1
-                self._forget(report)
-        if not parts:
-            return raw
+                parts.append(report)
         rest = "".join(left)
-        # Each reported line brought a newline of its own, and so did an unreported rest; one ended this line.
-        self._spare_newlines += parts - (0 if rest else 1)
-        return Raw(rest, len(rest), raw.at, raw.offset) if rest else None
+        # Each reported line brought a newline of its own, and so did an unreported rest; one of them ended
+        # this line, the others stand alone in the stream. Where they do not, the likeness is chance.
+        newlines = len(parts) - (0 if rest else 1)
+        if not parts or newlines > self._lone_newlines():
+            return raw
+        for report in parts:
+            self._forget(report)
+        self._spare_newlines += newlines
+        return Raw(rest, len(rest), raw.at, raw.offset, raw.read) if rest else None
+
+    def _lone_newlines(self) -> int:
+        """How many empty lines were read that nobody reported, and that no garbled line accounts for."""
+        return sum(not raw.text for raw in self._held) - self._spare_newlines
 
     def _forget(self, report: Report) -> None:
         for reports in self._reports.values():

@@ -64,6 +64,7 @@ class AttemptLogs:
         self._output = Tail(layout.output_file(folder, key), cursor.clean[1])
         self._from = cursor
         self._held_before = frozenset(cursor.held)
+        self._unread = set(cursor.held)  # those of them that were not read again yet
         self._clean = cursor.clean
         self._entries: Deque[Entry] = deque()
         self._raw: Deque[Entry] = deque()
@@ -79,9 +80,9 @@ class AttemptLogs:
         """Where to go on from after what was handed out so far."""
         task = self._entries[0].start if self._entries else self._task.offset
         output = self._raw[0].start if self._raw else self._output.offset
-        held = sorted(offset for stream in self._streams.values() for offset in stream.held)
+        held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
         sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
-        return Cursor(self._clean, sent, held)
+        return Cursor(self._clean, sent, sorted(held | self._unread))
 
     def at_end(self) -> bool:
         """Whether all that is in the journals now was handed out or is held."""
@@ -148,14 +149,16 @@ class AttemptLogs:
         if stream is None or record["kind"] != layout.LINE:
             return
         text = str(record.get("body", ""))
-        stream.read(Raw(text, record.get("length", len(text)), record["timeUnixNano"], entry.start))
+        at = _record_time(record)
+        self._unread.discard(entry.start)
+        stream.read(Raw(text, record.get("length", len(text)), at, entry.start, at))
         yield from self._release(record["timeUnixNano"], final=False)
         self._note_clean()
 
     def _release(self, now: int, *, final: bool) -> Iterator[LogEntry]:
         for name, stream in self._streams.items():
             for raw in stream.release(now, final=final):
-                if raw.offset >= self._from.sent[1] or raw.offset in self._held_before:
+                if self._is_new(raw.offset):
                     record: Dict[str, Any] = {
                         "kind": layout.LINE,
                         "timeUnixNano": raw.at,
@@ -164,6 +167,10 @@ class AttemptLogs:
                         "length": raw.length,
                     }
                     yield LogEntry(f"o{raw.offset}", record)
+
+    def _is_new(self, offset: int) -> bool:
+        """Whether a line of the launcher's journal was undecided when this reading began."""
+        return offset >= self._from.sent[1] or offset in self._held_before
 
     def _note_clean(self) -> None:
         if all(stream.is_clean for stream in self._streams.values()):

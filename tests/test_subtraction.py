@@ -1,0 +1,145 @@
+"""Each line once: whatever several processes write into one pipe, wherever a reader stops and goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.reader import Tail
+
+KEY = layout.AttemptKey("start", "1", 0)
+SECOND = 1_000_000_000
+WORDS = st.sampled_from(["", "a", "b", "ab", "x y", "loss=0.1", "é"])
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_all(folder: Path, stop_after: list[int] | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Read to the end, stopping after so many records each time and going on from the cursor in a new reader."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    cursor = Cursor()
+    for most in [*(stop_after or []), 10**6]:
+        logs = AttemptLogs(folder, KEY, Cursor.from_json(json.loads(json.dumps(cursor.as_json()))))
+        reading = logs.read(10**18, final=True)
+        for _ in range(most):
+            entry = next(reading, None)
+            if entry is None:
+                break
+            found.append((entry.uid, entry.record))
+        reading.close()
+        cursor = logs.cursor()
+    return found
+
+
+def line(at: int, body: str, **more: Any) -> dict[str, Any]:
+    return {"kind": "line", "timeUnixNano": at, "stream": "stdout", "body": body, **more}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Counter[str]]:
+    """What a process reported, what was read of it and of a subprocess, and what should come of it."""
+    task: list[dict[str, Any]] = []
+    output: list[dict[str, Any]] = []
+    expected: Counter[str] = Counter()
+    at = SECOND
+    for _ in range(draw(st.integers(0, 30))):
+        at += draw(st.integers(1, SECOND // 4))
+        body = draw(WORDS)
+        kind = draw(st.sampled_from(["print", "print", "subprocess", "covered", "log"]))
+        delay = draw(st.integers(1, SECOND // 20))
+        if kind == "log":
+            task.append({"kind": "log", "timeUnixNano": at, "body": f"log {body}", "logger": "x"})
+            expected[f"log {body}"] += 1
+            continue
+        if kind == "subprocess":
+            output.append(line(at + delay, f"sub {body}"))
+            expected[f"sub {body}"] += 1
+            continue
+        task.append(line(at, body, **({"covered": True} if kind == "covered" else {})))
+        if kind != "covered":
+            expected[body] += 1
+        output.append(line(at + delay, body))
+    # The pipe is first in, first out, so only the times at which lines are read may be late.
+    for earlier, later in itertools.pairwise(output):
+        later["timeUnixNano"] = max(later["timeUnixNano"], earlier["timeUnixNano"])
+    if draw(st.booleans()):  # the launcher was killed before it had read the rest
+        read = draw(st.integers(0, len(output)))
+        expected -= Counter(record["body"] for record in output[read:] if record["body"].startswith("sub "))
+        del output[read:]
+    return task, output, expected
+
+
+@given(histories(), st.lists(st.integers(0, 10), max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+def test_each_line_comes_once_wherever_the_reader_is_stopped(
+    tmp_path: Path, history: tuple[list[dict[str, Any]], list[dict[str, Any]], Counter[str]], stops: list[int]
+) -> None:
+    """Of reported lines, of a subprocess's, of logging; restarts hand out nothing twice and lose nothing."""
+    task, output, expected = history
+    write(layout.attempt_file(tmp_path, KEY), task)
+    write(layout.output_file(tmp_path, KEY), output)
+    found = read_all(tmp_path, stops)
+    assert Counter(record["body"] for _, record in found) == expected
+    assert max(Counter(uid for uid, _ in found).values(), default=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("reported", "raw"),
+    [
+        ([(1, "x"), (2, "y")], ["xy", ""]),
+        ([(1, "x"), (2, "y"), (3, "z")], ["xyz", "", ""]),
+        ([(1, "alpha"), (2, "beta"), (1, "gamma")], ["alphabeta", "", "gamma"]),
+        ([(1, "x"), (1, "")], ["x", ""]),
+    ],
+)
+def test_lines_that_fell_into_each_other_are_taken_apart(
+    tmp_path: Path, reported: list[tuple[int, str]], raw: list[str]
+) -> None:
+    """Two processes whose texts and newlines interleave: what they said comes once, the garbled line does not."""
+    write(
+        layout.attempt_file(tmp_path, KEY), [line(SECOND + i, body, pid=pid) for i, (pid, body) in enumerate(reported)]
+    )
+    write(layout.output_file(tmp_path, KEY), [line(SECOND * 2 + i, body) for i, body in enumerate(raw)])
+    assert Counter(record["body"] for _, record in read_all(tmp_path)) == Counter(body for _, body in reported)
+
+
+def test_a_subprocess_that_writes_into_a_reported_line_keeps_its_part(tmp_path: Path) -> None:
+    write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "mine")])
+    write(layout.output_file(tmp_path, KEY), [line(SECOND + 5, "minetheirs"), line(SECOND + 6, "")])
+    assert sorted(record["body"] for _, record in read_all(tmp_path)) == ["mine", "theirs"]
+
+
+def test_lines_keep_the_order_of_their_stream(tmp_path: Path) -> None:
+    """A launcher that lags dates a subprocess's line late; the lines around it say when it was written."""
+    write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "before"), line(SECOND + 10, "after")])
+    raw = [line(3 * SECOND, "before"), line(3 * SECOND + 1, "between"), line(3 * SECOND + 2, "after")]
+    write(layout.output_file(tmp_path, KEY), raw)
+    found = sorted(read_all(tmp_path), key=lambda each: each[1]["timeUnixNano"])
+    assert [record["body"] for _, record in found] == ["before", "between", "after"]
+
+
+@given(st.binary(max_size=400), st.integers(0, 400))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_costs_only_the_lines_it_touches(tmp_path: Path, damage: bytes, cut: int) -> None:
+    """Any bytes in between, and any prefix of a journal, can be read."""
+    path = tmp_path / "journal.jsonl"
+    good = [json.dumps(line(number, "x")).encode() + b"\n" for number in range(5)]
+    path.write_bytes(b"".join(good[:2]) + damage.replace(b"\n", b" ") + b"\n" + b"".join(good[2:]))
+    tail = Tail(path)
+    bodies = [entry.record["timeUnixNano"] for entry in tail.read()]
+    assert bodies[:2] == [0, 1]
+    assert bodies[-3:] == [2, 3, 4]
+    path.write_bytes(b"".join(good)[:cut])
+    whole = b"".join(good)[:cut].count(b"\n")
+    assert len(list(Tail(path).read())) == whole
