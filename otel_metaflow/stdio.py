@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Callable, Iterable, List, Optional, TextIO
+from threading import get_ident
+from typing import Any, Callable, Dict, Iterable, List, Optional, TextIO, Tuple
 
 from otel_metaflow.guard import contain
 from otel_metaflow.journal.layout import LONGEST_LINE
@@ -35,8 +36,8 @@ class StreamTap:
         self._on_line = on_line
         self._write = stream.write
         self._lock = threading.RLock()
-        self._begun = ""
-        self._begun_length = 0
+        # By thread, for `print` writes a text and its newline apart, and another thread may write between.
+        self._begun: Dict[int, Tuple[str, int]] = {}
         stream.write = self.write  # type: ignore[method-assign]  # the point of this class
         stream.writelines = self.writelines  # type: ignore[method-assign]  # C code would bypass write
         os.register_at_fork(after_in_child=self._after_fork)
@@ -59,38 +60,41 @@ class StreamTap:
             self.write(line)
 
     def flush_line(self) -> None:
-        """Report a line that was begun and never ended."""
+        """Report lines that were begun and never ended."""
         with self._lock:
-            if self._begun_length:
-                self._report("")
+            for thread in list(self._begun):
+                self._report("", thread)
 
     def _note(self, text: str) -> None:
+        thread = get_ident()
         if text == "\n":
-            self._report("")
+            self._report("", thread)
             return
         if "\n" not in text:
-            self._begin(text)
+            self._begin(text, thread)
             return
         *ended, begun = text.split("\n")
         for line in ended:
-            self._report(line)
-        self._begin(begun)
+            self._report(line, thread)
+        self._begin(begun, thread)
 
-    def _begin(self, text: str) -> None:
-        self._begun_length += len(text)
-        if len(self._begun) < LONGEST_LINE:
-            self._begun += text[:LONGEST_LINE]
+    def _begin(self, text: str, thread: int) -> None:
+        if not text:
+            return
+        begun, length = self._begun.get(thread, ("", 0))
+        if length < LONGEST_LINE:
+            begun += text[:LONGEST_LINE]
+        self._begun[thread] = (begun, length + len(text))
 
-    def _report(self, rest: str) -> None:
-        line = self._begun + rest if self._begun else rest
-        length = self._begun_length + len(rest)
-        self._begun, self._begun_length = "", 0
+    def _report(self, rest: str, thread: int) -> None:
+        begun, length = self._begun.pop(thread, ("", 0))
+        line, length = begun + rest, length + len(rest)
         self._on_line(self.name, line if length <= LONGEST_LINE else line[:LONGEST_LINE], length)
 
     def _after_fork(self) -> None:
         """Begin anew in a forked child: a thread that is not there may hold the lock."""
         self._lock = threading.RLock()
-        self._begun, self._begun_length = "", 0
+        self._begun = {}
 
 
 def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:

@@ -134,3 +134,15 @@ def eventually(probe: Callable[[], _T | None], timeout: float = 30, what: str = 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what or probe}")
         time.sleep(0.05)
+
+
+def seen(finished: Finished) -> tuple[int, list[str], list[str]]:
+    """What the user saw of a run, without what differs from run to run: times, run id, pids."""
+
+    def normal(text: str) -> list[str]:
+        text = text.replace(finished.run, "RUN") if finished.run else text
+        text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "TIME", text)
+        return re.sub(r"\(pid \d+\)", "(pid)", text).splitlines()
+
+    ours = [line for line in normal(finished.stderr) if not line.startswith("otel: ")]
+    return finished.code, normal(finished.stdout), ours

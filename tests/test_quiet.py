@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
 from collectors import ROOT, free_ports
-from running import Finished, Place
+from running import Finished, Place, seen
 
 from otel_metaflow.journal import layout
 
@@ -30,18 +29,6 @@ MODULES = """
     if __name__ == "__main__":
         ModulesFlow()
     """
-
-
-def seen(finished: Finished) -> tuple[int, list[str], list[str]]:
-    """What the user saw of a run, without what differs from run to run: times, run id, pids."""
-
-    def normal(text: str) -> list[str]:
-        text = text.replace(finished.run, "RUN") if finished.run else text
-        text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "TIME", text)
-        return re.sub(r"\(pid \d+\)", "(pid)", text).splitlines()
-
-    ours = [line for line in normal(finished.stderr) if not line.startswith("otel: ")]
-    return finished.code, normal(finished.stdout), ours
 
 
 def ours(finished: Finished) -> list[str]:

@@ -170,7 +170,8 @@ class Subtraction:
         left = [raw.text]
         parts: List[Report] = []
         for report in list(islice(self._all_reports(), _MOST_LOOKED_AT)):
-            if not report.text or report.at > raw.read or (passed is not None and report.at >= passed):
+            # A text that fell into this line is reported with its own newline, a moment later.
+            if not report.text or report.at > raw.read + HOLD or (passed is not None and report.at >= passed):
                 continue
             cut = _cut(left, report.text)
             if cut is not None:

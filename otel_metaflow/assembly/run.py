@@ -185,8 +185,21 @@ class Run:
 
     @property
     def result(self) -> str:
-        """success, failure, cancellation, or error where the launcher died before it could say."""
-        return "error" if self.end is None else str(self.end.get("result", "failure"))
+        """success, failure, cancellation, or error where the launcher died before it could say.
+
+        Metaflow's runtime also finishes without an exception where a task exited with 0 and left no result;
+        it notices that only afterwards.
+        """
+        if self.end is None:
+            return "error"
+        said = str(self.end.get("result", "failure"))
+        return "failure" if said == "success" and any(attempt.failed for attempt in self.last_attempts) else said
+
+    @property
+    def last_attempts(self) -> Iterator[Attempt]:
+        """The last attempt of each task, which decides about the task."""
+        last = {(key.step, key.task): key for key in sorted(self.attempts)}
+        return (self.attempts[key] for key in last.values())
 
     def launcher_is_alive(self) -> bool:
         """Whether the process that launched the run still is."""

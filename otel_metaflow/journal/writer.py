@@ -72,13 +72,23 @@ class Journal:
             # End what a full disk cut off, or this record would be lost with it.
             data = b"\n" + data
         try:
-            written = os.write(self._descriptor, data)
+            written = self._written(data)
         except OSError as error:
             self._lose(error)
             return
         self._torn = written < len(data)
         if self._torn:
             self._lose(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _written(self, data: bytes) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except OSError as error:
+            if error.errno != errno.EBADF or self._descriptor < 0:
+                raise
+        # User code closed all descriptors, ours with them, as programs that become daemons do.
+        self._descriptor = _parked(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return os.write(self._descriptor, data)
 
     def _lose(self, error: OSError) -> None:
         self.lost += 1

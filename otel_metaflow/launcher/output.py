@@ -123,9 +123,11 @@ def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]
         return process
 
     def watched_terminate(worker: Any) -> Any:
-        code = terminate(worker)
-        note_end(worker.task, code, bool(worker.killed))
-        return code
+        try:
+            return terminate(worker)
+        finally:
+            # Metaflow raises where a process ended with 0 and left no result, as after os._exit(0).
+            note_end(worker.task, worker._proc.returncode, bool(worker.killed))  # noqa: SLF001
 
     def watched_emit_log(worker: Any, msg: bytes, buf: Any, system_msg: bool = False) -> Any:
         if system_msg:  # Metaflow's own words, printed by the launcher as the rest of its own are

@@ -15,14 +15,16 @@ from otel_metaflow import settings, spawn
 
 # How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
-_NICE = 19
+# Behind the run, but not in the scheduler's idle class: a step that keeps all cores busy would starve it there.
+_NICE = 10
 # How long it leaves the cores to the run before it begins, in seconds: a line may take one to be on its way.
 _GRACE = 0.5
 
 
 def main(folder: Path) -> None:
     """Deliver the run in `folder`; ends at once where another process does."""
-    _step_back()
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
     # Ctrl-C is meant for the run. A terminal that closes is none of our business either.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -48,15 +50,6 @@ def main(folder: Path) -> None:
         if held is not None:
             ship(environment, other, linger=0.0)
             os.close(held)
-
-
-def _step_back() -> None:
-    """Take only what CPU nobody else wants: the scheduler's idle class, or the lowest priority without one."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Attempt:
         register = metadata.register_metadata
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self._exception = sys.exc_info()[1] or self._exception
+            self._exception = self._exception or sys.exc_info()[1]
             return register(*args, **kwargs)
 
         metadata.register_metadata = watched
