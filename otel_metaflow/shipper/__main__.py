@@ -41,7 +41,12 @@ def main(folder: Path) -> None:
     from otel_metaflow.shipper.sweep import ship, unfinished
 
     gc.enable()
-    delivered = ship(environment, folder, linger=_LINGER)
+    try:
+        delivered = ship(environment, folder, linger=_LINGER)
+    except FileNotFoundError:
+        if folder.exists():
+            raise
+        return  # somebody removed the run's folder: there is nothing left to deliver
     os.close(lock)
     if not delivered:
         return

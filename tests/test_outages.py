@@ -1,0 +1,240 @@
+"""Endpoints that refuse, stall and lie: what can be delivered later is, what cannot is kept and named.
+
+The run is recorded once by a real flow; each test delivers a copy of its journals by the real shipper.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from collectors import ROOT, free_ports
+from endpoint import POISON, Endpoint
+from running import Finished, Place, eventually
+
+from otel_metaflow.assembly.checkpoint import Checkpoint
+
+FLOW = f"""
+    from metaflow import FlowSpec, otel, step
+    class OutageFlow(FlowSpec):
+        @otel
+        @step
+        def start(self):
+            for number in range(200):
+                print("line", number)
+            print("{POISON} in one of them")
+            self.next(self.end)
+        @otel
+        @step
+        def end(self):
+            print("done")
+    if __name__ == "__main__":
+        OutageFlow()
+    """
+LINES = {f"line {number}" for number in range(200)} | {"done"}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run without an endpoint."""
+    finished = Place(tmp_path_factory.mktemp("recorded")).run(FLOW)
+    assert finished.code == 0, finished.stderr
+    return finished
+
+
+@pytest.fixture
+def kept(place: Place, recorded: Finished) -> Finished:
+    """A copy of that run, not delivered."""
+    shutil.copytree(recorded.home, place.home, ignore=shutil.ignore_patterns("*.pipe"))
+    return Finished(0, "", "", recorded.flow, recorded.run, place.home)
+
+
+def shipper(place: Place, kept: Finished, url: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start the shipper as a launcher does."""
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_TIMEOUT": "2", **variables}
+    with (kept.folder / "shipper.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "otel_metaflow.shipper", str(kept.folder)],
+            env=place.environ(environment), stdout=log, stderr=log,
+        )  # fmt: skip
+
+
+def log_of(kept: Finished) -> str:
+    return (kept.folder / "shipper.log").read_text()
+
+
+def assert_all_arrived(endpoint: Endpoint, *, without: int = 0, twice: int = 0) -> None:
+    """Each record that the journals hold, once."""
+    assert set(endpoint.bodies) >= LINES
+    assert (POISON in " ".join(endpoint.bodies)) == (without == 0)
+    assert sum(count - 1 for count in endpoint.uids.values()) <= twice
+    assert len(endpoint.spans) == 3
+    assert set(endpoint.spans.values()) == {1} or twice
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "502", "504", "blackhole", "reset"])
+def test_what_can_be_tried_again_is_delivered_when_the_endpoint_recovers(
+    place: Place, kept: Finished, fault: str
+) -> None:
+    """By the shipper that lives, each record once; the trouble is named meanwhile."""
+    with Endpoint(fault) as endpoint:
+        process = shipper(place, kept, endpoint.url)
+        endpoint.wait_for(lambda: endpoint.seen >= 3)
+        eventually(lambda: kept.checkpoint.trouble)
+        assert not endpoint.uids
+        endpoint.fault = "ok"
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+    assert kept.checkpoint.dropped == {}
+
+
+def test_a_slow_answer_is_waited_for(place: Place, kept: Finished) -> None:
+    """A byte at a time is still an answer: nothing is sent twice because of it."""
+    with Endpoint("slow") as endpoint:
+        process = shipper(place, kept, endpoint.url, OTEL_EXPORTER_OTLP_TIMEOUT="5")
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+
+
+def test_retry_after_is_honoured(place: Place, kept: Finished) -> None:
+    """Until the time that the endpoint asked for, it is left alone."""
+    with Endpoint("503", retry_after="3") as endpoint:
+        process = shipper(place, kept, endpoint.url)
+        endpoint.wait_for(lambda: endpoint.seen >= 3)
+        asked = time.monotonic()
+        endpoint.fault, seen = "ok", endpoint.seen
+        endpoint.wait_for(lambda: endpoint.seen > seen)
+        assert time.monotonic() - asked > 1.5
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+
+
+def test_an_endpoint_that_comes_up_after_the_run_gets_all_by_ship(place: Place, kept: Finished) -> None:
+    """Refused, the shipper gone: `otel-metaflow ship` delivers, and again has nothing to do."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    process = shipper(place, kept, url)
+    eventually(lambda: "refused the connection" in " ".join(kept.checkpoint.trouble.values()))
+    process.kill()
+    process.wait()
+    with Endpoint(port=port) as endpoint:
+        for arguments in (["ship", f"OutageFlow/{kept.run}"], ["ship", "--all"]):
+            assert place.cli(*arguments, env={"OTEL_EXPORTER_OTLP_ENDPOINT": url}).returncode == 0
+        assert_all_arrived(endpoint)
+
+
+def test_the_next_run_delivers_what_was_left(place: Place, kept: Finished) -> None:
+    """A run whose shipper died is taken along by the shipper of the next."""
+    (port,) = free_ports(1)
+    process = shipper(place, kept, f"http://127.0.0.1:{port}")
+    eventually(lambda: kept.checkpoint.trouble)
+    process.kill()
+    process.wait()
+    with Endpoint() as endpoint:
+        place.run(ROOT / "examples/hello.py", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
+        kept.wait_delivered(60)
+        assert set(endpoint.bodies) >= LINES
+        assert max(endpoint.uids.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice"),
+    [
+        ("401", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("403", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("404", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("302", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("html", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("400", "answered 400"),
+        ("413", "answered 413"),
+        ("500", "answered 500"),
+    ],
+)
+def test_a_final_answer_is_named_once_and_everything_is_kept(
+    place: Place, kept: Finished, fault: str, advice: str
+) -> None:
+    """The shipper ends by itself, without a loop; mended, `ship` delivers all of it."""
+    with Endpoint(fault) as endpoint:
+        process = shipper(place, kept, endpoint.url)
+        assert process.wait(30) == 0
+        assert advice in log_of(kept)
+        assert endpoint.seen < 100
+        assert not endpoint.uids
+        assert not kept.checkpoint.complete
+        assert "kept" in place.cli("status").stdout
+        endpoint.fault = "ok"
+        assert place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}).returncode == 0
+        assert_all_arrived(endpoint)
+
+
+def test_one_bad_record_does_not_block_the_others(place: Place, kept: Finished) -> None:
+    """It is found by halving, counted, and left behind."""
+    with Endpoint("bad-record") as endpoint:
+        process = shipper(place, kept, endpoint.url)
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint, without=1)
+    assert kept.checkpoint.dropped == {"logs": 1}
+
+
+def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finished) -> None:
+    """A partial success is a success with a loss, and is told as one."""
+    with Endpoint("partial") as endpoint:
+        assert shipper(place, kept, endpoint.url).wait(60) == 0
+    assert kept.checkpoint.dropped["logs"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://no-such-host.invalid:4318", "name cannot be resolved"),
+        ("http://127.0.0.1:1", "refused the connection"),
+    ],
+)
+def test_what_cannot_be_reached_is_named(place: Place, kept: Finished, url: str, reason: str) -> None:
+    process = shipper(place, kept, url)
+    eventually(lambda: reason in " ".join(kept.checkpoint.trouble.values()))
+    process.kill()
+    process.wait()
+    assert reason in place.cli("view", f"OutageFlow/{kept.run}").stdout
+
+
+def test_tls_that_cannot_be_trusted_is_named(place: Place, kept: Finished) -> None:
+    """An endpoint that speaks no TLS at all fails the same handshake."""
+    with Endpoint() as endpoint:
+        process = shipper(place, kept, endpoint.url.replace("http:", "https:"))
+        eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.checkpoint.trouble.values()))
+        process.kill()
+        process.wait()
+
+
+def test_a_shipper_that_is_killed_at_any_moment_loses_nothing(place: Place, kept: Finished) -> None:
+    """Killed again and again; at most the batches in flight arrive twice."""
+    kills = 0
+    with Endpoint() as endpoint:
+        while not Checkpoint.read(kept.folder).complete:
+            process = shipper(place, kept, endpoint.url)
+            try:
+                process.wait(0.6 + 0.05 * kills)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+        assert_all_arrived(endpoint, twice=kills * len(endpoint.uids))
+    assert kills
+
+
+def test_a_folder_that_is_gone_ends_the_shipper(place: Place, kept: Finished) -> None:
+    with Endpoint("503") as endpoint:
+        process = shipper(place, kept, endpoint.url)
+        endpoint.wait_for(lambda: endpoint.seen >= 1)
+        shutil.rmtree(kept.folder)
+        process.wait(30)
+        assert not Path(kept.folder / "run.jsonl").exists()
