@@ -35,7 +35,7 @@ from collectors import Collector, Vendors
 from environments import OTHER, Environment, build, copy_of_source, write_files
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
-_STATES = ("up", "refused", "black hole")
+_STATES = ("none", "up", "refused", "black hole")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def measure(environment: Environment, flow: Path, work: Work, env: dict[str, str
 
 @contextlib.contextmanager
 def endpoints(directory: Path) -> Iterator[dict[str, str]]:
-    """An endpoint for each state, by its URL: the real collector, nothing, and one that never answers."""
+    """The endpoint of each state that has one: the real collector, nothing, and one that never answers."""
     with contextlib.ExitStack() as stack:
         vendors = stack.enter_context(Vendors(directory / "vendors"))
         collector = stack.enter_context(Collector(directory, vendors.environment))
@@ -175,7 +175,7 @@ def main(rounds: int, flows: tuple[str, ...], states: tuple[str, ...]) -> None:
                     ours = label in _STATES
                     # As on an ordinary host: only where it would be lost does a launcher wait for its shipper.
                     env = {"OTEL_METAFLOW_FLUSH_TIMEOUT": "0", "STATE": label}
-                    if ours:
+                    if label in urls:
                         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = urls[label]
                     environment = installed["otel" if ours else label]
                     cost = measure(environment, files["otel" if ours else label], work, env, telemetry=ours)
