@@ -145,4 +145,5 @@ def seen(finished: Finished) -> tuple[int, list[str], list[str]]:
         return re.sub(r"\(pid \d+\)", "(pid)", text).splitlines()
 
     ours = [line for line in normal(finished.stderr) if not line.startswith("otel: ")]
-    return finished.code, normal(finished.stdout), ours
+    # Sorted: the launcher reads two pipes of a task, and which comes first is chance without us too.
+    return finished.code, sorted(normal(finished.stdout)), ours
