@@ -19,8 +19,8 @@ def describe(flow: str, run: str, environ: Mapping[str, str] = os.environ) -> Di
     What the user says in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES wins over what we find, but for
     the names of flow and run, which everything else is joined by.
     """
+    import metaflow
     from metaflow import current
-    from metaflow.metaflow_version import get_version
 
     uname = os.uname()
     attributes: Dict[str, Any] = {
@@ -30,7 +30,7 @@ def describe(flow: str, run: str, environ: Mapping[str, str] = os.environ) -> Di
         names.OS_TYPE: sys.platform,
         names.PROCESS_RUNTIME_NAME: platform.python_implementation().lower(),
         names.PROCESS_RUNTIME_VERSION: platform.python_version(),
-        names.METAFLOW_VERSION: get_version(public=True),
+        names.METAFLOW_VERSION: metaflow.__version__,  # get_version() asks git, in a process of its own
         names.COMPUTE_NAME: "local",
         names.ORCHESTRATOR_NAME: "local",
     }

@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     quiet: bool = False
     logs: Tuple[str, ...] = LOG_SOURCES
     flush_timeout: float = 0.0
+    standby: float = 60.0
     redact: str = ""
     journal_max_bytes: int = 1024 << 20
     journal_max_days: float = 14.0
@@ -84,6 +85,7 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         quiet=_flag(env, "OTEL_METAFLOW_QUIET", problems),
         logs=_log_sources(env, problems),
         flush_timeout=_seconds(env, "OTEL_METAFLOW_FLUSH_TIMEOUT", 5.0 if in_container(env) else 0.0, problems),
+        standby=_seconds(env, "OTEL_METAFLOW_STANDBY", 60.0, problems),
         redact=_pattern(env, problems),
         journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems)) << 20,
         journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),

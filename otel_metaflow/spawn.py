@@ -1,4 +1,4 @@
-"""Starts the shipper of a run, detached, unless one is at work already."""
+"""Sees that a shipper is at work on a run: one that stands by, or a new one, detached."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import IO, Dict, Optional
 
+from otel_metaflow import standby
 from otel_metaflow.journal import layout
 
 _STAMP = ".tidied"
@@ -41,12 +42,12 @@ def try_lock(folder: Path) -> Optional[int]:
 
 
 def ensure(folder: Path) -> None:
-    """Start the shipper of the run in `folder` unless it runs.
+    """See that the run in `folder` has a shipper.
 
-    It gets a session of its own, so that neither Ctrl-C nor a closed terminal takes it along, and none of
+    A new one gets a session of its own, so that neither Ctrl-C nor a closed terminal takes it along, and none of
     our pipes, on whose end somebody may be waiting.
     """
-    if is_shipping(folder):
+    if is_shipping(folder) or standby.ask(folder, _environment()):
         return
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
         _detached("otel_metaflow.shipper", folder, log)

@@ -69,6 +69,7 @@ class Environment:
                 "METAFLOW_HOME": str(self.path),
                 "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(self.path),
                 "OTEL_METAFLOW_HOME": str(self.path / "journals"),
+                "OTEL_METAFLOW_STANDBY": "0",
                 **(env or {}),
             },
             capture_output=True,

@@ -68,6 +68,7 @@ class Place:
         env["METAFLOW_HOME"] = str(self.path / "metaflow")
         env["METAFLOW_DATASTORE_SYSROOT_LOCAL"] = str(self.path / "datastore")
         env["OTEL_METAFLOW_HOME"] = str(self.home)
+        env["OTEL_METAFLOW_STANDBY"] = "0"  # each test has shippers of its own
         env.update(extra or {})
         return env
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from otel_metaflow import closing, resource, secrets, settings, spawn
+from otel_metaflow import closing, handover, resource, secrets, settings, spawn
 from otel_metaflow.guard import guarded, report, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
@@ -19,7 +19,7 @@ from otel_metaflow.launcher.output import Output, watch_workers
 from otel_metaflow.task.attempt import say_unwritable
 
 _run: Optional[Run] = None
-_refused = False
+_handed: Optional[handover.Handover] = None  # as soon as the first step asked
 
 
 class Run:
@@ -114,19 +114,24 @@ def _say_lost(error: OSError) -> None:
 @guarded
 def start(flow: str, run: str, step: str, options: Dict[str, Any]) -> None:
     """A decorated step of a run that begins."""
-    global _run, _refused
-    if _run is None and not _refused:
-        _run = _open(flow, run)
-        _refused = _run is None
+    global _run, _handed
+    if _handed is None:
+        environment = settings.read()
+        key = layout.RunKey(flow, run, environment.namespace)
+        _run = None if environment.disabled else _open(key, environment)
+        _handed = handover.Handover(
+            flow,
+            run,
+            key.namespace,
+            None if _run is None else _run.folder,
+            environment.logs,
+            environment.journal_max_bytes,
+        )
     if _run is not None:
         _run.add_step(step, options)
 
 
-def _open(flow: str, run: str) -> Optional[Run]:
-    environment = settings.read()
-    if environment.disabled:
-        return None
-    key = layout.RunKey(flow, run, environment.namespace)
+def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:
     folder = layout.run_folder(environment.home, key)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,11 +145,11 @@ def _open(flow: str, run: str) -> Optional[Run]:
 
 @guarded
 def launching(cli_args: Any) -> None:
-    """A task is about to be launched: tell it that a launcher listens, see that a shipper does."""
+    """A task is about to be launched: hand on what it needs to know, see that a shipper is at work."""
     if _run is not None:
         _run.ensure_shipper()
-    if _run is not None or _refused:
-        cli_args.env["OTEL_METAFLOW_LAUNCHED"] = "true"
+    if _handed is not None:
+        cli_args.env[handover.VARIABLE] = handover.give(_handed, {**os.environ, **cli_args.env})
 
 
 @guarded

@@ -1,4 +1,4 @@
-"""`python -m otel_metaflow.shipper RUN_FOLDER`: delivers one run, then what others left behind."""
+"""`python -m otel_metaflow.shipper RUN_FOLDER`: delivers a run, what others left behind, and the next run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Optional
 
-from otel_metaflow import settings, spawn
+from otel_metaflow import settings, spawn, standby
+from otel_metaflow.journal import layout
 
 # How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
@@ -19,10 +22,12 @@ _LINGER = 600.0
 _NICE = 10
 # How long it leaves the cores to the run before it begins, in seconds: a line may take one to be on its way.
 _GRACE = 0.5
+# So many runs are served by one process: whatever it may gather in memory over time ends with it.
+_MOST_RUNS = 100
 
 
 def main(folder: Path) -> None:
-    """Deliver the run in `folder`; ends at once where another process does."""
+    """Deliver the run in `folder`, and then those of launchers that ask while it stands by."""
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     # Ctrl-C is meant for the run. A terminal that closes is none of our business either.
@@ -33,20 +38,72 @@ def main(folder: Path) -> None:
     lock = spawn.try_lock(folder)
     if lock is None:
         return
-    environment = settings.read()
     # The SDK and its exporters take a quarter of a second of CPU to import. The run's first tasks start
     # just now and want it more; a run that is over before that costs it nothing at all.
     time.sleep(_GRACE)
+    wake = threading.Event()
+    waiting = standby.Standby(wake)
+    for _ in range(_MOST_RUNS):
+        _ship(folder, lock, waiting, wake)
+        request = _next(waiting, wake)
+        if request is None:
+            return
+        folder, lock = request
+
+
+def _next(waiting: standby.Standby, wake: threading.Event) -> Optional[tuple[Path, int]]:
+    """Stand by; the run of the launcher that asks, with its lock, or None where none does in time."""
+    seconds = settings.read().standby
+    if not seconds:
+        return None
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        wake.clear()
+        if not waiting.has_request():
+            wake.wait(deadline - time.monotonic())
+        request = waiting.take()
+        if request is not None:
+            lock = _begin(request)
+            if lock is not None:
+                return request.folder, lock
+    return None
+
+
+def _begin(request: standby.Request) -> Optional[int]:
+    """Become the shipper that the launcher would have started; the lock of its run, None where that fails."""
+    try:
+        lock = spawn.try_lock(request.folder)
+        if lock is None:
+            request.decline()
+            return None
+        with (request.folder / layout.SHIPPER_LOG).open("ab") as log:
+            for descriptor in (1, 2):
+                os.dup2(log.fileno(), descriptor)
+        os.chdir(request.folder)
+    except OSError:
+        request.decline()
+        return None
+    os.environ.clear()
+    os.environ.update(request.environ)
+    request.accept()
+    return lock
+
+
+def _ship(folder: Path, lock: int, waiting: standby.Standby, wake: threading.Event) -> None:
+    """Deliver the run whose lock is held, then what others left behind."""
     gc.disable()  # a third of the import is collections that find nothing
     from otel_metaflow.shipper.sweep import ship, unfinished
 
     gc.enable()
+    environment = settings.read()
+    # In an outage the next run goes first: this one's rest stays on disk, and is tried again after it.
+    give_way = waiting.has_request if environment.standby else None
     try:
-        delivered = ship(environment, folder, linger=_LINGER)
+        delivered = ship(environment, folder, linger=_LINGER, wake=wake, give_way=give_way)
     except FileNotFoundError:
         if folder.exists():
             raise
-        return  # somebody removed the run's folder: there is nothing left to deliver
+        delivered = False  # somebody removed the run's folder: there is nothing left to deliver
     os.close(lock)
     if not delivered:
         return

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Generator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
@@ -43,7 +43,7 @@ class Item:
 class Delivery:
     """Delivers one run; not for use by two processes at once."""
 
-    def __init__(self, home: Path, folder: Path, environment: Settings) -> None:
+    def __init__(self, home: Path, folder: Path, environment: Settings, wake: threading.Event) -> None:
         self.folder = folder
         self.run = Run(layout.run_key(home, folder))
         self.checkpoint = Checkpoint.read(folder)
@@ -58,17 +58,27 @@ class Delivery:
         self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
         self._settled: Set[layout.AttemptKey] = set()
         self._run_over = False
-        self.wake = threading.Event()
+        self.wake = wake
         self.lanes = {
             signal: Lane(signal, partial(exporters.build, destination), self.wake)
             for signal, destination in environment.destinations.items()
         }
 
-    def work(self, *, linger: float) -> bool:
+    def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until all is sent, or until nothing more can be for `linger` seconds after the run's end.
 
-        Returns whether all is sent.
+        Returns whether all is sent. `give_way` may end the wait early.
         """
+        try:
+            self._work(linger, give_way or (lambda: False))
+        finally:
+            for lane in self.lanes.values():
+                lane.close()
+        self.checkpoint.complete = not any(lane.is_parked or lane.is_busy for lane in self.lanes.values())
+        self.checkpoint.write()
+        return self.checkpoint.complete
+
+    def _work(self, linger: float, give_way: Callable[[], bool]) -> None:
         since: Optional[float] = None
         while True:
             self.wake.clear()
@@ -82,15 +92,12 @@ class Delivery:
                 break
             if self._run_over and any(lane.trouble for lane in self.lanes.values()):
                 since = since or time.monotonic()
-                if time.monotonic() - since > linger:
+                if time.monotonic() - since > linger or give_way():
                     break
             else:
                 since = None
             if not fed:
                 self.wake.wait(_POLL)
-        self.checkpoint.complete = not any(lane.is_parked or lane.is_busy for lane in self.lanes.values())
-        self.checkpoint.write()
-        return self.checkpoint.complete
 
     # Reading
 

@@ -58,6 +58,7 @@ class Lane:
         self._start_thread()
 
     def _start_thread(self) -> None:
+        self.close()
         requests, answers = queue.SimpleQueue[Any](), queue.SimpleQueue[Answer]()
         self._requests, self._answers = requests, answers
 
@@ -65,6 +66,8 @@ class Lane:
             exporter: Optional[Exporter] = None
             while True:
                 data = requests.get()
+                if data is None:
+                    return
                 try:
                     exporter = exporter or self._build()
                     answer = exporter(data)
@@ -74,6 +77,10 @@ class Lane:
                 self._wake.set()
 
         threading.Thread(target=work, name=f"export {self.signal}", daemon=True).start()
+
+    def close(self) -> None:
+        """End the lane's thread, as soon as its endpoint lets it."""
+        self._requests.put(None)
 
     @property
     def is_idle(self) -> bool:

@@ -97,10 +97,11 @@ class Resources:
         return self._resources[name]
 
     def _facts(self, attempt: Optional[Attempt]) -> Dict[str, Any]:
-        """What the start record says; an attempt that died too early for one was at least its launcher's."""
-        start = (attempt.start if attempt is not None else None) or self._run.start or {}
+        """What the attempt says of itself; most say nothing and are as their launcher, in whose words they are told."""
+        own = (attempt.start if attempt is not None else None) or {}
+        told = own.get("resource") or (self._run.start or {}).get("resource", {})
         key = self._run.key
-        facts: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **start.get("resource", {})}
+        facts: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **told}
         facts.update({names.FLOW_NAME: key.flow, names.RUN_ID: key.run})
         if attempt is not None:
             facts.update(_own_attributes(attempt))

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from otel_metaflow import resource, secrets, settings
+from otel_metaflow import handover, secrets
 from otel_metaflow.guard import contain, guarded, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
@@ -147,38 +147,41 @@ def begin(
     metadata: Any,
 ) -> Optional[Attempt]:
     """Open the journal of this attempt, or return None where telemetry is off or cannot be written."""
-    environment = settings.read()
-    if environment.disabled:
+    handed = handover.take(flow, run)
+    described: Dict[str, Any] = {}
+    if handed is None:
+        handed = _found_out(flow, run)
+        if handed is None:
+            return None
+        from otel_metaflow import resource
+
+        described["resource"] = resource.describe(flow, run)
+    if handed.folder is None:
         return None
-    key = layout.RunKey(flow, run, environment.namespace)
-    folder = layout.run_folder(environment.home, key)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handed.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = Journal(
-            layout.attempt_file(folder, layout.AttemptKey(step, task, attempt)),
-            _say_lost,
-            environment.journal_max_bytes,
+            layout.attempt_file(handed.folder, layout.AttemptKey(step, task, attempt)), _say_lost, handed.most_bytes
         )
     except OSError as error:
-        # The launcher has said so for the whole run; a task says it only where there is no launcher.
-        if not os.environ.get("OTEL_METAFLOW_LAUNCHED"):
-            say_unwritable(error, environment.home)
+        # A launcher has said so for the whole run.
+        if handover.VARIABLE not in os.environ:
+            say_unwritable(error, handed.folder.parent.parent)
         return None
-    mask = secrets.Mask(secrets.known(os.environ))
-    made = Attempt(journal, mask, folder)
-    sources = [name for name in (options.get("logs") or environment.logs) if name in environment.logs]
+    made = Attempt(journal, secrets.Mask(secrets.known(os.environ)), handed.folder)
+    sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
     made.start(
         {
             "flow": flow,
             "run": run,
-            "namespace": environment.namespace,
+            "namespace": handed.namespace,
             "step": step,
             "task": task,
             "attempt": attempt,
             "maxUserCodeRetries": max_user_code_retries,
             "logs": sources,
             "attributes": options.get("attributes") or {},
-            "resource": resource.describe(flow, run),
+            **described,
         },
         sources,
     )
@@ -187,6 +190,17 @@ def begin(
     except Exception as error:  # noqa: BLE001 - not a hook; without it only the error's name is missing
         contain(error)
     return made
+
+
+def _found_out(flow: str, run: str) -> Optional[handover.Handover]:
+    """What a launcher would have handed on; None where telemetry is off."""
+    from otel_metaflow import settings
+
+    environment = settings.read()
+    if environment.disabled:
+        return None
+    folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
+    return handover.Handover(flow, run, environment.namespace, folder, environment.logs, environment.journal_max_bytes)
 
 
 def say_unwritable(error: OSError, home: Path) -> None:

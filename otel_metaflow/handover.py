@@ -1,0 +1,54 @@
+"""What the launcher has found out already, handed on to its tasks in one environment variable.
+
+Each task would otherwise read and check the same settings and describe the same host again, which costs
+it some milliseconds of imports. A task whose own `OTEL_*` variables differ, by `@environment` say, and one
+without a launcher finds everything out by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Mapping, NamedTuple, Optional, Tuple
+from zlib import crc32
+
+VARIABLE = "OTEL_METAFLOW_LAUNCHED"
+
+
+class Handover(NamedTuple):
+    """The settings of a run, as far as its tasks need them.
+
+    `folder` is where the journals of the run are, None where none can be written.
+    """
+
+    flow: str
+    run: str
+    namespace: str
+    folder: Optional[Path]
+    logs: Tuple[str, ...]
+    most_bytes: int
+
+
+def give(handover: Handover, environ: Mapping[str, str]) -> str:
+    """The value of the variable for tasks that are started with `environ`."""
+    values = handover._replace(folder=handover.folder and str(handover.folder))  # type: ignore[arg-type]
+    return json.dumps([_fingerprint(environ), *values], separators=(",", ":"))
+
+
+def take(flow: str, run: str) -> Optional[Handover]:
+    """What the launcher of this very run handed on; None where there is none, or its word does not hold here."""
+    try:
+        mark, *values = json.loads(os.environ[VARIABLE])
+        found = Handover(*values)
+    except (KeyError, ValueError, TypeError):
+        return None
+    # A step that launches another flow, whose tasks inherit the variable.
+    if (found.flow, found.run) != (flow, run) or mark != _fingerprint(os.environ):
+        return None
+    return found._replace(folder=found.folder and Path(found.folder), logs=tuple(found.logs))
+
+
+def _fingerprint(environ: Mapping[str, str]) -> int:
+    said = sorted(f"{name}={value}" for name, value in environ.items() if name.startswith("OTEL_") and name != VARIABLE)
+    return crc32("\0".join(said).encode("utf-8", "surrogateescape"))
