@@ -29,7 +29,7 @@ IDLE = 1_000_000_000
 _MOST_LOOKED_AT = 256
 
 
-@dataclass
+@dataclass(slots=True)
 class Report:
     """A line that a process said it was about to write."""
 
@@ -38,7 +38,7 @@ class Report:
     at: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Raw:
     """A line that was read from the pipe at `read`; `offset` is its place in the launcher's journal.
 
@@ -70,6 +70,11 @@ class Subtraction:
         return not self._waiting and not self._held and not self._spare_newlines
 
     @property
+    def holds(self) -> bool:
+        """Whether lines are held."""
+        return bool(self._held)
+
+    @property
     def held(self) -> List[int]:
         """The offsets of the lines that were read and are not decided."""
         return [raw.offset for raw in self._held]
@@ -81,7 +86,10 @@ class Subtraction:
                 self._held.remove(raw)
                 self._date_held(before=report.at, up_to=raw.offset)
                 return
-        self._reports.setdefault(pid, deque()).append(report)
+        reports = self._reports.get(pid)
+        if reports is None:
+            reports = self._reports[pid] = deque()
+        reports.append(report)
         self._texts[report.text] = self._texts.get(report.text, 0) + 1
         self._waiting += 1
 
@@ -91,7 +99,7 @@ class Subtraction:
         reported = self._take(raw)
         if reported is None:
             self._held.append(raw)
-        else:
+        elif self._held:
             self._date_held(before=reported.at, up_to=raw.offset)
 
     def release(self, now: int, *, final: bool = False) -> Iterator[Raw]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Deque, Dict, Generator, Iterator, List, Tuple
+from typing import Any, Deque, Dict, Generator, Iterator, List, NamedTuple, Tuple
 
 from otel_metaflow.assembly.lines import Raw, Report, Subtraction
 from otel_metaflow.journal import layout
@@ -48,8 +48,7 @@ class Cursor:
         return cls((int(clean[0]), int(clean[1])), (int(sent[0]), int(sent[1])), [int(at) for at in value["held"]])
 
 
-@dataclass(frozen=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """One log record to be: a record of the journal (kind line or log) and its unique name."""
 
     uid: str
@@ -68,7 +67,8 @@ class AttemptLogs:
         self._clean = cursor.clean
         self._entries: Deque[Entry] = deque()
         self._raw: Deque[Entry] = deque()
-        self._streams = {"stdout": Subtraction(), "stderr": Subtraction()}
+        self._stdout, self._stderr = Subtraction(), Subtraction()
+        self._streams = {"stdout": self._stdout, "stderr": self._stderr}
         self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
 
     @property
@@ -91,38 +91,40 @@ class AttemptLogs:
     @property
     def holds(self) -> bool:
         """Whether lines are held."""
-        return any(stream.held for stream in self._streams.values())
+        return any(stream.holds for stream in self._streams.values())
 
     def read(self, now: int, *, final: bool = False) -> Generator[LogEntry, None, None]:
         """Yield what is there; `now` in nanoseconds since 1970; `final` when no process can write any more.
 
         A caller that stops in the middle goes on with the next call, or elsewhere from `cursor()`.
         """
+        entries, raw = self._entries, self._raw
         while True:
-            if not self._raw:
-                self._raw.extend(self._output.read())
-            if not self._entries:
-                self._entries.extend(self._task.read())
-            if self._entries and (not self._raw or _time(self._entries[0]) <= _time(self._raw[0])):
-                yield from self._consume_entry(self._entries.popleft())
-            elif self._raw:
-                yield from self._consume_raw(self._raw.popleft())
+            if not raw:
+                raw.extend(self._output.read())
+            if not entries:
+                entries.extend(self._task.read())
+            if entries and (not raw or entries[0].record["timeUnixNano"] <= raw[0].record["timeUnixNano"]):
+                entry = entries.popleft()
+                if self._consume(entry) and entry.start >= self._from.sent[0]:
+                    yield LogEntry(f"t{entry.start}", entry.record)
+            elif raw:
+                entry = raw.popleft()
+                if self._consume_raw(entry) and self.holds:
+                    yield from self._release(entry.record["timeUnixNano"], final=False)
             else:
                 yield from self._release(now, final=final)
                 self._note_clean()
                 return
+            self._note_clean()
 
-    def _consume_entry(self, entry: Entry) -> Iterator[LogEntry]:
+    def _consume(self, entry: Entry) -> bool:
+        """Take in a record of the task; whether it is a log record of its own."""
         record = entry.record
-        kind = record["kind"]
-        if kind == layout.LINE:
+        if record["kind"] == layout.LINE:
             self._consume_report(record)
-            emit = not record.get("covered")
-        else:
-            emit = kind == layout.LOG and not self._is_forwarded_twice(record)
-        if emit and entry.start >= self._from.sent[0]:
-            yield LogEntry(f"t{entry.start}", record)
-        self._note_clean()
+            return not record.get("covered")
+        return record["kind"] == layout.LOG and not self._is_forwarded_twice(record)
 
     def _consume_report(self, record: Dict[str, Any]) -> None:
         stream = self._streams.get(record.get("stream", ""))
@@ -130,7 +132,7 @@ class AttemptLogs:
         if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
             text = str(record.get("body", ""))
             stream.report(
-                int(record.get("pid", 0)), Report(text, record.get("length", len(text)), _record_time(record))
+                int(record.get("pid", 0)), Report(text, record.get("length", len(text)), record["timeUnixNano"])
             )
 
     def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
@@ -143,17 +145,18 @@ class AttemptLogs:
         self._children_records.append(identity)
         return False
 
-    def _consume_raw(self, entry: Entry) -> Iterator[LogEntry]:
+    def _consume_raw(self, entry: Entry) -> bool:
+        """Take in a line that the launcher read; whether it is one."""
         record = entry.record
         stream = self._streams.get(record.get("stream", ""))
         if stream is None or record["kind"] != layout.LINE:
-            return
+            return False
         text = str(record.get("body", ""))
-        at = _record_time(record)
-        self._unread.discard(entry.start)
+        at: int = record["timeUnixNano"]
+        if self._unread:
+            self._unread.discard(entry.start)
         stream.read(Raw(text, record.get("length", len(text)), at, entry.start, at))
-        yield from self._release(record["timeUnixNano"], final=False)
-        self._note_clean()
+        return True
 
     def _release(self, now: int, *, final: bool) -> Iterator[LogEntry]:
         for name, stream in self._streams.items():
@@ -173,17 +176,8 @@ class AttemptLogs:
         return offset >= self._from.sent[1] or offset in self._held_before
 
     def _note_clean(self) -> None:
-        if all(stream.is_clean for stream in self._streams.values()):
+        if self._stdout.is_clean and self._stderr.is_clean:
             self._clean = (
                 self._entries[0].start if self._entries else self._task.offset,
                 self._raw[0].start if self._raw else self._output.offset,
             )
-
-
-def _time(entry: Entry) -> int:
-    return _record_time(entry.record)
-
-
-def _record_time(record: Dict[str, Any]) -> int:
-    at: int = record["timeUnixNano"]
-    return at

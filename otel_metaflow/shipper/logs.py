@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context, attach, detach
@@ -15,12 +15,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
 _STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)
 _LAUNCHER = InstrumentationScope(names.SCOPE_LAUNCHER, __version__)
 _EVENTS = InstrumentationScope(names.SCOPE, __version__)
+_BLANK = logging.makeLogRecord({}).__dict__
 _NUL = "\x00"
 _REPLACEMENT = "\ufffd"
 # Such as 2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] Task is starting. (metaflow/cli.py, logger)
@@ -46,6 +48,14 @@ class _Collector(LogRecordProcessor):
         return True
 
 
+class _Origin(NamedTuple):
+    """What all records of an attempt, or of the launcher, have in common."""
+
+    span_id: str
+    context: Context
+    resource: Resource
+
+
 class LogRecords:
     """Makes the log records of one run."""
 
@@ -55,21 +65,20 @@ class LogRecords:
         self._redaction = Redaction(redact)
         self._collector = _Collector()
         self._handler: Optional[logging.Handler] = None
+        self._origins: Dict[Optional[AttemptKey], _Origin] = {}
 
     def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line or logging record of an attempt."""
-        span_id = attempt_span_id(self._run.key, attempt)
-        context = self._resources.context(span_id)
-        resource = self._resources.of_attempt(attempt)
-        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{span_id}-{uid}"}
+        origin = self._origin(attempt)
+        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{origin.span_id}-{uid}"}
         if record["kind"] == layout.LOG:
-            return self._of_logging(record, attributes, context, resource)
-        return self._of_line(record, attributes, context, resource, _STDIO)
+            return self._of_logging(record, attributes, origin)
+        return self._of_line(record, attributes, origin, _STDIO)
 
     def of_launcher(self, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line of the launcher, which may speak of an attempt."""
-        span_id = run_span_id(self._run.key)
-        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{span_id}-{uid}"}
+        origin = self._origin(None)
+        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{origin.span_id}-{uid}"}
         body = str(record.get("body", ""))
         message = _MESSAGE.match(body)
         if message:
@@ -77,8 +86,18 @@ class LogRecords:
             if message.group(2):
                 attributes[names.STEP_NAME] = message.group(2)
                 attributes[names.TASK_ID] = message.group(3)
-        context = self._resources.context(span_id)
-        return self._of_line(record, attributes, context, self._resources.of_run(), _LAUNCHER)
+        return self._of_line(record, attributes, origin, _LAUNCHER)
+
+    def _origin(self, attempt: Optional[Attempt]) -> _Origin:
+        key = attempt.key if attempt is not None else None
+        origin = self._origins.get(key)
+        if origin is None:
+            if attempt is None:
+                span_id, resource = run_span_id(self._run.key), self._resources.of_run()
+            else:
+                span_id, resource = attempt_span_id(self._run.key, attempt), self._resources.of_attempt(attempt)
+            origin = self._origins[key] = _Origin(span_id, self._resources.context(span_id), resource)
+        return origin
 
     def events_of(self, attempt: Attempt) -> List[ReadableLogRecord]:
         """The events of an attempt that is over: its exception, its loss."""
@@ -124,9 +143,7 @@ class LogRecords:
         provider.add_log_record_processor(self._collector)
         return LoggingHandler(logger_provider=provider)
 
-    def _of_logging(
-        self, record: Dict[str, Any], attributes: Dict[str, Any], context: Context, resource: Resource
-    ) -> ReadableLogRecord:
+    def _of_logging(self, record: Dict[str, Any], attributes: Dict[str, Any], origin: _Origin) -> ReadableLogRecord:
         """Through the ecosystem's own handler, so that the mapping is the one that users know."""
         body, marks = _clean(self._redaction.text(str(record.get("body", ""))), record.get("length"))
         attributes.update(marks)
@@ -138,18 +155,19 @@ class LogRecords:
             attributes[names.PROCESS_PID] = record["pid"]
         for name, value in (record.get("exception") or {}).items():
             attributes[f"exception.{name}"] = self._redaction.text(str(value))
-        rebuilt = logging.makeLogRecord(
-            {
-                "name": str(record.get("logger", "root")),
-                "levelno": record.get("severityNumber", logging.INFO),
-                "levelname": str(record.get("severityText", "")),
-                "msg": body,
-            }
-        )
-        rebuilt.__dict__.update({**self._redaction.attributes(record.get("attributes", {})), **attributes})
+        rebuilt = logging.LogRecord.__new__(logging.LogRecord)  # its __init__ finds out what we overwrite
+        rebuilt.__dict__ = {
+            **_BLANK,
+            "name": str(record.get("logger", "root")),
+            "levelno": record.get("severityNumber", logging.INFO),
+            "levelname": str(record.get("severityText", "")),
+            "msg": body,
+            **self._redaction.attributes(record.get("attributes") or {}),
+            **attributes,
+        }
         if self._handler is None:
             self._handler = self._make_handler()
-        token = attach(context)
+        token = attach(origin.context)
         try:
             self._handler.emit(rebuilt)
         finally:
@@ -157,34 +175,33 @@ class LogRecords:
         made = self._collector.record
         assert made is not None  # noqa: S101 - the handler emits synchronously
         made.log_record.timestamp = record["timeUnixNano"]
-        return ReadableLogRecord(made.log_record, resource, made.instrumentation_scope, made.limits)
+        return ReadableLogRecord(made.log_record, origin.resource, made.instrumentation_scope, made.limits)
 
     def _of_line(
         self,
         record: Dict[str, Any],
         attributes: Dict[str, Any],
-        context: Context,
-        resource: Resource,
+        origin: _Origin,
         scope: InstrumentationScope,
     ) -> ReadableLogRecord:
-        body, marks = _clean(self._masked(record, context), record.get("length"))
+        body, marks = _clean(self._masked(record, origin), record.get("length"))
         attributes.update(marks)
         attributes[names.LOG_IOSTREAM] = record.get("stream", "")
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
         made = LogRecord(
             timestamp=record["timeUnixNano"],
-            context=context,
+            context=origin.context,
             severity_number=SeverityNumber.INFO,
             severity_text="INFO",
             body=body,
             attributes=attributes,
         )
-        return ReadableLogRecord(made, resource, scope)
+        return ReadableLogRecord(made, origin.resource, scope)
 
-    def _masked(self, record: Dict[str, Any], context: Context) -> str:
+    def _masked(self, record: Dict[str, Any], origin: _Origin) -> str:
         """The line, masked; streams are told apart by their span, a private key is printed into one of them."""
-        stream = f"{id(context)} {record.get('stream')} {record.get('pid')}"
+        stream = f"{origin.span_id} {record.get('stream')} {record.get('pid')}"
         return self._redaction.line(str(record.get("body", "")), stream)
 
 
