@@ -48,8 +48,9 @@ test: $(STAMP) collector vendors collector-test ## all tests; builds both collec
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(STAMP) ## what telemetry costs a run, as a table
-	$(BIN)/python bench/overhead.py
+bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, about an hour
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/python bench
 
 .PHONY: clean
 clean: ## remove what the targets above made
