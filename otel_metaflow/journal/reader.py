@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
@@ -10,6 +11,8 @@ from typing import Any, Dict, Iterator, Optional
 # How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
 CHUNK = 1 << 18
 _LOGS = (b'{"kind":"line"', b'{"kind":"log"')
+# Half a character, such as os.fsdecode makes of bytes that are no UTF-8: JSON can hold it, OTLP cannot.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,17 @@ def parse(line: bytes) -> Optional[Dict[str, Any]]:
     except (ValueError, RecursionError):
         return None
     if isinstance(record, dict) and isinstance(record.get("kind"), str) and isinstance(record.get("timeUnixNano"), int):
-        return record
+        return _whole(record) if b"\\ud" in line else record
     return None
+
+
+def _whole(value: Any) -> Any:
+    """`value` with the replacement character for each half of one."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_whole(name): _whole(item) for name, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def facts(path: Path) -> Iterator[Dict[str, Any]]:
