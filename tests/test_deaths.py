@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from receiver import Receiver
 from running import Finished, Place, eventually, seen
 
@@ -15,9 +22,11 @@ from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Attempt
 
+REFUSED = "http://127.0.0.1:1"
+ERROR = 2  # StatusCode
 FLOW = """
     import ctypes, logging, os, resource, signal, subprocess, sys, threading, time
-    from metaflow import FlowSpec, catch, retry, step, timeout
+    from metaflow import FlowSpec, catch, current, retry, step, timeout
     class DeathFlow(FlowSpec):
         {decorators}
         @step
@@ -50,64 +59,209 @@ def bodies(finished: Finished, attempt: Attempt) -> list[str]:
     return [entry.record["body"] for entry in logs.read(10**20, final=True)]
 
 
-@pytest.mark.parametrize(
-    ("death", "result", "error_type", "code"),
-    [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "error", "SIGKILL", -9),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "error", "SIGTERM", -15),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "error", "SIGSEGV", -11),
-        ("os.abort()", "error", "SIGABRT", -6),
-        ("ctypes.string_at(0)", "error", "SIGSEGV", -11),
-        ("os._exit(3)", "error", "_OTHER", 3),
-        ("os._exit(0)", "error", "_OTHER", 0),
-        ("sys.exit(4)", "failure", "SystemExit", 4),
-        ("sys.exit(0)", "failure", "SystemExit", 0),
-        ("raise ValueError('boom')", "failure", "ValueError", 1),
-        ("raise BaseException('base')", "failure", "BaseException", 1),
-        ("self.it = threading.Lock()", "failure",
-         "metaflow.datastore.exceptions.UnpicklableArtifactException", 1),
-        ("raise type('Odd', (Exception,), {'__str__': lambda s: 1 / 0})()", "failure", "__main__.Odd", 1),
-        ("resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); self.x = bytearray(1 << 32)",
-         "failure", "MemoryError", 1),
-        ("os.closerange(3, 4096); raise ValueError('closed')", None, None, None),
-    ],
-)  # fmt: skip
-def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(
-    place: Place, death: str, result: str | None, error_type: str | None, code: int | None
-) -> None:
-    """One attempt that went wrong, with what was written before; the user sees what a run without us shows."""
-    source = flow(death)
-    plain = place.run(source)
-    finished = place.run(source, "--with", "otel")
-    assert seen(finished) == seen(plain)
-    (attempt,) = attempts(finished)
-    found = bodies(finished, attempt)
-    assert {body for body in found if body in WRITTEN} == WRITTEN
-    assert len([body for body in found if body in WRITTEN]) == 3
-    assert attempt.failed
-    if result is not None:
-        assert (attempt.result, attempt.error_type, attempt.exit_code) == (result, error_type, code)
-    assert finished.story.result != "success"
+@dataclass(frozen=True)
+class Told:
+    """What arrived of one attempt, or of the run: its span, its lines and logging records, its events."""
+
+    attributes: dict[str, Any]
+    status: int
+    lines: Counter[str]
+    events: dict[str, dict[str, Any]]
 
 
-def test_a_killed_attempt_is_retried_and_both_are_told(place: Place) -> None:
-    """The run succeeds; the first attempt stays an error."""
-    death = "from metaflow import current; current.retry_count or os.kill(os.getpid(), 9)"
-    finished = place.run(flow(death, "@retry(times=1, minutes_between_retries=0)"), "--with", "otel")
-    assert finished.code == 0
-    assert [(attempt.result, attempt.exit_code) for attempt in attempts(finished)] == [("error", -9), ("success", 0)]
-    assert finished.story.result == "success"
+def plain(attributes: Any) -> dict[str, Any]:
+    """OTLP's attributes as a dictionary of Python's values."""
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
-def test_what_catch_caught_is_a_success_that_says_what_it_caught(place: Place) -> None:
-    finished = place.run(flow("raise ValueError('caught')", "@catch(var='problem')"), "--with", "otel")
-    assert finished.code == 0, finished.stderr
-    last = attempts(finished)[-1]
-    assert (last.result, last.exception["type"], last.end["caught"] if last.end else None) == (
-        "success",
-        "ValueError",
-        True,
-    )
+def told(receiver: Receiver) -> dict[str, Told]:
+    """What arrived, by STEP/ATTEMPT; the run's own is called RUN. Each span has come once."""
+    lines: dict[bytes, Counter[str]] = {}
+    events: dict[bytes, dict[str, dict[str, Any]]] = {}
+    for message in receiver.of(ExportLogsServiceRequest):
+        for resource in message.resource_logs:
+            for scope in resource.scope_logs:
+                for record in scope.log_records:
+                    if record.event_name:
+                        of_span = events.setdefault(record.span_id, {})
+                        assert record.event_name not in of_span
+                        of_span[record.event_name] = plain(record.attributes)
+                    else:
+                        lines.setdefault(record.span_id, Counter())[record.body.string_value] += 1
+    found: dict[str, Told] = {}
+    for span, _ in receiver.spans():
+        attributes = plain(span.attributes)
+        name = "RUN" if span.name.startswith("RUN ") else f"{span.name}/{attributes['metaflow.attempt']}"
+        assert name not in found, "a span came twice"
+        found[name] = Told(
+            attributes, span.status.code, lines.get(span.span_id, Counter()), events.get(span.span_id, {})
+        )
+    return found
+
+
+def kill_shipper(folder: Path) -> None:
+    """Kill the shipper of the run in `folder`, at once."""
+    subprocess.run(["pkill", "-KILL", "-f", f"otel_metaflow.shipper {folder}"], check=True)
+
+
+def delivered(receiver: Receiver, place: Place, finished: Finished) -> dict[str, Told]:
+    """What arrives of a run whose endpoint refused, by `otel-metaflow ship` when it is up."""
+    kill_shipper(finished.folder)
+    shipped = place.cli("ship", f"{finished.flow}/{finished.run}", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    assert shipped.returncode == 0, shipped.stdout + shipped.stderr
+    return told(receiver)
+
+
+@pytest.fixture(scope="module")
+def memory_group() -> Iterator[str]:
+    """A control group of 64 MB, or nothing where this machine lets us make none: CI without root."""
+    for root, limits in (
+        (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
+        (Path("/sys/fs/cgroup"), ("memory.max",)),
+    ):
+        group = root / f"otel-metaflow-{os.getpid()}"
+        try:
+            group.mkdir()
+            for limit in limits:
+                (group / limit).write_text(str(64 << 20))
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        yield str(group)
+        group.rmdir()
+        return
+    yield ""
+
+
+# Where no group could be made, by the signal that the kernel would send.
+OUT_OF_MEMORY = """
+            group = os.environ["MEMORY_GROUP"]
+            group or os.kill(os.getpid(), signal.SIGKILL)
+            open(group + "/cgroup.procs", "w").write(str(os.getpid()))
+            self.much = b"x" * (512 << 20)"""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A way for the first attempt of `start` to end, and what is told of it."""
+
+    code: str
+    result: str
+    error_type: str
+    exit_code: int
+    decorators: str = ""
+    lost: bool = False
+    status: int = ERROR
+    run: str = "failure"
+
+    @property
+    def signal(self) -> str | None:
+        return self.error_type if self.exit_code < 0 else None
+
+
+def lost(code: str, error_type: str, exit_code: int, decorators: str = "", run: str = "failure") -> Death:
+    return Death(code, "error", error_type, exit_code, decorators, lost=True, run=run)
+
+
+def raised(code: str, error_type: str, exit_code: int = 1) -> Death:
+    return Death(code, "failure", error_type, exit_code)
+
+
+KILL = "current.retry_count or os.kill(os.getpid(), 9)"
+DEATHS = {
+    "kill -9": lost("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL", -9),
+    "kill": lost("os.kill(os.getpid(), signal.SIGTERM)", "SIGTERM", -15),
+    "segmentation fault": lost("ctypes.string_at(0)", "SIGSEGV", -11),
+    "abort": lost("os.abort()", "SIGABRT", -6),
+    "out of memory": lost(OUT_OF_MEMORY, "SIGKILL", -9),
+    "exit at once with 3": lost("os._exit(3)", "_OTHER", 3),
+    "exit at once with 0": lost("os._exit(0)", "_OTHER", 0),
+    "exit with 4": raised("sys.exit(4)", "SystemExit", 4),
+    "exit with 0": raised("sys.exit(0)", "SystemExit", 0),
+    "exception": raised("raise ValueError('boom')", "ValueError"),
+    "base exception": raised("raise BaseException('base')", "BaseException"),
+    "exception that cannot be shown": raised(
+        "raise type('Odd', (Exception,), {'__str__': lambda s: 1 / 0})()", "__main__.Odd"
+    ),
+    "artifact that cannot be stored": raised(
+        "self.it = threading.Lock()", "metaflow.datastore.exceptions.UnpicklableArtifactException"
+    ),
+    "no memory": raised(
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); self.x = bytearray(1 << 32)", "MemoryError"
+    ),
+    "closed descriptors": raised("os.closerange(3, 4096); raise ValueError('closed')", "ValueError"),
+    "timeout": Death(
+        "time.sleep(60)",
+        "timeout",
+        "metaflow.plugins.timeout_decorator.TimeoutException",
+        1,
+        "@timeout(seconds=1)",
+    ),
+    "kill -9, retried": lost(KILL, "SIGKILL", -9, "@retry(times=1, minutes_between_retries=0)", "success"),
+    "kill -9, caught": lost(KILL, "SIGKILL", -9, "@catch(var='problem')", "success"),
+    "exception, caught": Death(
+        "raise ValueError('caught')", "success", "", 0, "@catch(var='problem')", status=0, run="success"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(tmp_path: Path, memory_group: str, name: str) -> None:
+    """The same is told whether the endpoint was up or refused until `ship`; the user sees what a run without us shows."""
+    death = DEATHS[name]
+    places = {}
+    for each in ("plain", "up", "refused"):
+        (tmp_path / each).mkdir()
+        places[each] = Place(tmp_path / each)
+    source = Place(tmp_path).write(flow(death.code, death.decorators))
+    with Receiver() as up, Receiver() as later:
+        processes = {
+            each: place.start(
+                source,
+                *(() if each == "plain" else ("--with", "otel")),
+                env={
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": up.url if each == "up" else REFUSED,
+                    "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
+                    "MEMORY_GROUP": memory_group,
+                },
+            )
+            for each, place in places.items()
+        }
+        runs = {each: places[each].finish(process) for each, process in processes.items()}
+        assert seen(runs["up"]) == seen(runs["plain"])
+        assert seen(runs["refused"]) == seen(runs["plain"])
+        stories = [delivered(later, places["refused"], runs["refused"])]
+        runs["up"].wait_delivered()
+        stories.append(told(up))
+    for story in stories:
+        check(story, death)
+
+
+def check(story: dict[str, Told], death: Death) -> None:
+    """Hold what arrived of a run to what is to be told of its death."""
+    attempt = story["start/0"]
+    assert {line: attempt.lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
+    assert attempt.status == death.status
+    facts = {
+        "metaflow.task.result": death.result,
+        "error.type": death.error_type or None,
+        "process.exit.code": death.exit_code,
+        "metaflow.task.signal": death.signal,
+    }
+    assert {fact: attempt.attributes.get(fact) for fact in facts} == facts
+    event = "metaflow.task.lost" if death.lost else "metaflow.task.exception"
+    assert list(attempt.events) == [event]
+    if death.lost:
+        assert attempt.events[event].get("process.exit.code") == death.exit_code
+    else:
+        assert attempt.events[event]["exception.type"] == (death.error_type or "ValueError")
+        assert "Traceback" in attempt.events[event]["exception.stacktrace"]
+    assert story["RUN"].attributes["metaflow.run.result"] == death.run
+    assert story["RUN"].status == (0 if death.run == "success" else ERROR)
+    again = {"start/1"} if death.lost and death.run == "success" else set()
+    end = {"end/0"} if death.run == "success" else set()
+    assert set(story) == {"RUN", "start/0"} | again | end
 
 
 @pytest.mark.parametrize(
@@ -153,8 +307,6 @@ def wait_for_line(place: Place, process: subprocess.Popen[str], text: str) -> in
         for path in place.home.glob("*/*/*.0.jsonl"):
             content = path.read_text()
             if text in content:
-                import json
-
                 return int(json.loads(content.partition("\n")[0])["pid"])
         return None
 
