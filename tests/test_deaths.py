@@ -112,6 +112,35 @@ def delivered(receiver: Receiver, place: Place, finished: Finished) -> dict[str,
     return told(receiver)
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """One that is up from the beginning, or only when the run is over."""
+
+    receiver: Receiver
+    is_up: bool
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a run is told of it; the launcher never waits, as on an ordinary host."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.receiver.url if self.is_up else REFUSED,
+            "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
+        }
+
+    def told(self, place: Place, finished: Finished) -> dict[str, Told]:
+        """All that arrives of a run."""
+        if not self.is_up:
+            return delivered(self.receiver, place, finished)
+        finished.wait_delivered()
+        return told(self.receiver)
+
+
+@pytest.fixture(params=["up", "refused"])
+def endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+    with Receiver() as receiver:
+        yield Endpoint(receiver, request.param == "up")
+
+
 @pytest.fixture(scope="module")
 def memory_group() -> Iterator[str]:
     """A control group of 64 MB, or nothing where this machine lets us make none: CI without root."""
@@ -208,7 +237,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("name", DEATHS)
 def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(tmp_path: Path, memory_group: str, name: str) -> None:
-    """The same is told whether the endpoint was up or refused until `ship`; the user sees what a run without us shows."""
+    """Told alike whether the endpoint was up or refused until `ship`; the user sees what a run without us shows."""
     death = DEATHS[name]
     places = {}
     for each in ("plain", "up", "refused"):
@@ -318,60 +347,70 @@ def wait_for_line(place: Place, process: subprocess.Popen[str], text: str) -> in
 WAITING = flow("[(print('.'), time.sleep(0.1)) for _ in range(600)]")
 
 
-def test_ctrl_c_is_a_cancellation(place: Place) -> None:
-    """Of the attempt and of the run, with the lines that were written."""
-    process = place.start(place.write(WAITING), "--with", "otel")
-    wait_for_line(place, process, "a record")
-    os.killpg(process.pid, signal.SIGINT)
-    finished = place.finish(process)
-    assert finished.code != 0
-    (attempt,) = attempts(finished)
-    assert (attempt.result, finished.story.result) == ("cancellation", "cancellation")
-    assert set(bodies(finished, attempt)) >= WRITTEN
+def test_ctrl_c_is_a_cancellation(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Of the attempt and of the run, with the lines that were written; no error, and the code is what it was."""
+    codes = []
+    for name, arguments in (("plain", ()), ("ours", ("--with", "otel"))):
+        (tmp_path / name).mkdir()
+        place = Place(tmp_path / name)
+        ready = place.path / "ready"
+        source = WAITING.replace("[(print", f"open({str(ready)!r}, 'w'); [(print")
+        process = place.start(place.write(source), *arguments, env=endpoint.env)
+        eventually(ready.exists)
+        os.killpg(process.pid, signal.SIGINT)
+        finished = place.finish(process)
+        codes.append(finished.code)
+    story = endpoint.told(place, finished)
+    assert codes[0] == codes[1] != 0
+    assert set(story) == {"start/0", "RUN"}
+    attempt, run = story["start/0"], story["RUN"]
+    assert (attempt.attributes["metaflow.task.result"], attempt.status) == ("cancellation", 0)
+    assert (run.attributes["metaflow.run.result"], run.status) == ("cancellation", 0)
+    assert attempt.events == {}
+    assert {line: attempt.lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_launcher_is_told_by_its_shipper(place: Place, number: signal.Signals) -> None:
+def test_a_killed_launcher_is_told_by_its_shipper(place: Place, endpoint: Endpoint, number: signal.Signals) -> None:
     """The shipper notices, waits for the orphaned task, and closes the run's span as an error."""
-    with Receiver() as receiver:
-        process = place.start(place.write(WAITING), "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
-        task = wait_for_line(place, process, "a record")
-        (folder,) = place.home.glob("*/*")
-        raw = folder / "start.1.0.output.jsonl"
-        eventually(lambda: raw.exists() and "by the system" in raw.read_text())
-        process.send_signal(number)
-        process.wait(30)
-        with contextlib.suppress(ProcessLookupError):  # or the broken pipe was faster
-            os.kill(task, signal.SIGKILL)
-        process.communicate()
-        receiver.wait_for(lambda: len(receiver.spans()) == 2)
-        spans = {span.name: span for span, _ in receiver.spans()}
-        assert {span.status.code for span in spans.values()} == {2}
-        assert set(receiver.bodies()) >= WRITTEN
+    process = place.start(place.write(WAITING), "--with", "otel", env=endpoint.env)
+    task = wait_for_line(place, process, "a record")
+    (folder,) = place.home.glob("*/*")
+    raw = folder / "start.1.0.output.jsonl"
+    eventually(lambda: raw.exists() and "by the system" in raw.read_text())
+    process.send_signal(number)
+    process.wait(30)
+    with contextlib.suppress(ProcessLookupError):  # or the broken pipe was faster
+        os.kill(task, signal.SIGKILL)
+    finished = place.finish(process)
+    story = endpoint.told(place, finished)
+    assert finished.code == -number
+    assert set(story) == {"start/0", "RUN"}
+    assert {span.status for span in story.values()} == {ERROR}
+    assert story["start/0"].attributes["metaflow.task.result"] in ("error", "failure")
+    assert len(story["start/0"].events) == 1
+    assert story["RUN"].attributes["metaflow.run.result"] == "error"
+    assert {line: story["start/0"].lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
 
 
-@pytest.fixture
-def gate(place: Place) -> str:
-    path = place.path / "gate"
-    os.mkfifo(path)
-    return str(path)
-
-
-def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, gate: str) -> None:
+def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, endpoint: Endpoint) -> None:
     """The launcher starts another with its next task; what was acknowledged is not sent again."""
-    source = flow("open(os.environ['GATE']).read()")
-    with Receiver() as receiver:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "GATE": gate}
-        process = place.start(place.write(source), "--with", "otel", env=environment)
-        receiver.wait_for(lambda: "by the system" in receiver.bodies())
-        (folder,) = place.home.glob("*/*")
+    gate = place.path / "gate"
+    os.mkfifo(gate)
+    process = place.start(
+        place.write(flow("open(os.environ['GATE']).read()")), "--with", "otel", env={**endpoint.env, "GATE": str(gate)}
+    )
+    wait_for_line(place, process, "a record")
+    (folder,) = place.home.glob("*/*")
+    if endpoint.is_up:
         eventually(lambda: Checkpoint.read(folder).delivered.get("logs", 0) >= 3)
-        subprocess.run(["pkill", "-KILL", "-f", f"otel_metaflow.shipper {folder}"], check=True)
-        with open(gate, "w") as opened:
-            opened.write("go")
-        finished = place.finish(process)
-        finished.wait_delivered()
-        found = receiver.bodies()
+    else:
+        eventually(lambda: Checkpoint.read(folder).trouble.get("logs"))
+    kill_shipper(folder)
+    gate.write_text("go")
+    finished = place.finish(process)
+    story = endpoint.told(place, finished)
     assert finished.code == 0
-    assert [found.count(text) for text in ("first line", "a record", "by the system", "reached the end")] == [1] * 4
-    assert sorted(span.name for span, _ in receiver.spans()) == ["RUN DeathFlow", "end", "start"]
+    assert set(story) == {"start/0", "end/0", "RUN"}
+    assert {line: story["start/0"].lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
+    assert story["end/0"].lines == {"reached the end": 1}
