@@ -47,9 +47,12 @@ class StreamTap:
         if self.is_muted:
             return self._write(text)
         with self._lock:
-            if text.__class__ is str:
+            if isinstance(text, str):
                 try:
-                    self._note(text)
+                    # The characters of a subclass, which may print otherwise, are what is written.
+                    self._note(text if text.__class__ is str else str.__str__(text))
+                except UnicodeEncodeError:
+                    pass  # the stream cannot hold it and will raise, having written nothing
                 except Exception as error:  # noqa: BLE001 - a print must print, whatever we do
                     contain(error)
             return self._write(text)
@@ -70,6 +73,8 @@ class StreamTap:
         if text == "\n":
             self._report("", thread)
             return
+        if not text.isascii():
+            text = self._as_read(text)
         if "\n" not in text:
             self._begin(text, thread)
             return
@@ -77,6 +82,16 @@ class StreamTap:
         for line in ended:
             self._report(line, thread)
         self._begin(begun, thread)
+
+    def _as_read(self, text: str) -> str:
+        """The text as UTF-8 shows its bytes, for so the launcher reads them, whatever the stream's encoding.
+
+        Raises:
+            UnicodeEncodeError: the stream cannot hold the text.
+        """
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        data = text.encode(encoding, getattr(self._stream, "errors", None) or "strict")
+        return data.decode("utf-8", "replace")
 
     def _begin(self, text: str, thread: int) -> None:
         if not text:
@@ -100,8 +115,9 @@ class StreamTap:
 def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:
     """Tap those of stdout and stderr, given as (name, stream), that can be tapped.
 
-    A stream that user code replaced by an object without settable attributes is left alone; its lines
-    are in the raw stream all the same.
+    Give those that the process began with (`sys.__stdout__`): what user code puts in their place may change
+    its lines or keep them for itself. One without settable attributes is left alone; its lines are in the
+    raw stream all the same.
     """
     taps: List[StreamTap] = []
     for name, stream in streams:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from receiver import Receiver
 from running import Finished, Place, eventually, seen
 
@@ -15,9 +22,11 @@ from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Attempt
 
+REFUSED = "http://127.0.0.1:1"
+ERROR = 2  # StatusCode
 FLOW = """
     import ctypes, logging, os, resource, signal, subprocess, sys, threading, time
-    from metaflow import FlowSpec, catch, retry, step, timeout
+    from metaflow import FlowSpec, catch, current, retry, step, timeout
     class DeathFlow(FlowSpec):
         {decorators}
         @step
@@ -50,64 +59,238 @@ def bodies(finished: Finished, attempt: Attempt) -> list[str]:
     return [entry.record["body"] for entry in logs.read(10**20, final=True)]
 
 
-@pytest.mark.parametrize(
-    ("death", "result", "error_type", "code"),
-    [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "error", "SIGKILL", -9),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "error", "SIGTERM", -15),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "error", "SIGSEGV", -11),
-        ("os.abort()", "error", "SIGABRT", -6),
-        ("ctypes.string_at(0)", "error", "SIGSEGV", -11),
-        ("os._exit(3)", "error", "_OTHER", 3),
-        ("os._exit(0)", "error", "_OTHER", 0),
-        ("sys.exit(4)", "failure", "SystemExit", 4),
-        ("sys.exit(0)", "failure", "SystemExit", 0),
-        ("raise ValueError('boom')", "failure", "ValueError", 1),
-        ("raise BaseException('base')", "failure", "BaseException", 1),
-        ("self.it = threading.Lock()", "failure",
-         "metaflow.datastore.exceptions.UnpicklableArtifactException", 1),
-        ("raise type('Odd', (Exception,), {'__str__': lambda s: 1 / 0})()", "failure", "__main__.Odd", 1),
-        ("resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); self.x = bytearray(1 << 32)",
-         "failure", "MemoryError", 1),
-        ("os.closerange(3, 4096); raise ValueError('closed')", None, None, None),
-    ],
-)  # fmt: skip
-def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(
-    place: Place, death: str, result: str | None, error_type: str | None, code: int | None
-) -> None:
-    """One attempt that went wrong, with what was written before; the user sees what a run without us shows."""
-    source = flow(death)
-    plain = place.run(source)
-    finished = place.run(source, "--with", "otel")
-    assert seen(finished) == seen(plain)
-    (attempt,) = attempts(finished)
-    found = bodies(finished, attempt)
-    assert {body for body in found if body in WRITTEN} == WRITTEN
-    assert len([body for body in found if body in WRITTEN]) == 3
-    assert attempt.failed
-    if result is not None:
-        assert (attempt.result, attempt.error_type, attempt.exit_code) == (result, error_type, code)
-    assert finished.story.result != "success"
+@dataclass(frozen=True)
+class Told:
+    """What arrived of one attempt, or of the run: its span, its lines and logging records, its events."""
+
+    attributes: dict[str, Any]
+    status: int
+    lines: Counter[str]
+    events: dict[str, dict[str, Any]]
 
 
-def test_a_killed_attempt_is_retried_and_both_are_told(place: Place) -> None:
-    """The run succeeds; the first attempt stays an error."""
-    death = "from metaflow import current; current.retry_count or os.kill(os.getpid(), 9)"
-    finished = place.run(flow(death, "@retry(times=1, minutes_between_retries=0)"), "--with", "otel")
-    assert finished.code == 0
-    assert [(attempt.result, attempt.exit_code) for attempt in attempts(finished)] == [("error", -9), ("success", 0)]
-    assert finished.story.result == "success"
+def plain(attributes: Any) -> dict[str, Any]:
+    """OTLP's attributes as a dictionary of Python's values."""
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
-def test_what_catch_caught_is_a_success_that_says_what_it_caught(place: Place) -> None:
-    finished = place.run(flow("raise ValueError('caught')", "@catch(var='problem')"), "--with", "otel")
-    assert finished.code == 0, finished.stderr
-    last = attempts(finished)[-1]
-    assert (last.result, last.exception["type"], last.end["caught"] if last.end else None) == (
-        "success",
-        "ValueError",
-        True,
-    )
+def told(receiver: Receiver) -> dict[str, Told]:
+    """What arrived, by STEP/ATTEMPT; the run's own is called RUN. Each span has come once."""
+    lines: dict[bytes, Counter[str]] = {}
+    events: dict[bytes, dict[str, dict[str, Any]]] = {}
+    for message in receiver.of(ExportLogsServiceRequest):
+        for resource in message.resource_logs:
+            for scope in resource.scope_logs:
+                for record in scope.log_records:
+                    if record.event_name:
+                        of_span = events.setdefault(record.span_id, {})
+                        assert record.event_name not in of_span
+                        of_span[record.event_name] = plain(record.attributes)
+                    else:
+                        lines.setdefault(record.span_id, Counter())[record.body.string_value] += 1
+    found: dict[str, Told] = {}
+    for span, _ in receiver.spans():
+        attributes = plain(span.attributes)
+        name = "RUN" if span.name.startswith("RUN ") else f"{span.name}/{attributes['metaflow.attempt']}"
+        assert name not in found, "a span came twice"
+        found[name] = Told(
+            attributes, span.status.code, lines.get(span.span_id, Counter()), events.get(span.span_id, {})
+        )
+    return found
+
+
+def kill_shipper(folder: Path) -> None:
+    """Kill the shipper of the run in `folder`, at once."""
+    subprocess.run(["pkill", "-KILL", "-f", f"otel_metaflow.shipper {folder}"], check=True)
+
+
+def delivered(receiver: Receiver, place: Place, finished: Finished) -> dict[str, Told]:
+    """What arrives of a run whose endpoint refused, by `otel-metaflow ship` when it is up."""
+    kill_shipper(finished.folder)
+    shipped = place.cli("ship", f"{finished.flow}/{finished.run}", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    assert shipped.returncode == 0, shipped.stdout + shipped.stderr
+    return told(receiver)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One that is up from the beginning, or only when the run is over."""
+
+    receiver: Receiver
+    is_up: bool
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a run is told of it; the launcher never waits, as on an ordinary host."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.receiver.url if self.is_up else REFUSED,
+            "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
+        }
+
+    def told(self, place: Place, finished: Finished) -> dict[str, Told]:
+        """All that arrives of a run."""
+        if not self.is_up:
+            return delivered(self.receiver, place, finished)
+        finished.wait_delivered()
+        return told(self.receiver)
+
+
+@pytest.fixture(params=["up", "refused"])
+def endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+    with Receiver() as receiver:
+        yield Endpoint(receiver, request.param == "up")
+
+
+@pytest.fixture(scope="module")
+def memory_group() -> Iterator[str]:
+    """A control group of 64 MB, or nothing where this machine lets us make none: CI without root."""
+    for root, limits in (
+        (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
+        (Path("/sys/fs/cgroup"), ("memory.max",)),
+    ):
+        group = root / f"otel-metaflow-{os.getpid()}"
+        try:
+            group.mkdir()
+            for limit in limits:
+                (group / limit).write_text(str(64 << 20))
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        yield str(group)
+        group.rmdir()
+        return
+    yield ""
+
+
+# Where no group could be made, by the signal that the kernel would send.
+OUT_OF_MEMORY = """
+            group = os.environ["MEMORY_GROUP"]
+            group or os.kill(os.getpid(), signal.SIGKILL)
+            open(group + "/cgroup.procs", "w").write(str(os.getpid()))
+            self.much = b"x" * (512 << 20)"""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A way for the first attempt of `start` to end, and what is told of it."""
+
+    code: str
+    result: str
+    error_type: str
+    exit_code: int
+    decorators: str = ""
+    lost: bool = False
+    status: int = ERROR
+    run: str = "failure"
+
+    @property
+    def signal(self) -> str | None:
+        return self.error_type if self.exit_code < 0 else None
+
+
+def lost(code: str, error_type: str, exit_code: int, decorators: str = "", run: str = "failure") -> Death:
+    return Death(code, "error", error_type, exit_code, decorators, lost=True, run=run)
+
+
+def raised(code: str, error_type: str, exit_code: int = 1) -> Death:
+    return Death(code, "failure", error_type, exit_code)
+
+
+KILL = "current.retry_count or os.kill(os.getpid(), 9)"
+DEATHS = {
+    "kill -9": lost("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL", -9),
+    "kill": lost("os.kill(os.getpid(), signal.SIGTERM)", "SIGTERM", -15),
+    "segmentation fault": lost("ctypes.string_at(0)", "SIGSEGV", -11),
+    "abort": lost("os.abort()", "SIGABRT", -6),
+    "out of memory": lost(OUT_OF_MEMORY, "SIGKILL", -9),
+    "exit at once with 3": lost("os._exit(3)", "_OTHER", 3),
+    "exit at once with 0": lost("os._exit(0)", "_OTHER", 0),
+    "exit with 4": raised("sys.exit(4)", "SystemExit", 4),
+    "exit with 0": raised("sys.exit(0)", "SystemExit", 0),
+    "exception": raised("raise ValueError('boom')", "ValueError"),
+    "base exception": raised("raise BaseException('base')", "BaseException"),
+    "exception that cannot be shown": raised(
+        "raise type('Odd', (Exception,), {'__str__': lambda s: 1 / 0})()", "__main__.Odd"
+    ),
+    "artifact that cannot be stored": raised(
+        "self.it = threading.Lock()", "metaflow.datastore.exceptions.UnpicklableArtifactException"
+    ),
+    "no memory": raised(
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); self.x = bytearray(1 << 32)", "MemoryError"
+    ),
+    "closed descriptors": raised("os.closerange(3, 4096); raise ValueError('closed')", "ValueError"),
+    "timeout": Death(
+        "time.sleep(60)",
+        "timeout",
+        "metaflow.plugins.timeout_decorator.TimeoutException",
+        1,
+        "@timeout(seconds=1)",
+    ),
+    "kill -9, retried": lost(KILL, "SIGKILL", -9, "@retry(times=1, minutes_between_retries=0)", "success"),
+    "kill -9, caught": lost(KILL, "SIGKILL", -9, "@catch(var='problem')", "success"),
+    "exception, caught": Death(
+        "raise ValueError('caught')", "success", "", 0, "@catch(var='problem')", status=0, run="success"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(tmp_path: Path, memory_group: str, name: str) -> None:
+    """Told alike whether the endpoint was up or refused until `ship`; the user sees what a run without us shows."""
+    death = DEATHS[name]
+    places = {}
+    for each in ("plain", "up", "refused"):
+        (tmp_path / each).mkdir()
+        places[each] = Place(tmp_path / each)
+    source = Place(tmp_path).write(flow(death.code, death.decorators))
+    with Receiver() as up, Receiver() as later:
+        processes = {
+            each: place.start(
+                source,
+                *(() if each == "plain" else ("--with", "otel")),
+                env={
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": up.url if each == "up" else REFUSED,
+                    "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
+                    "MEMORY_GROUP": memory_group,
+                },
+            )
+            for each, place in places.items()
+        }
+        runs = {each: places[each].finish(process) for each, process in processes.items()}
+        assert seen(runs["up"]) == seen(runs["plain"])
+        assert seen(runs["refused"]) == seen(runs["plain"])
+        stories = [delivered(later, places["refused"], runs["refused"])]
+        runs["up"].wait_delivered()
+        stories.append(told(up))
+    for story in stories:
+        check(story, death)
+
+
+def check(story: dict[str, Told], death: Death) -> None:
+    """Hold what arrived of a run to what is to be told of its death."""
+    attempt = story["start/0"]
+    assert {line: attempt.lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
+    assert attempt.status == death.status
+    facts = {
+        "metaflow.task.result": death.result,
+        "error.type": death.error_type or None,
+        "process.exit.code": death.exit_code,
+        "metaflow.task.signal": death.signal,
+    }
+    assert {fact: attempt.attributes.get(fact) for fact in facts} == facts
+    event = "metaflow.task.lost" if death.lost else "metaflow.task.exception"
+    assert list(attempt.events) == [event]
+    if death.lost:
+        assert attempt.events[event].get("process.exit.code") == death.exit_code
+    else:
+        assert attempt.events[event]["exception.type"] == (death.error_type or "ValueError")
+        assert "Traceback" in attempt.events[event]["exception.stacktrace"]
+    assert story["RUN"].attributes["metaflow.run.result"] == death.run
+    assert story["RUN"].status == (0 if death.run == "success" else ERROR)
+    again = {"start/1"} if death.lost and death.run == "success" else set()
+    end = {"end/0"} if death.run == "success" else set()
+    assert set(story) == {"RUN", "start/0"} | again | end
 
 
 @pytest.mark.parametrize(
@@ -153,8 +336,6 @@ def wait_for_line(place: Place, process: subprocess.Popen[str], text: str) -> in
         for path in place.home.glob("*/*/*.0.jsonl"):
             content = path.read_text()
             if text in content:
-                import json
-
                 return int(json.loads(content.partition("\n")[0])["pid"])
         return None
 
@@ -166,60 +347,70 @@ def wait_for_line(place: Place, process: subprocess.Popen[str], text: str) -> in
 WAITING = flow("[(print('.'), time.sleep(0.1)) for _ in range(600)]")
 
 
-def test_ctrl_c_is_a_cancellation(place: Place) -> None:
-    """Of the attempt and of the run, with the lines that were written."""
-    process = place.start(place.write(WAITING), "--with", "otel")
-    wait_for_line(place, process, "a record")
-    os.killpg(process.pid, signal.SIGINT)
-    finished = place.finish(process)
-    assert finished.code != 0
-    (attempt,) = attempts(finished)
-    assert (attempt.result, finished.story.result) == ("cancellation", "cancellation")
-    assert set(bodies(finished, attempt)) >= WRITTEN
+def test_ctrl_c_is_a_cancellation(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Of the attempt and of the run, with the lines that were written; no error, and the code is what it was."""
+    codes = []
+    for name, arguments in (("plain", ()), ("ours", ("--with", "otel"))):
+        (tmp_path / name).mkdir()
+        place = Place(tmp_path / name)
+        ready = place.path / "ready"
+        source = WAITING.replace("[(print", f"open({str(ready)!r}, 'w'); [(print")
+        process = place.start(place.write(source), *arguments, env=endpoint.env)
+        eventually(ready.exists)
+        os.killpg(process.pid, signal.SIGINT)
+        finished = place.finish(process)
+        codes.append(finished.code)
+    story = endpoint.told(place, finished)
+    assert codes[0] == codes[1] != 0
+    assert set(story) == {"start/0", "RUN"}
+    attempt, run = story["start/0"], story["RUN"]
+    assert (attempt.attributes["metaflow.task.result"], attempt.status) == ("cancellation", 0)
+    assert (run.attributes["metaflow.run.result"], run.status) == ("cancellation", 0)
+    assert attempt.events == {}
+    assert {line: attempt.lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_launcher_is_told_by_its_shipper(place: Place, number: signal.Signals) -> None:
+def test_a_killed_launcher_is_told_by_its_shipper(place: Place, endpoint: Endpoint, number: signal.Signals) -> None:
     """The shipper notices, waits for the orphaned task, and closes the run's span as an error."""
-    with Receiver() as receiver:
-        process = place.start(place.write(WAITING), "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
-        task = wait_for_line(place, process, "a record")
-        (folder,) = place.home.glob("*/*")
-        raw = folder / "start.1.0.output.jsonl"
-        eventually(lambda: raw.exists() and "by the system" in raw.read_text())
-        process.send_signal(number)
-        process.wait(30)
-        with contextlib.suppress(ProcessLookupError):  # or the broken pipe was faster
-            os.kill(task, signal.SIGKILL)
-        process.communicate()
-        receiver.wait_for(lambda: len(receiver.spans()) == 2)
-        spans = {span.name: span for span, _ in receiver.spans()}
-        assert {span.status.code for span in spans.values()} == {2}
-        assert set(receiver.bodies()) >= WRITTEN
+    process = place.start(place.write(WAITING), "--with", "otel", env=endpoint.env)
+    task = wait_for_line(place, process, "a record")
+    (folder,) = place.home.glob("*/*")
+    raw = folder / "start.1.0.output.jsonl"
+    eventually(lambda: raw.exists() and "by the system" in raw.read_text())
+    process.send_signal(number)
+    process.wait(30)
+    with contextlib.suppress(ProcessLookupError):  # or the broken pipe was faster
+        os.kill(task, signal.SIGKILL)
+    finished = place.finish(process)
+    story = endpoint.told(place, finished)
+    assert finished.code == -number
+    assert set(story) == {"start/0", "RUN"}
+    assert {span.status for span in story.values()} == {ERROR}
+    assert story["start/0"].attributes["metaflow.task.result"] in ("error", "failure")
+    assert len(story["start/0"].events) == 1
+    assert story["RUN"].attributes["metaflow.run.result"] == "error"
+    assert {line: story["start/0"].lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
 
 
-@pytest.fixture
-def gate(place: Place) -> str:
-    path = place.path / "gate"
-    os.mkfifo(path)
-    return str(path)
-
-
-def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, gate: str) -> None:
+def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, endpoint: Endpoint) -> None:
     """The launcher starts another with its next task; what was acknowledged is not sent again."""
-    source = flow("open(os.environ['GATE']).read()")
-    with Receiver() as receiver:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "GATE": gate}
-        process = place.start(place.write(source), "--with", "otel", env=environment)
-        receiver.wait_for(lambda: "by the system" in receiver.bodies())
-        (folder,) = place.home.glob("*/*")
+    gate = place.path / "gate"
+    os.mkfifo(gate)
+    process = place.start(
+        place.write(flow("open(os.environ['GATE']).read()")), "--with", "otel", env={**endpoint.env, "GATE": str(gate)}
+    )
+    wait_for_line(place, process, "a record")
+    (folder,) = place.home.glob("*/*")
+    if endpoint.is_up:
         eventually(lambda: Checkpoint.read(folder).delivered.get("logs", 0) >= 3)
-        subprocess.run(["pkill", "-KILL", "-f", f"otel_metaflow.shipper {folder}"], check=True)
-        with open(gate, "w") as opened:
-            opened.write("go")
-        finished = place.finish(process)
-        finished.wait_delivered()
-        found = receiver.bodies()
+    else:
+        eventually(lambda: Checkpoint.read(folder).trouble.get("logs"))
+    kill_shipper(folder)
+    gate.write_text("go")
+    finished = place.finish(process)
+    story = endpoint.told(place, finished)
     assert finished.code == 0
-    assert [found.count(text) for text in ("first line", "a record", "by the system", "reached the end")] == [1] * 4
-    assert sorted(span.name for span, _ in receiver.spans()) == ["RUN DeathFlow", "end", "start"]
+    assert set(story) == {"start/0", "end/0", "RUN"}
+    assert {line: story["start/0"].lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
+    assert story["end/0"].lines == {"reached the end": 1}

@@ -60,6 +60,7 @@ class Subtraction:
         self._texts: Dict[str, int] = {}
         self._waiting = 0
         self._newest_taken = 0
+        self._newest_of: Dict[int, int] = {}  # by process
         self._last_read = 0
         self._held: Deque[Raw] = deque()
         self._spare_newlines = 0
@@ -126,13 +127,15 @@ class Subtraction:
         """Take the report of this very line; earlier ones of its process stay, they are garbled ones."""
         if raw.text not in self._texts:
             return None
-        for reports in self._reports.values():
+        for pid, reports in self._reports.items():
             if reports and _same(reports[0], raw):
+                self._newest_of[pid] = reports[0].at
                 return self._taken(reports.popleft())
-        for reports in self._reports.values():
+        for pid, reports in self._reports.items():
             for index, report in enumerate(reports):
                 if _same(report, raw):
                     del reports[index]
+                    self._newest_of[pid] = report.at
                     return self._taken(report)
         return None
 
@@ -150,7 +153,8 @@ class Subtraction:
         """Lines read before this one were written before it, however late the launcher read them."""
         for raw in reversed(self._held):
             if raw.offset < up_to:
-                before = raw.at = min(raw.at, before - 1)
+                end = self._reported_end(raw)
+                before = raw.at = min(raw.at, (end.at if end else before) - 1)
 
     def _may_be_garbled(self, raw: Raw) -> bool:
         if not self._waiting:
@@ -190,11 +194,33 @@ class Subtraction:
         # this line, the others stand alone in the stream. Where they do not, the likeness is chance.
         newlines = len(parts) - (0 if rest else 1)
         if not parts or newlines > self._lone_newlines():
-            return raw
+            return self._without_reported_end(raw)
         for report in parts:
             self._forget(report)
         self._spare_newlines += newlines
         return Raw(rest, len(rest), raw.at, raw.offset, raw.read) if rest else None
+
+    def _reported_end(self, raw: Raw) -> Optional[Report]:
+        """The reported line before which somebody wrote a text without a newline, a prompt say.
+
+        Only a report that its own process has followed by another, which was read, is surely in what was read.
+        """
+        for pid, reports in self._reports.items():
+            newest = self._newest_of.get(pid, 0)
+            for report in reports:
+                if report.at >= newest:
+                    break
+                if report.text and raw.text.endswith(report.text):
+                    return report
+        return None
+
+    def _without_reported_end(self, raw: Raw) -> Raw:
+        report = self._reported_end(raw)
+        if report is None:
+            return raw
+        self._forget(report)
+        rest = raw.text[: -len(report.text)]
+        return Raw(rest, len(rest), raw.at, raw.offset, raw.read)
 
     def _lone_newlines(self) -> int:
         """How many empty lines were read that nobody reported, and that no garbled line accounts for."""

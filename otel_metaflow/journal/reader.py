@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
@@ -11,6 +12,8 @@ CHUNK = 1 << 18
 # Not `json.loads`, which looks for the encoding and for white space first: that takes as long as the rest.
 _decode = json.JSONDecoder().raw_decode
 _LOGS = (b'{"kind":"line"', b'{"kind":"log"')
+# Half a character, such as os.fsdecode makes of bytes that are no UTF-8: JSON can hold it, OTLP cannot.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Entry(NamedTuple):
@@ -89,9 +92,18 @@ def parse(line: bytes) -> Optional[Dict[str, Any]]:
         and record.get("kind").__class__ is str
         and record.get("timeUnixNano").__class__ is int
     ):
-        found: Dict[str, Any] = record
+        found: Dict[str, Any] = _whole(record) if b"\\ud" in line else record
         return found
     return None
+
+
+def _whole(value: Any) -> Any:
+    """`value` with the replacement character for each half of one."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_whole(name): _whole(item) for name, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def facts(path: Path) -> Iterator[Dict[str, Any]]:

@@ -40,7 +40,7 @@ class Output:
 
     def tap_launcher(self) -> None:
         """Journal what the launcher prints, Metaflow's own messages with it, but not the echo of its tasks."""
-        self._taps = tap((("stdout", sys.stdout), ("stderr", sys.stderr)), self._on_own_line)
+        self._taps = tap((("stdout", sys.__stdout__), ("stderr", sys.__stderr__)), self._on_own_line)
 
     def close(self) -> None:
         """The launcher ends: report a line of its own that was begun, and print unseen from here on."""

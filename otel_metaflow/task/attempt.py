@@ -53,7 +53,7 @@ class Attempt:
         if "logging" in sources:
             self._logging = LoggingTap(self._journal.append_line, self._mask)
             self._logging.install()
-        streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        streams = {"stdout": sys.__stdout__, "stderr": sys.__stderr__}
         self._taps = tap([(name, streams[name]) for name in streams if name in sources], self._on_line)
         atexit.register(guarded(self._at_exit))
 

@@ -37,18 +37,20 @@ class LoggingTap:
     def install(self) -> None:
         """Put the tap in place, for good: a task is one process and one attempt."""
         call_handlers = logging.Logger.callHandlers
-        handle = logging.Handler.handle
+        handle, handle_error = logging.Handler.handle, logging.Handler.handleError
         state = self._state
 
         def tapped_call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-            try:
-                self._note(record)
-            except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
-                contain(error)
+            state.noted = record
+            self._try_note(record)
             call_handlers(logger, record)
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
             # Not callHandlers: a QueueListener calls the handlers from a thread of its own.
+            if record.process != os.getpid() and getattr(state, "noted", None) is not record:
+                # Made by another process and handed to several handlers, one after the other.
+                state.noted = record
+                self._try_note(record)
             depth = getattr(state, "depth", 0)
             state.depth = depth + 1
             try:
@@ -56,8 +58,23 @@ class LoggingTap:
             finally:
                 state.depth = depth
 
+        def tapped_handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+            # What this prints is about the handler, and no part of the record.
+            depth, state.depth = getattr(state, "depth", 0), 0
+            try:
+                handle_error(handler, record)
+            finally:
+                state.depth = depth
+
         logging.Logger.callHandlers = tapped_call_handlers  # type: ignore[assignment,method-assign]
         logging.Handler.handle = tapped_handle  # type: ignore[assignment,method-assign]
+        logging.Handler.handleError = tapped_handle_error  # type: ignore[assignment,method-assign]
+
+    def _try_note(self, record: logging.LogRecord) -> None:
+        try:
+            self._note(record)
+        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+            contain(error)
 
     @property
     def is_handling(self) -> bool:
