@@ -23,7 +23,8 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-collector_sources := $(wildcard collector/distribution/*.go collector/distribution/go.* collector/destinations/*.go collector/destinations/go.*)
+OURS := destinations origin
+collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
 	$(call go_build,collector/distribution)
@@ -36,7 +37,7 @@ collector-run: $(COLLECTOR) ## run it with the shipped configuration
 	QUEUE_DIR=$${QUEUE_DIR:-collector/dist/queue} $(COLLECTOR) --config collector/config/config.yaml
 
 collector-test: ## tests of its Go code
-	cd collector/destinations && go vet ./... && go test ./...
+	$(foreach module,$(OURS),cd $(CURDIR)/collector/$(module) && go vet ./... && go test ./... &&) true
 
 # The builder's own `go mod download` asks for modules that no build needs and that not every
 # proxy has, so it only writes the sources, and `go build` resolves them. Not every module is in
@@ -44,6 +45,8 @@ collector-test: ## tests of its Go code
 collector-generate: export GONOSUMDB = *
 collector-generate: ## write its Go module anew, after a change of version or manifest
 	cd collector/destinations && go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy
+	cd collector/origin && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	$(call generate,collector,$(COLLECTOR))
 	$(call generate,tests/vendors,$(VENDORS))
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -48,13 +48,14 @@ START_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Log:
-    """A log record as a vendor received it, attributes of the resource included."""
+    """A log record as a vendor received it, attributes of the resource included; time is milliseconds since 1970."""
 
     body: str
     severity: str
     trace_id: str
     span_id: str
     attributes: dict[str, str]
+    time: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class Splunk(Vendor):
                     trace_id=attributes.pop("trace_id", ""),
                     span_id=attributes.pop("span_id", ""),
                     attributes=attributes,
+                    time=int(record["timeUnixNano"]) // 1_000_000,
                 )
             )
         return found
@@ -387,9 +389,12 @@ class Vendors(Process):
 
 
 class Collector(Process):
-    """The product's collector with its shipped configuration, on free ports."""
+    """The product's collector with its shipped configuration, on free ports.
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    `overlays` are names of files beside it, such as `filelog`.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], overlays: Sequence[str] = ()) -> None:
         grpc, http, health, telemetry = free_ports(4)
         self.grpc = f"http://localhost:{grpc}"
         self.http = f"http://localhost:{http}"
@@ -402,16 +407,31 @@ class Collector(Process):
             "TELEMETRY_PORT": str(telemetry),
         }
         super().__init__(
-            [str(PRODUCT), "--config", str(PRODUCT_CONFIG)],
+            [
+                str(PRODUCT),
+                f"--config={PRODUCT_CONFIG}",
+                *(f"--config={PRODUCT_CONFIG.with_name(name)}.yaml" for name in overlays),
+            ],
             {"QUEUE_DIR": str(directory / "queue"), **self.ports, **environment},
         )
 
 
 class Container(Collector):
-    """The image, run by podman: nothing writable but the queue, every capability dropped."""
+    """The image, run by podman: nothing writable but the queue, every capability dropped.
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], image: str) -> None:
+    `folders` are mounted where they lie, read-only.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        image: str,
+        overlays: Sequence[str] = (),
+        folders: Sequence[Path] = (),
+    ) -> None:
         super().__init__(directory, environment)
+        configs = [f"--config=/etc/otelcol-metaflow/{name}.yaml" for name in ("config", *overlays)]
         self.name = f"otelcol-metaflow-{self.ports['OTLP_HTTP_PORT']}"
         variables = {**self.ports, "LISTEN_HOST": "localhost", **environment}
         self._command = [
@@ -428,7 +448,9 @@ class Container(Collector):
             "--ulimit=nproc=1000:1000",
             # Names alone: a key on the command line would show in the list of processes.
             *(f"--env={name}" for name in variables),
+            *(f"--volume={folder}:{folder}:ro" for folder in folders),
             image,
+            *(configs if overlays else ()),
         ]
         self._environment = {**os.environ, **variables}
 

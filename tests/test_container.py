@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,19 @@ def test_a_missing_variable_stops_the_container_and_is_named(tmp_path: Path, ven
     del half["SPLUNK_HEC_TOKEN"]
     with pytest.raises(CollectorError, match="SPLUNK_HEC_TOKEN is not set"), Container(tmp_path, half, image):
         pass
+
+
+def test_an_overlay_is_in_the_image(tmp_path: Path, vendors: Vendors, image: str) -> None:
+    """A second --config chooses it; what it reads is mounted."""
+    log = tmp_path / "logs/run.log"
+    log.parent.mkdir()
+    log.write_text(
+        "Metaflow 2.19.39 executing HelloFlow for user:ann\n"
+        "2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] from a file\n"
+    )
+    environment = vendors.environment | {"FILELOG_INCLUDE": f"{log.parent}/*.log", "FILELOG_TIMEZONE": "Europe/Berlin"}
+    with Container(tmp_path, environment, image, ["filelog"], [log.parent]):
+        vendors.wait_for(lambda: len(vendors.splunk.logs()) >= 2 and len(vendors.datadog.logs()) >= 2)
+    (record,) = (found for found in vendors.splunk.logs() if found.body == "from a file")
+    assert record.attributes.items() >= {"metaflow.flow.name": "HelloFlow", "metaflow.step.name": "start"}.items()
+    assert record.time == datetime(2026, 11, 23, 8, 29, 20, 693_000, timezone.utc).timestamp() * 1_000

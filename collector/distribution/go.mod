@@ -41,6 +41,7 @@ require (
 	go.opentelemetry.io/collector/receiver/otlpreceiver v0.144.0
 	go.opentelemetry.io/collector/service v0.144.0
 	otel-metaflow.local/destinations v0.0.0
+	otel-metaflow.local/origin v0.0.0
 )
 
 require (
@@ -409,3 +410,5 @@ require (
 )
 
 replace otel-metaflow.local/destinations => ../destinations
+
+replace otel-metaflow.local/origin => ../origin
