@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from otel_metaflow import closing, handover, resource, secrets, settings, spawn
-from otel_metaflow.guard import guarded, report, say
+from otel_metaflow.guard import guarded, hide_frames, report, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
 from otel_metaflow.launcher.output import Output, watch_workers
@@ -155,5 +155,6 @@ def launching(cli_args: Any) -> None:
 @guarded
 def finished(exception: Optional[BaseException]) -> None:
     """The runtime of one decorated step is finished."""
+    hide_frames(exception)
     if _run is not None:
         _run.finished(exception)

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
 from otel_metaflow import handover, secrets
-from otel_metaflow.guard import contain, guarded, say
+from otel_metaflow.guard import contain, guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
 from otel_metaflow.task import usage
 from otel_metaflow.task.logs import LoggingTap, describe_exception
+
+# Bound before user code runs, which may put others in their place.
+_getpid, _time_ns = os.getpid, time.time_ns
 
 
 class Attempt:
@@ -30,7 +33,7 @@ class Attempt:
         self._journal = journal
         self._mask = mask
         self._folder = folder
-        self._pid = os.getpid()
+        self._pid = _getpid()
         self._cpu = usage.cpu_seconds()
         self._io = usage.input_output()
         self._exception: Optional[BaseException] = None
@@ -59,10 +62,10 @@ class Attempt:
 
     def _on_line(self, stream: str, line: str, length: int) -> None:
         text = self._mask(line)
-        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{time.time_ns()},"stream":"{stream}","body":{quoted(text)}'
+        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{_time_ns()},"stream":"{stream}","body":{quoted(text)}'
         if length > layout.LONGEST_LINE:
             record += f',"length":{length}'
-        pid = os.getpid()
+        pid = _getpid()
         if pid != self._pid:
             record += f',"pid":{pid}'
         if self._logging is not None and self._logging.is_handling:
@@ -94,6 +97,7 @@ class Attempt:
 
     def failed(self, error: BaseException) -> None:
         """The step raised; whether somebody catches it is known when the attempt finishes."""
+        hide_frames(error)
         self._exception = error
 
     def finish(self, ok: Optional[bool]) -> None:
@@ -101,10 +105,11 @@ class Attempt:
 
         Those two pass by `task_exception`; they are still on their way when Metaflow calls this.
         """
-        if self._ended or os.getpid() != self._pid:
+        if self._ended or _getpid() != self._pid:
             return
         self._ended = True
         error = self._exception or sys.exc_info()[1]
+        hide_frames(error)
         fields: Dict[str, Any] = {
             "result": "success" if ok else _result(error),
             "usage": {
@@ -120,7 +125,7 @@ class Attempt:
 
     def _at_exit(self) -> None:
         """The last word where Metaflow said none: an artifact that could not be stored, a failed pre-step."""
-        if os.getpid() != self._pid:
+        if _getpid() != self._pid:
             return
         self.finish(ok=False)
         for stream in self._taps:

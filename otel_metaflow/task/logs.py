@@ -7,19 +7,22 @@ turn the user's `basicConfig` into a no-op, miss loggers with `propagate=False` 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import traceback
 from typing import Any, Callable, Dict, Optional
 
-from otel_metaflow.guard import contain
+from otel_metaflow.guard import contain, hidden
 from otel_metaflow.journal.layout import LOG, LONGEST_LINE
 from otel_metaflow.journal.writer import quoted
 
 _MOST_ATTRIBUTES = 128  # OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT's default
 _DEEPEST = 6
 _NUMBERS = (int, float, bool)
+# Bound before user code runs, which may put others in their place.
+_getpid, _dumps = os.getpid, json.dumps
 
 # What every record has; the rest of its dictionary is the user's `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -32,7 +35,7 @@ class LoggingTap:
         self._append_line = append_line
         self._mask = mask
         self._state = threading.local()
-        self._pid = os.getpid()
+        self._pid = _getpid()
 
     def install(self) -> None:
         """Put the tap in place, for good: a task is one process and one attempt."""
@@ -47,7 +50,7 @@ class LoggingTap:
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
             # Not callHandlers: a QueueListener calls the handlers from a thread of its own.
-            if record.process != os.getpid() and getattr(state, "noted", None) is not record:
+            if record.process != _getpid() and getattr(state, "noted", None) is not record:
                 # Made by another process and handed to several handlers, one after the other.
                 state.noted = record
                 self._try_note(record)
@@ -66,6 +69,11 @@ class LoggingTap:
             finally:
                 state.depth = depth
 
+        for tapped in (tapped_call_handlers, tapped_handle, tapped_handle_error):
+            # When a handler fails, logging shows where the user called it: the innermost frame that is not
+            # of its own folder.
+            tapped.__code__ = tapped.__code__.replace(co_filename=logging.__file__)
+            hidden(tapped)
         logging.Logger.callHandlers = tapped_call_handlers  # type: ignore[assignment,method-assign]
         logging.Handler.handle = tapped_handle  # type: ignore[assignment,method-assign]
         logging.Handler.handleError = tapped_handle_error  # type: ignore[assignment,method-assign]
@@ -96,7 +104,7 @@ class LoggingTap:
             line += f',"length":{len(body)}'
         if record.process != self._pid:
             line += f',"pid":{record.process or 0}'
-            if record.process != os.getpid():
+            if record.process != _getpid():
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
                 # the assembly, which sees both files' worth, keeps one.
                 line += ',"forwarded":true'
@@ -167,6 +175,4 @@ def plain(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
 
 
 def _json(value: Any) -> str:
-    import json  # loaded by Metaflow already; a name here keeps the hot path free of it
-
-    return json.dumps(value, separators=(",", ":"), default=str)
+    return _dumps(value, separators=(",", ":"), default=str)
