@@ -26,12 +26,14 @@ SECRETS_PIPE = "secrets.pipe"
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
 
-# Kinds of records. Of a task: start, line, log, end. Of the launcher: start, line, launch, exit, end and
-# closed in its own file, line in the output files.
+# Kinds of records. Of a task: start, line, log, end. Of the launcher: start, step, line, clone, launch, exit,
+# end and closed in its own file, line in the output files.
 START = "start"
 LINE = "line"
 LOG = "log"
 END = "end"
+STEP = "step"
+CLONE = "clone"
 LAUNCH = "launch"
 EXIT = "exit"
 CLOSED = "closed"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import atexit
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterable, Optional, Sequence
 
 from otel_metaflow import closing, handover, resource, secrets, settings, spawn
-from otel_metaflow.guard import guarded, hide_frames, report, say
+from otel_metaflow.guard import guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.launcher.output import Output, watch_workers
+from otel_metaflow.launcher import origin
+from otel_metaflow.launcher.output import Output, watch_clones, watch_workers
 from otel_metaflow.task.attempt import say_unwritable
 
 _run: Optional[Run] = None
@@ -48,26 +49,26 @@ class Run:
                 "pid": self._pid,
                 "processStart": process_start(),
                 "resource": resource.describe(self.key.flow, self.key.run),
+                **origin.describe(os.environ),
             },
         )
-        try:
-            watch_workers(self._output, self._streams_of)
-        except AttributeError as error:
-            report(error)
+        guarded(watch_workers)(self._output, self._streams_of)
+        guarded(watch_clones)(self._output, self._streams_of)
         self._output.tap_launcher()
         for problem in self.environment.problems:
             say(problem)
         self.ensure_shipper()
         atexit.register(guarded(self._at_exit))
 
-    def add_step(self, step: str, options: Dict[str, Any]) -> None:
+    def add_step(self, node: Any, decorators: Iterable[Any], options: Dict[str, Any]) -> None:
         """A decorated step of the flow: its tasks are recorded, and their output as the options say."""
         self._unfinished += 1
         chosen = options.get("logs") or self.environment.logs
-        self._steps[step] = [name for name in chosen if name in self.environment.logs]
+        self._steps[node.name] = [name for name in chosen if name in self.environment.logs]
+        self._journal.append(layout.STEP, origin.describe_step(node, decorators))
 
-    def _streams_of(self, task: Any) -> Optional[Sequence[str]]:
-        return self._steps.get(task.step)
+    def _streams_of(self, step: str) -> Optional[Sequence[str]]:
+        return self._steps.get(step)
 
     def ensure_shipper(self) -> None:
         """Start the shipper unless it runs already; it may have been killed since."""
@@ -112,8 +113,8 @@ def _say_lost(error: OSError) -> None:
 
 
 @guarded
-def start(flow: str, run: str, step: str, options: Dict[str, Any]) -> None:
-    """A decorated step of a run that begins."""
+def start(flow: str, run: str, node: Any, decorators: Iterable[Any], options: Dict[str, Any]) -> None:
+    """A decorated step, `node` of the flow's graph, of a run that begins."""
     global _run, _handed
     if _handed is None:
         environment = settings.read()
@@ -128,7 +129,7 @@ def start(flow: str, run: str, step: str, options: Dict[str, Any]) -> None:
             environment.journal_max_bytes,
         )
     if _run is not None:
-        _run.add_step(step, options)
+        _run.add_step(node, decorators, options)
 
 
 def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:

@@ -19,7 +19,7 @@ from otel_metaflow.guard import contain, guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
-from otel_metaflow.task import usage
+from otel_metaflow.task import lineage, usage
 from otel_metaflow.task.logs import LoggingTap, describe_exception
 
 # Bound before user code runs, which may put others in their place.
@@ -29,10 +29,14 @@ _getpid, _time_ns = os.getpid, time.time_ns
 class Attempt:
     """One attempt, in the process that makes it."""
 
-    def __init__(self, journal: Journal, mask: secrets.Mask, folder: Path) -> None:
+    def __init__(self, journal: Journal, mask: secrets.Mask, folder: Path, output: Any, *, is_parallel: bool) -> None:
         self._journal = journal
         self._mask = mask
         self._folder = folder
+        self._output = output  # Metaflow's datastore of this attempt
+        self._is_parallel = is_parallel
+        self._code: Dict[str, int] = {}  # when user code began and ended
+        self._outer: Optional[Journal] = None  # of the task whose child process this one is
         self._pid = _getpid()
         self._cpu = usage.cpu_seconds()
         self._io = usage.input_output()
@@ -71,6 +75,23 @@ class Attempt:
         if self._logging is not None and self._logging.is_handling:
             record += ',"covered":true'
         self._journal.append_line(record + "}")
+        if self._outer is not None:
+            # What this process prints goes through the pipe of the task that started it, too.
+            self._outer.append_line(record + f',"pid":{pid},"covered":true}}')
+
+    def enter_user_code(self) -> None:
+        """All that comes before the step has been done."""
+        self.learn_secrets()
+        os.environ[handover.WITHIN] = str(self._journal.path)
+        self._code["codeStart"] = _time_ns()
+
+    def leave_user_code(self) -> None:
+        """The step returned or raised."""
+        self._code.setdefault("codeEnd", _time_ns())
+
+    def echo_to(self, outer: Path) -> None:
+        """Report each line also to the journal of the task whose output this process shares."""
+        self._outer = Journal(outer, _say_lost)
 
     def learn_secrets(self) -> None:
         """Take in what `@secrets` and `@environment` set, and tell the launcher, which cannot see it.
@@ -98,6 +119,7 @@ class Attempt:
     def failed(self, error: BaseException) -> None:
         """The step raised; whether somebody catches it is known when the attempt finishes."""
         hide_frames(error)
+        self.leave_user_code()
         self._exception = error
 
     def finish(self, ok: Optional[bool]) -> None:
@@ -112,6 +134,9 @@ class Attempt:
         hide_frames(error)
         fields: Dict[str, Any] = {
             "result": "success" if ok else _result(error),
+            **self._code,
+            **(lineage.parallel() if self._is_parallel else {}),
+            **lineage.artifacts(self._output),
             "usage": {
                 "cpu": round(usage.cpu_seconds() - self._cpu, 6),
                 "memoryPeak": usage.memory_peak(),
@@ -149,6 +174,10 @@ def begin(
     attempt: int,
     max_user_code_retries: int,
     options: Dict[str, Any],
+    node: Any,
+    frames: Iterable[Any],
+    inputs: Iterable[Any],
+    output: Any,
     metadata: Any,
 ) -> Optional[Attempt]:
     """Open the journal of this attempt, or return None where telemetry is off or cannot be written."""
@@ -173,7 +202,11 @@ def begin(
         if handover.VARIABLE not in os.environ:
             say_unwritable(error, handed.folder.parent.parent)
         return None
-    made = Attempt(journal, secrets.Mask(secrets.known(os.environ)), handed.folder)
+    mask = secrets.Mask(secrets.known(os.environ))
+    made = Attempt(journal, mask, handed.folder, output, is_parallel=bool(getattr(node, "parallel_step", False)))
+    outer = os.environ.get(handover.WITHIN)
+    if outer and Path(outer).parent == handed.folder and Path(outer) != journal.path:
+        made.echo_to(Path(outer))
     sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
     made.start(
         {
@@ -186,6 +219,7 @@ def begin(
             "maxUserCodeRetries": max_user_code_retries,
             "logs": sources,
             "attributes": options.get("attributes") or {},
+            **lineage.describe(inputs, frames, node.type, mask, value=bool(options.get("foreach_value"))),
             **described,
         },
         sources,
