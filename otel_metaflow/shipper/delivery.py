@@ -9,20 +9,25 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Set, Tuple
 
+from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
-from otel_metaflow.settings import Settings
-from otel_metaflow.shipper import exporters, spans
+from otel_metaflow.settings import Destination, Settings
+from otel_metaflow.shipper import exporters, sampling
+from otel_metaflow.shipper.events import Event, Events
+from otel_metaflow.shipper.exporters import Exporter
 from otel_metaflow.shipper.lane import Batch, Lane
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
+from otel_metaflow.shipper.pulse import Pulse
 from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources
+from otel_metaflow.shipper.spans import Spans
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
 _POLL = 0.4
@@ -30,6 +35,8 @@ _POLL = 0.4
 _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000
 _RUN = "RUN"
+# About how many bytes an event takes in a request.
+_EVENT_COST = 1_000
 
 
 @dataclass(frozen=True)
@@ -43,24 +50,37 @@ class Item:
 class Delivery:
     """Delivers one run; not for use by two processes at once."""
 
-    def __init__(self, home: Path, folder: Path, environment: Settings, wake: threading.Event) -> None:
+    def __init__(
+        self,
+        home: Path,
+        folder: Path,
+        environment: Settings,
+        wake: threading.Event,
+        build: Callable[[Destination], Exporter] = exporters.build,
+    ) -> None:
         self.folder = folder
         self.run = Run(layout.run_key(home, folder))
         self.checkpoint = Checkpoint.read(folder)
         self.checkpoint.complete = False
         self.checkpoint.write()
-        self._resources = Resources(self.run)
-        self._redaction = Redaction(environment.redact)
-        self._records = LogRecords(self.run, self._resources, environment.redact)
-        self._metrics = Metrics(self.run, self._resources)
         self._facts: Dict[str, Tail] = {}
-        self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
-        self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
         self._settled: Set[layout.AttemptKey] = set()
         self._run_over = False
+        self._follow()
+        self._is_sampled = sampling.is_sampled(self.run, environment)
+        self._keeps_failed = environment.keep_failed
+        redaction = Redaction(environment.redact)
+        self._resources = Resources(self.run, sampled=self._is_sampled or self._keeps_failed)
+        pulse = Pulse()
+        self._spans = Spans(home, self.run, self._resources, redaction, pulse, detail=environment.detail)
+        self._events = Events(self.run, self._resources, redaction, pulse)
+        self._records = LogRecords(self.run, self._resources, environment.redact)
+        self._metrics = Metrics(self.run, self._resources)
+        self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
+        self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
         self.wake = wake
         self.lanes = {
-            signal: Lane(signal, partial(exporters.build, destination), self.wake)
+            signal: Lane(signal, partial(build, destination), self.wake)
             for signal, destination in environment.destinations.items()
         }
 
@@ -124,8 +144,10 @@ class Delivery:
         for key, attempt in self.run.attempts.items():
             if key in self._settled:
                 continue
-            # The launcher's word comes after all that it read from the task; without it, the process's end decides.
-            if attempt.exit is not None or (launcher_gone and not attempt.is_running()):
+            # The launcher's word comes after all that it read from the task; where it will not speak, because it
+            # is gone or because another task started this one (@parallel), the process's end decides.
+            unheard = launcher_gone or attempt.launch is None
+            if attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running()):
                 self._settled.add(key)
         self._run_over = launcher_gone and len(self._settled) == len(self.run.attempts)
 
@@ -195,29 +217,41 @@ class Delivery:
         for key, attempt in list(self.run.attempts.items()):
             logs = self._attempt_logs(key)
             final = key in self._settled
-            name = str(key)
-            told = name in self.checkpoint.sent["events"]
-            if logs.at_end() and not logs.holds and (told or not final):
-                continue
-            with closing(logs.read(now, final=final)) as entries:
-                try:
-                    for log in entries:
-                        yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
-                finally:
-                    cursors[name] = logs.cursor()
-            if final and not told:
-                events.append(name)
-                for event in self._records.events_of(attempt):
-                    yield event, 1_000
+            if not logs.at_end() or logs.holds:
+                with closing(logs.read(now, final=final)) as entries:
+                    try:
+                        for log in entries:
+                            yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
+                    finally:
+                        cursors[str(key)] = logs.cursor()
+            yield from self._pending_events(self._events.of_attempt(attempt, self._told, is_over=final), events)
+        yield from self._pending_events(self._events.of_run(self._told, is_over=self._run_over), events)
+
+    @property
+    def _told(self) -> Set[str]:
+        return self.checkpoint.sent["events"]
+
+    def _pending_events(self, due: Iterator[Event], events: List[str]) -> Iterator[Tuple[Any, int]]:
+        for event in due:
+            events.append(event.name)
+            yield event.make(), _EVENT_COST
 
     def _span_batch(self) -> Optional[Batch]:
-        items = [
-            Item(str(key), spans.of_attempt(self.run, self.run.attempts[key], self._resources, self._redaction))
-            for key in self._unsent("traces")
-        ]
+        if not self._sends_spans():
+            return None
+        items = []
+        for key in self._unsent("traces"):
+            attempt = self.run.attempts[key]
+            # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
+            if story.is_final(self.run, attempt, run_is_over=self._run_over) is not None:
+                items.append(Item(str(key), self._spans.of_attempt(attempt, run_is_over=self._run_over)))
         if self._run_is_due("traces"):
-            items.append(Item(_RUN, spans.of_run(self.run, self._resources, self._redaction)))
-        return self._named_batch("traces", items, lambda part: [item.value for item in part])
+            items.append(Item(_RUN, [self._spans.of_run()]))
+        return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value])
+
+    def _sends_spans(self) -> bool:
+        """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
+        return self._is_sampled or (self._keeps_failed and self._run_over and self.run.result in ("failure", "error"))
 
     def _metric_batch(self) -> Optional[Batch]:
         items = [Item(str(key), self.run.attempts[key]) for key in self._unsent("metrics")]

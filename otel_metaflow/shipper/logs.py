@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context, attach, detach
@@ -21,7 +21,6 @@ from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span
 
 _STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)
 _LAUNCHER = InstrumentationScope(names.SCOPE_LAUNCHER, __version__)
-_EVENTS = InstrumentationScope(names.SCOPE, __version__)
 _BLANK = logging.makeLogRecord({}).__dict__
 _NUL = "\x00"
 _REPLACEMENT = "\ufffd"
@@ -95,45 +94,9 @@ class LogRecords:
             if attempt is None:
                 span_id, resource = run_span_id(self._run.key), self._resources.of_run()
             else:
-                span_id, resource = attempt_span_id(self._run.key, attempt), self._resources.of_attempt(attempt)
+                span_id, resource = attempt_span_id(self._run.key, attempt.key), self._resources.of_attempt(attempt)
             origin = self._origins[key] = _Origin(span_id, self._resources.context(span_id), resource)
         return origin
-
-    def events_of(self, attempt: Attempt) -> List[ReadableLogRecord]:
-        """The events of an attempt that is over: its exception, its loss."""
-        span_id = attempt_span_id(self._run.key, attempt)
-        found: List[ReadableLogRecord] = []
-        if attempt.exception and attempt.result != "cancellation":
-            exception = {f"exception.{name}": str(value) for name, value in attempt.exception.items()}
-            severity = SeverityNumber.ERROR if attempt.failed else SeverityNumber.WARN
-            body = f"{attempt.exception.get('type')}: {attempt.exception.get('message')}"
-            found.append(self._event(attempt, names.EVENT_TASK_EXCEPTION, severity, body, exception, span_id))
-        if attempt.is_lost and attempt.failed:
-            facts = {names.PROCESS_EXIT_CODE: attempt.exit_code, names.TASK_SIGNAL: attempt.signal_name}
-            lost = {name: value for name, value in facts.items() if value is not None}
-            body = f"attempt lost: {attempt.error_message}"
-            found.append(self._event(attempt, names.EVENT_TASK_LOST, SeverityNumber.FATAL, body, lost, span_id))
-        return found
-
-    def _event(
-        self,
-        attempt: Attempt,
-        name: str,
-        severity: SeverityNumber,
-        body: str,
-        attributes: Dict[str, Any],
-        span_id: str,
-    ) -> ReadableLogRecord:
-        made = LogRecord(
-            timestamp=attempt.ended_at,
-            context=self._resources.context(span_id),
-            severity_number=severity,
-            severity_text=severity.name,
-            body=self._redaction.text(body),
-            attributes={**self._redaction.attributes(attributes), names.LOG_RECORD_UID: f"{span_id}-{name}"},
-            event_name=name,
-        )
-        return ReadableLogRecord(made, self._resources.of_attempt(attempt), _EVENTS)
 
     def _make_handler(self) -> logging.Handler:
         # As slow to import as the rest of the SDK, and not needed by runs that only print.
