@@ -50,7 +50,7 @@ class LoggingTap:
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
             # Not callHandlers: a QueueListener calls the handlers from a thread of its own.
-            if record.process != _getpid() and getattr(state, "noted", None) is not record:
+            if record.process and record.process != _getpid() and getattr(state, "noted", None) is not record:
                 # Made by another process and handed to several handlers, one after the other.
                 state.noted = record
                 self._try_note(record)
@@ -97,14 +97,16 @@ class LoggingTap:
         line = (
             f'{{"kind":"{LOG}","timeUnixNano":{int(record.created * 1e9)},"severityNumber":{record.levelno},'
             f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
-            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName))},'
+            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName or ""))},'
             f'"file":{quoted(record.pathname)},"line":{record.lineno},"function":{quoted(str(record.funcName))}'
         )
         if len(body) > LONGEST_LINE:
             line += f',"length":{len(body)}'
-        if record.process != self._pid:
-            line += f',"pid":{record.process or 0}'
-            if record.process != _getpid():
+        here = _getpid()
+        process = record.process or here  # None with logging.logProcesses = False
+        if process != self._pid:
+            line += f',"pid":{process}'
+            if process != here:
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
                 # the assembly, which sees both files' worth, keeps one.
                 line += ',"forwarded":true'
