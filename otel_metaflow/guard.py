@@ -58,10 +58,15 @@ def is_from_signal(error: BaseException) -> bool:
     return False
 
 
-def contain(error: Exception) -> None:
-    """Report `error`, or raise it again where it is the user's."""
+def let_pass(error: Exception) -> None:
+    """Raise `error` again if it is the user's, of a signal handler, rather than what we expected to catch."""
     if is_from_signal(error):
         raise error
+
+
+def contain(error: Exception) -> None:
+    """Report `error`, or raise it again where it is the user's."""
+    let_pass(error)
     report(error)
 
 

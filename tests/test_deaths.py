@@ -311,6 +311,22 @@ def test_a_timeout_fires_also_inside_our_own_hooks(place: Place, busy: str) -> N
     assert "otel: telemetry of this process is incomplete" not in finished.stdout
 
 
+def test_an_alarm_that_goes_off_where_we_read_a_logging_record_is_the_steps(place: Place) -> None:
+    """We catch what a message raises when it is made; what a signal handler raises there is not of the message."""
+    death = """
+            class Ringing:
+                once = [signal.SIGALRM]
+                def __str__(self):
+                    self.once and signal.raise_signal(self.once.pop())
+                    return ""
+            log = logging.Logger("q"); log.addHandler(logging.NullHandler()); log.error(Ringing())
+            print("went on")"""
+    finished = place.run(flow("pass" + death, "@timeout(seconds=60)"), "--with", "otel")
+    (attempt,) = attempts(finished)
+    assert attempt.result == "timeout"
+    assert "went on" not in bodies(finished, attempt)
+
+
 def test_children_that_a_step_forks_do_not_end_its_attempt(place: Place) -> None:
     """A forked child that exits in any way runs our exit handlers too."""
     death = """

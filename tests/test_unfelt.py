@@ -258,3 +258,13 @@ def test_a_name_of_any_kind_is_delivered(place: Place, variable: str) -> None:
         finished = place.run(source("pass"), "--with", "otel", env=env)
         assert finished.code == 0
         receiver.wait_for(lambda: len(receiver.spans()) == 3)
+
+
+def test_modules_beside_the_flow_do_not_reach_the_shipper(place: Place) -> None:
+    """It starts from the folder of the flow, where a user may keep modules with names of ours."""
+    for name in ("opentelemetry", "google", "grpc", "settings", "delivery"):
+        (place.path / f"{name}.py").write_text("raise RuntimeError('not meant for the shipper')")
+    with Receiver() as receiver:
+        finished = place.run(source("pass"), "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+        assert finished.code == 0, finished.stderr
+        receiver.wait_for(lambda: len(receiver.spans()) == 3)

@@ -77,6 +77,8 @@ class Journal:
         try:
             written = self._written(data)
         except OSError as error:
+            if error.errno is None:  # not of the system: a TimeoutError of the user's own alarm
+                raise
             self._lose(error)
             return
         self._torn = written < len(data)

@@ -14,7 +14,7 @@ import threading
 import traceback
 from typing import Any, Callable, Dict, Optional
 
-from otel_metaflow.guard import contain, hidden
+from otel_metaflow.guard import contain, hidden, let_pass
 from otel_metaflow.journal.layout import LOG, LONGEST_LINE
 from otel_metaflow.journal.writer import quoted
 
@@ -50,7 +50,7 @@ class LoggingTap:
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
             # Not callHandlers: a QueueListener calls the handlers from a thread of its own.
-            if record.process != _getpid() and getattr(state, "noted", None) is not record:
+            if record.process and record.process != _getpid() and getattr(state, "noted", None) is not record:
                 # Made by another process and handed to several handlers, one after the other.
                 state.noted = record
                 self._try_note(record)
@@ -92,19 +92,22 @@ class LoggingTap:
     def _note(self, record: logging.LogRecord) -> None:
         try:
             body = record.getMessage()
-        except Exception:  # noqa: BLE001 - a wrong format string is the user's; logging reports it, we keep the raw text
+        except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; logging reports it, we keep the raw text
+            let_pass(odd)
             body = f"{record.msg} {record.args!r}"
         line = (
             f'{{"kind":"{LOG}","timeUnixNano":{int(record.created * 1e9)},"severityNumber":{record.levelno},'
             f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
-            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName))},'
+            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName or ""))},'
             f'"file":{quoted(record.pathname)},"line":{record.lineno},"function":{quoted(str(record.funcName))}'
         )
         if len(body) > LONGEST_LINE:
             line += f',"length":{len(body)}'
-        if record.process != self._pid:
-            line += f',"pid":{record.process or 0}'
-            if record.process != _getpid():
+        here = _getpid()
+        process = record.process or here  # None with logging.logProcesses = False
+        if process != self._pid:
+            line += f',"pid":{process}'
+            if process != here:
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
                 # the assembly, which sees both files' worth, keeps one.
                 line += ',"forwarded":true'
@@ -145,11 +148,13 @@ def describe_exception(error: BaseException, text: Callable[[str], str]) -> Dict
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001 - the user's __str__ may be broken
+    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
+        let_pass(odd)
         message = f"<{kind.__name__} without a readable message>"
     try:
         stack = "".join(traceback.format_exception(kind, error, error.__traceback__))
-    except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__ too
+    except Exception as odd:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__ too
+        let_pass(odd)
         stack = ""
     if len(stack) > LONGEST_LINE:
         stack = stack[: LONGEST_LINE // 2] + "\n…\n" + stack[-LONGEST_LINE // 2 :]
@@ -170,7 +175,8 @@ def plain(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
             return [plain(item, text, depth + 1) for item in list(value)[:_MOST_ATTRIBUTES]]
     try:
         return text(str(value))
-    except Exception:  # noqa: BLE001 - the user's __str__ may be broken
+    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
+        let_pass(odd)
         return f"<{type(value).__name__}>"
 
 
