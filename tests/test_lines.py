@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from receiver import Receiver
 from running import Finished, Place
 
 from otel_metaflow import ids
@@ -304,7 +304,7 @@ class Arrived:
     attributes: dict[str, Any]
 
 
-def arrived(receiver: Receiver) -> Iterator[Arrived]:
+def arrived(receiver: Endpoint) -> Iterator[Arrived]:
     for message in receiver.of(ExportLogsServiceRequest):
         for of_resource in message.resource_logs:
             resource = {each.key: each.value for each in of_resource.resource.attributes}
@@ -350,7 +350,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """The flow of all kinds of lines, run once and delivered."""
     place = Place(tmp_path_factory.mktemp("lines"))
     truth = place.path / "truth"
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         env = {"TRUTH": str(truth), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         finished = place.run(FLOW, "--with", "otel", env=env)
         assert finished.code == 0, finished.stdout[-3000:] + finished.stderr

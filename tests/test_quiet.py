@@ -141,9 +141,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(place: Place, tmp_path: Pat
 
 def test_a_line_is_on_its_way_while_the_step_still_runs(place: Place) -> None:
     """The shipper follows the journals; it does not wait for the run's end."""
-    from receiver import Receiver
+    from endpoint import Endpoint
 
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         flow = place.write("""
             import os
             from metaflow import FlowSpec, otel, step

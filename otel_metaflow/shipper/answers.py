@@ -90,9 +90,20 @@ _GRPC_ADVICE = {
 }
 
 
+# What gRPC says of a connection that was not made, in the words that are used of HTTP.
+_GRPC_TROUBLES = (
+    ("handshake failed", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
+    ("errors resolving", "its name cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("Connection refused", "refused the connection"),
+    ("Failed parsing HTTP/2", "speaks no gRPC, check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"),
+)
+
+
 def from_grpc(code: str, details: str, wait: Optional[float]) -> Answer:
     """The answer that a gRPC status is."""
     said = f"answered {code} {details}".strip()[:300]
+    if code == "UNAVAILABLE":
+        said = next((words for part, words in _GRPC_TROUBLES if part in details), said)
     if code == "RESOURCE_EXHAUSTED":
         # Without RetryInfo it may be the message that is too large, and then waiting changes nothing.
         too_large = wait is None and "larger than max" in details

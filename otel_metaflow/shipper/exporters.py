@@ -49,6 +49,9 @@ class _WatchedSession(requests.Session):
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request and end the export if the answer is anything but a success."""
         kwargs["allow_redirects"] = False
+        if self.verify is not True:
+            # Said twice, or REQUESTS_CA_BUNDLE would win over OTEL_EXPORTER_OTLP_CERTIFICATE.
+            kwargs["verify"] = self.verify
         try:
             response = super().request(*args, **kwargs)
         except requests.exceptions.RequestException as error:
