@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint import Endpoint as Receiver
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from receiver import Receiver
 from running import Finished, Place, eventually, seen
 
 from otel_metaflow.assembly.checkpoint import Checkpoint

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from receiver import Receiver
 from running import Finished, Place
 
 from otel_metaflow import ids
@@ -310,7 +310,7 @@ class Arrived:
     attributes: dict[str, Any]
 
 
-def arrived(receiver: Receiver) -> Iterator[Arrived]:
+def arrived(receiver: Endpoint) -> Iterator[Arrived]:
     for message in receiver.of(ExportLogsServiceRequest):
         for of_resource in message.resource_logs:
             resource = {each.key: each.value for each in of_resource.resource.attributes}
@@ -356,7 +356,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """The flow of all kinds of lines, run once and delivered."""
     place = Place(tmp_path_factory.mktemp("lines"))
     truth = place.path / "truth"
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         env = {"TRUTH": str(truth), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         finished = place.run(FLOW, "--with", "otel", env=env)
         assert finished.code == 0, finished.stdout[-3000:] + finished.stderr
@@ -414,7 +414,7 @@ def test_a_stream_put_in_the_place_of_stdout_is_told_as_it_writes(place: Place) 
         if __name__ == "__main__":
             StampFlow()
         """
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         finished = place.run(source, "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
         assert finished.code == 0, finished.stdout
         finished.wait_delivered()

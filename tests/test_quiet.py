@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from collectors import ROOT
-from receiver import Receiver
+from endpoint import Endpoint as Receiver
 from running import Finished, Place, seen
 
 from otel_metaflow.journal import layout

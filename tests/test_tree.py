@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from collectors import ROOT
-from receiver import Receiver
+from endpoint import Endpoint
 from running import Place
 
 from otel_metaflow import ids
@@ -22,7 +22,7 @@ SHOWN = (
 )
 
 
-def tree(receiver: Receiver) -> str:
+def tree(receiver: Endpoint) -> str:
     """The spans received, children indented below their parents in the order of their names and attributes."""
     children: dict[bytes, list[str]] = {}
     lines: dict[str, bytes] = {}
@@ -52,7 +52,7 @@ def tree(receiver: Receiver) -> str:
 
 def test_the_tree_of_a_fan_out_with_a_retried_failure(place: Place) -> None:
     """One trace, one span for each attempt below the run's, the failed one marked and nothing else."""
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         finished = place.run(ROOT / "examples/fanout.py", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
         finished.wait_delivered()
     golden = """\

@@ -65,6 +65,7 @@ class Delivery:
         self.checkpoint.write()
         self._facts: Dict[str, Tail] = {}
         self._settled: Set[layout.AttemptKey] = set()
+        self._offered: Set[Tuple[str, str]] = set()  # signal and name of what a lane has, or had
         self._run_over = False
         self._follow()
         self._is_sampled = sampling.is_sampled(self.run, environment)
@@ -93,8 +94,9 @@ class Delivery:
             self._work(linger, give_way or (lambda: False))
         finally:
             for lane in self.lanes.values():
+                lane.finish()
                 lane.close()
-        self.checkpoint.complete = not any(lane.is_parked or lane.is_busy for lane in self.lanes.values())
+        self.checkpoint.complete = all(lane.is_done for lane in self.lanes.values())
         self.checkpoint.write()
         return self.checkpoint.complete
 
@@ -195,10 +197,13 @@ class Delivery:
                 size += cost
                 if len(records) >= _MOST_RECORDS or size >= _MOST_BYTES:
                     break
+        if not records and not self.lanes["logs"].is_done:
+            return None  # what is in doubt may have to be read again
         if not records:
             self.checkpoint.cursors.update(cursors)
             self.checkpoint.sent["events"].update(events)
             return None
+        self._offered.update(("events", name) for name in events)
 
         def settled(bad: int) -> None:
             self.checkpoint.cursors.update(cursors)
@@ -224,12 +229,11 @@ class Delivery:
                             yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
                     finally:
                         cursors[str(key)] = logs.cursor()
-            yield from self._pending_events(self._events.of_attempt(attempt, self._told, is_over=final), events)
-        yield from self._pending_events(self._events.of_run(self._told, is_over=self._run_over), events)
+            yield from self._pending_events(self._events.of_attempt(attempt, self._is_untold, is_over=final), events)
+        yield from self._pending_events(self._events.of_run(self._is_untold, is_over=self._run_over), events)
 
-    @property
-    def _told(self) -> Set[str]:
-        return self.checkpoint.sent["events"]
+    def _is_untold(self, event: str) -> bool:
+        return self._is_new("events", event)
 
     def _pending_events(self, due: Iterator[Event], events: List[str]) -> Iterator[Tuple[Any, int]]:
         for event in due:
@@ -271,21 +275,26 @@ class Delivery:
         return data
 
     def _unsent(self, signal: str) -> List[layout.AttemptKey]:
-        sent = self.checkpoint.sent[signal]
-        return [key for key in self.run.attempts if key in self._settled and str(key) not in sent][:_MOST_RECORDS]
+        return [key for key in self.run.attempts if key in self._settled and self._is_new(signal, str(key))][
+            :_MOST_RECORDS
+        ]
+
+    def _is_new(self, signal: str, name: str) -> bool:
+        return name not in self.checkpoint.sent[signal] and (signal, name) not in self._offered
 
     def _run_is_due(self, signal: str) -> bool:
         """Whether the run's own span or metrics can be made: it has a launcher, and all its attempts went before."""
         return (
             self._run_over
             and self.run.has_launcher
-            and _RUN not in self.checkpoint.sent[signal]
-            and all(str(key) in self.checkpoint.sent[signal] for key in self.run.attempts)
+            and self._is_new(signal, _RUN)
+            and not any(self._is_new(signal, str(key)) for key in self.run.attempts)
         )
 
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:
             return None
+        self._offered.update((signal, item.name) for item in items)
 
         def settled(bad: int) -> None:
             self.checkpoint.sent[signal].update(item.name for item in items)

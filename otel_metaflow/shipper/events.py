@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import AbstractSet, Any, Callable, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -39,16 +39,16 @@ class Events:
         self._redaction = redaction
         self._pulse = pulse
 
-    def of_attempt(self, attempt: Attempt, sent: AbstractSet[str], *, is_over: bool) -> Iterator[Event]:
+    def of_attempt(self, attempt: Attempt, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
         """What can be said of an attempt now and was not; `is_over` when nothing more will be heard of it."""
         for event in self._known_of(attempt, is_over=is_over):
-            if f"{attempt.key} {event.name}" not in sent:
+            if is_new(f"{attempt.key} {event.name}"):
                 yield event._replace(name=f"{attempt.key} {event.name}")
 
-    def of_run(self, sent: AbstractSet[str], *, is_over: bool) -> Iterator[Event]:
+    def of_run(self, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
         """The same of the run."""
         for event in self._known_of_run(is_over=is_over):
-            if f"RUN {event.name}" not in sent:
+            if is_new(f"RUN {event.name}"):
                 yield event._replace(name=f"RUN {event.name}")
 
     def _known_of(self, attempt: Attempt, *, is_over: bool) -> Iterator[Event]:
