@@ -82,7 +82,7 @@ def ship(run: str | None, everything: bool, wait: float) -> None:
 
     environment = settings.read()
     _say_problems(environment)
-    if not environment.destinations:
+    if not environment.is_shipping:
         _fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
     if bool(run) == everything:
         _fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
