@@ -63,7 +63,19 @@ class Settings(NamedTuple):
     journal_max_bytes: int = 1024 << 20
     journal_max_days: float = 14.0
     destinations: Mapping[str, Destination] = MappingProxyType({})
+    log_dir: Optional[Path] = None
     problems: Tuple[str, ...] = ()
+
+    @property
+    def is_shipping(self) -> bool:
+        """Whether anything is to be delivered anywhere."""
+        return bool(self.destinations) or self.log_dir is not None
+
+    @property
+    def goals(self) -> str:
+        """Where telemetry goes, for messages."""
+        hosts = sorted({destination.host for destination in self.destinations.values()})
+        return ", ".join([*hosts, *([str(self.log_dir)] if self.log_dir else [])])
 
 
 def in_container(environ: Mapping[str, str]) -> bool:
@@ -102,17 +114,22 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems)) << 20,
         journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),
         destinations={} if problems else destinations,
+        log_dir=_folder(env.get("OTEL_METAFLOW_LOG_DIR")),
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
 def _home(env: Mapping[str, str]) -> Path:
     """The folder of the journals; XDG's state folder, because journals outlive a reboot and are no cache."""
-    chosen = env.get("OTEL_METAFLOW_HOME")
-    if chosen:
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
+    chosen = _folder(env.get("OTEL_METAFLOW_HOME"))
+    if chosen is not None:
+        return chosen
     state = env.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state) / "otel-metaflow"
+
+
+def _folder(text: Optional[str]) -> Optional[Path]:
+    return Path(os.path.abspath(os.path.expanduser(text))) if text else None
 
 
 def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Optional[Destination]:

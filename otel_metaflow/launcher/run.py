@@ -72,7 +72,7 @@ class Run:
 
     def ensure_shipper(self) -> None:
         """Start the shipper unless it runs already; it may have been killed since."""
-        if self.environment.destinations:
+        if self.environment.is_shipping:
             spawn.ensure(self.folder)
 
     def finished(self, exception: Optional[BaseException]) -> None:
@@ -94,7 +94,7 @@ class Run:
         self._output.close()
         self._journal.append(layout.CLOSED, {})
         self.ensure_shipper()
-        if self.environment.destinations:
+        if self.environment.is_shipping:
             # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
             closing.wait(self.folder, self.environment.flush_timeout)
         spawn.tidy(self.environment.home)

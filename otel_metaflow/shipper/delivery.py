@@ -21,6 +21,7 @@ from otel_metaflow.settings import Destination, Settings
 from otel_metaflow.shipper import exporters, sampling
 from otel_metaflow.shipper.events import Event, Events
 from otel_metaflow.shipper.exporters import Exporter
+from otel_metaflow.shipper.files import Files
 from otel_metaflow.shipper.lane import Batch, Lane
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
@@ -84,6 +85,11 @@ class Delivery:
             signal: Lane(signal, partial(build, destination), self.wake)
             for signal, destination in environment.destinations.items()
         }
+        self._files: Optional[Files] = None
+        if environment.log_dir is not None:
+            # Records of its own: redaction remembers, line by line, whether it is inside a private key.
+            records = LogRecords(self.run, self._resources, environment.redact)
+            self._files = Files(environment.log_dir, folder, self.run, records, self._events, time.time_ns)
 
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until all is sent, or until nothing more can be for `linger` seconds after the run's end.
@@ -96,7 +102,8 @@ class Delivery:
             for lane in self.lanes.values():
                 lane.finish()
                 lane.close()
-        self.checkpoint.complete = all(lane.is_done for lane in self.lanes.values())
+        written = self._files is None or self._files.at_end()
+        self.checkpoint.complete = written and all(lane.is_done for lane in self.lanes.values())
         self.checkpoint.write()
         return self.checkpoint.complete
 
@@ -108,11 +115,14 @@ class Delivery:
             for lane in self.lanes.values():
                 lane.step()
             fed = self._feed()
+            if self._files is not None:
+                fed |= self._files.feed(self._settled, run_is_over=self._run_over)
+                self.checkpoint.delivered["files"] = self._files.written
             self._note_trouble()
             idle = not fed and not any(lane.is_busy for lane in self.lanes.values())
             if self._run_over and idle and self._all_read():
                 break
-            if self._run_over and any(lane.trouble for lane in self.lanes.values()):
+            if self._run_over and self._trouble():
                 since = since or time.monotonic()
                 if time.monotonic() - since > linger or give_way():
                     break
@@ -156,7 +166,7 @@ class Delivery:
     def _all_read(self) -> bool:
         """Whether the journals hold nothing that was not handed to a lane."""
         self._follow()
-        if not self._run_over:
+        if not self._run_over or (self._files is not None and not self._files.at_end()):
             return False
         lane = self.lanes.get("logs")
         if lane is None or lane.is_parked:
@@ -309,8 +319,14 @@ class Delivery:
         self.checkpoint.corrupt = sum(logs.corrupt for logs in self._logs.values())
         self.checkpoint.write()
 
+    def _trouble(self) -> Dict[str, str]:
+        trouble = {signal: lane.trouble for signal, lane in self.lanes.items()}
+        if self._files is not None:
+            trouble["files"] = self._files.trouble
+        return {name: reason for name, reason in trouble.items() if reason}
+
     def _note_trouble(self) -> None:
-        trouble = {signal: lane.trouble for signal, lane in self.lanes.items() if lane.trouble}
+        trouble = self._trouble()
         if trouble != self.checkpoint.trouble:
             self.checkpoint.trouble = trouble
             self.checkpoint.write()
