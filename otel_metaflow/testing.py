@@ -158,10 +158,11 @@ class _Tree:
 
         yield from draw(None, 0)
 
-    def _order(self, span: ReadableSpan) -> Tuple[int, str, Any, Any]:
+    def _order(self, span: ReadableSpan) -> Tuple[Any, ...]:
         attributes = span.attributes or {}
-        first = span.name != "start"  # as it is in every flow
-        return (first, span.name, attributes.get(names.FOREACH_INDEX) or (), attributes.get(names.ATTEMPT) or 0)
+        index: Any = attributes.get(names.FOREACH_INDEX) or ()
+        # What has neither a name, an index nor an attempt of its own, as in a recursion, came one after another.
+        return (span.name != "start", span.name, list(index), attributes.get(names.ATTEMPT) or 0, span.start_time)
 
     def _line(self, span: ReadableSpan) -> str:
         attributes = span.attributes or {}
