@@ -24,6 +24,7 @@ from otel_metaflow.assembly.run import Attempt
 
 REFUSED = "http://127.0.0.1:1"
 ERROR = 2  # StatusCode
+TROUBLE = ("metaflow.task.lost", "metaflow.task.exception")
 FLOW = """
     import ctypes, logging, os, resource, signal, subprocess, sys, threading, time
     from metaflow import FlowSpec, catch, current, retry, step, timeout
@@ -82,6 +83,8 @@ def told(receiver: Receiver) -> dict[str, Told]:
         for resource in message.resource_logs:
             for scope in resource.scope_logs:
                 for record in scope.log_records:
+                    if record.event_name and record.event_name not in TROUBLE:
+                        continue
                     if record.event_name:
                         of_span = events.setdefault(record.span_id, {})
                         assert record.event_name not in of_span

@@ -418,7 +418,9 @@ def test_a_stream_put_in_the_place_of_stdout_is_told_as_it_writes(place: Place) 
         finished = place.run(source, "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
         assert finished.code == 0, finished.stdout
         finished.wait_delivered()
-        found = [record.line.text for record in arrived(receiver) if record.line.at]
+        found = [
+            record.line.text for record in arrived(receiver) if record.scope == "otel_metaflow.stdio" and record.line.at
+        ]
     assert found == ["12:00 a line"]
 
 
