@@ -220,9 +220,9 @@ def test_a_switch_and_a_recursion(told: Callable[..., Telemetry]) -> None:
     assert telemetry.tree() == golden("""
         RUN TreeFlow success
           start success
-          again success < again
-          again success < again
           again success < start
+          again success < again
+          again success < again
           end success < again
         """)
     kinds = {(span.attributes or {}).get(names.STEP_TYPE) for span in telemetry.spans if span.name == "again"}
