@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from receiver import Receiver
+from endpoint import Endpoint as Receiver
 from running import Finished, Place, seen
 
 from otel_metaflow.assembly.run import load
