@@ -31,7 +31,7 @@ def line(folder: Path, key: RunKey, environment: Settings, attempts: int) -> str
         return f"{recorded}; {look}; {how}"
     hosts = environment.goals
     checkpoint = Checkpoint.read(folder)
-    dropped = sum(checkpoint.dropped.values())
+    dropped = sum(checkpoint.given_up.values())
     logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")
     if checkpoint.complete:
         return f"{attempts} attempts, {logs}, {dropped} dropped; delivered to {hosts}; {look}"

@@ -8,13 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from collectors import free_ports
+from endpoint import Endpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running import Place, eventually
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from running import Finished, Place, eventually, seen
 
 from otel_metaflow import spawn
 from otel_metaflow.assembly.checkpoint import Checkpoint
@@ -79,6 +83,15 @@ def test_beyond_the_size_delivered_runs_go_first_and_the_oldest_of_them(tmp_path
     assert [line.split()[2] for line in given_up(tmp_path).splitlines()] == ["KeptFlow/waiting-9"]
     assert prune(tmp_path, 15 * KILOBYTE, 14) == []
     assert waiting[1].exists()
+
+
+def test_a_run_that_has_just_ended_is_left_alone_however_large(tmp_path: Path) -> None:
+    """Or the run that fills its journals would lose what it could still write."""
+    keep(tmp_path, "older", days=1)
+    fresh = keep(tmp_path, "fresh", size=100 * KILOBYTE)
+    assert fresh not in prune(tmp_path, KILOBYTE, 14)
+    assert fresh.exists()
+    assert prune(tmp_path, KILOBYTE, 0) == [fresh]
 
 
 def test_runs_that_go_on_and_runs_that_are_being_shipped_are_left_alone(tmp_path: Path) -> None:
@@ -230,14 +243,23 @@ def test_a_shipper_stays_small_while_a_million_records_wait(place: Place, protoc
 
 
 FLOW = """
-    import logging
+    import logging, os, shutil
     from metaflow import FlowSpec, otel, step
     class BoundFlow(FlowSpec):
         @otel
         @step
         def start(self):
-            for number in range(3000):
-                print("line", number)
+            if os.environ.get("KIND") == "log":
+                logger = logging.getLogger("bound")
+                logger.propagate = False
+                logger.addHandler(logging.NullHandler())
+                for number in range(3000):
+                    logger.warning("log %s", number)
+            else:
+                for number in range(3000):
+                    print("line", number)
+            if "REMOVED" in os.environ:
+                shutil.rmtree(os.environ["REMOVED"])
             self.next(self.end)
         @otel
         @step
@@ -246,3 +268,128 @@ FLOW = """
     if __name__ == "__main__":
         BoundFlow()
     """
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The run with all the room it wants."""
+    finished = Place(tmp_path_factory.mktemp("plain")).run(FLOW)
+    assert finished.code == 0, finished.stderr
+    return finished
+
+
+def ours(finished: Finished) -> list[str]:
+    """What we said on stderr but for the last line, which says how it went."""
+    said = [line for line in finished.stderr.splitlines() if "otel: " in line]
+    assert "recorded" in said[-1] or "delivered" in said[-1]
+    return said[:-1]
+
+
+def shipped(place: Place, finished: Finished, written: int) -> None:
+    """Ship what was kept: all that the journals hold arrives, and what they lost is counted everywhere."""
+    with Endpoint() as endpoint:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+        assert place.cli("ship", f"{finished.flow}/{finished.run}", env=environment).returncode == 0
+        arrived = sum(count for body, count in endpoint.said.items() if body.startswith(("line", "log")))
+        dropped = {
+            (attributes["signal"], attributes["reason"]): point.as_int
+            for attributes, point in points(endpoint, "metaflow.telemetry.dropped")
+        }
+    assert 0 < arrived < written
+    assert set(endpoint.uids.values()) == {1}
+    assert dropped == {("logs", "unwritten"): written - arrived}
+    assert finished.checkpoint.given_up == dropped
+    shown = place.cli("view", f"{finished.flow}/{finished.run}").stdout
+    assert f"{written - arrived} logs lost, the journal took no more" in shown
+
+
+def points(endpoint: Endpoint, name: str) -> Iterator[tuple[dict[str, str], Any]]:
+    for message in endpoint.of(ExportMetricsServiceRequest):
+        for resource in message.resource_metrics:
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    if metric.name == name:
+                        for point in metric.sum.data_points:
+                            yield {each.key: each.value.string_value for each in point.attributes}, point
+
+
+@pytest.mark.parametrize("kind", ["line", "log"])
+def test_a_journal_that_is_full_costs_lines_and_says_so_once(place: Place, plain: Finished, kind: str) -> None:
+    """OTEL_METAFLOW_JOURNAL_MAX_MB bounds each journal of a run that goes on, too; what it cost is counted."""
+    limit = {"OTEL_METAFLOW_JOURNAL_MAX_MB": "0.1", "KIND": kind}
+    finished = place.run(FLOW, env=limit)
+    if kind == "line":
+        assert seen(finished) == seen(plain)
+    (line,) = ours(finished)
+    assert "telemetry is being lost" in line
+    assert "OTEL_METAFLOW_JOURNAL_MAX_MB" in line
+    shipped(place, finished, 3000)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_costs_lines_and_says_so_once(place: Place, plain: Finished) -> None:
+    """What was written is delivered when there is room again."""
+    place.home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(place.home)], check=True)
+    try:
+        finished = place.run(FLOW)
+        assert seen(finished) == seen(plain)
+        (line,) = ours(finished)
+        assert "telemetry is being lost" in line
+        assert "No space left" in line
+        subprocess.run(["mount", "-o", "remount,size=2m", str(place.home)], check=True)
+        with Endpoint() as endpoint:
+            environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+            assert place.cli("ship", f"BoundFlow/{finished.run}", env=environment).returncode == 0
+        held = {
+            entry.record["body"]
+            for file in finished.folder.glob("*.jsonl")
+            for entry in Tail(file).read(1 << 30)
+            if entry.record["kind"] == layout.LINE and entry.record["body"].startswith("line")
+        }
+        assert set(endpoint.said) >= held
+        assert len(held) > 100
+        assert set(endpoint.uids.values()) == {1}
+    finally:
+        subprocess.run(["umount", str(place.home)], check=True)
+
+
+def test_a_folder_that_is_removed_costs_what_was_in_it(place: Place, plain: Finished) -> None:
+    """The run goes on, says so once, and later tasks begin the folder again."""
+    with Endpoint() as endpoint:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "REMOVED": str(place.home)}
+        finished = place.run(FLOW, env=environment)
+        assert seen(finished) == seen(plain)
+        assert len(ours(finished)) <= 1
+        endpoint.wait_for(lambda: endpoint.said["done"] == 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root writes into read-only folders, so it takes a mount")
+def test_a_read_only_folder_costs_the_telemetry_and_says_so_once(place: Place, plain: Finished) -> None:
+    place.home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(place.home)], check=True)
+    try:
+        finished = place.run(FLOW)
+    finally:
+        subprocess.run(["umount", str(place.home)], check=True)
+    assert seen(finished) == seen(plain)
+    (line,) = [line for line in finished.stderr.splitlines() if "otel: " in line]
+    assert f"cannot write journals in {place.home} (Read-only file system)" in line
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(0, 1_500))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+def test_what_a_journal_does_not_take_is_counted(tmp_path: Path, sizes: list[int], most: int) -> None:
+    """One by one and many at once: each line is in the journal, or in its count; facts are always written."""
+    path = tmp_path / "bounded.jsonl"
+    path.unlink(missing_ok=True)
+    said: list[OSError] = []
+    journal = Journal(path, said.append, most)
+    for size in sizes:
+        journal.append_lines([f'{{"kind":"line","timeUnixNano":1,"body":"{"x" * size}"}}'] * size)
+    journal.append(layout.END, {})
+    journal.close()
+    *lines, end = [entry.record["kind"] for entry in Tail(path).read(1 << 20)]
+    assert end == layout.END
+    assert len(lines) + journal.lost.get(layout.LINE, 0) == sum(sizes)
+    assert len(said) == bool(journal.lost)

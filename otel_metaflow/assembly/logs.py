@@ -59,8 +59,8 @@ class AttemptLogs:
     """The log records of one attempt, in reading order."""
 
     def __init__(self, folder: Path, key: layout.AttemptKey, cursor: Cursor) -> None:
-        self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0])
-        self._output = Tail(layout.output_file(folder, key), cursor.clean[1])
+        self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0], counted=cursor.sent[0])
+        self._output = Tail(layout.output_file(folder, key), cursor.clean[1], counted=cursor.sent[1])
         self._from = cursor
         self._held_before = frozenset(cursor.held)
         self._unread = set(cursor.held)  # those of them that were not read again yet
@@ -75,6 +75,11 @@ class AttemptLogs:
     def corrupt(self) -> int:
         """How many lines of the two journals were no records."""
         return self._task.corrupt + self._output.corrupt
+
+    @property
+    def unread(self) -> int:
+        """How many lines the task reported and the launcher's journal does not have; known when all is read."""
+        return sum(stream.unread for stream in self._streams.values())
 
     def cursor(self) -> Cursor:
         """Where to go on from after what was handed out so far."""

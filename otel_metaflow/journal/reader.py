@@ -27,12 +27,16 @@ class Entry(NamedTuple):
 class Tail:
     """Follows one journal from an offset, a whole line at a time."""
 
-    def __init__(self, path: Path, offset: int = 0, *, facts_only: bool = False) -> None:
-        """Begin at `offset`; with `facts_only`, pass over lines and logs without the cost of parsing them."""
+    def __init__(self, path: Path, offset: int = 0, *, facts_only: bool = False, counted: int = 0) -> None:
+        """Begin at `offset`; with `facts_only`, pass over lines and logs without the cost of parsing them.
+
+        What is corrupt before `counted` was counted by an earlier reader.
+        """
         self.path = path
         self.offset = offset
         self.corrupt = 0
         self._facts_only = facts_only
+        self._counted = counted
 
     def read(self, limit: int = CHUNK) -> Iterator[Entry]:
         """Yield the records of at most about `limit` bytes and move on past each.
@@ -60,7 +64,7 @@ class Tail:
             record = parse(line)
             if record is not None:
                 yield Entry(record, start, self.offset)
-            elif line:
+            elif line and start >= self._counted:
                 self.corrupt += 1
 
     def at_end(self) -> bool:

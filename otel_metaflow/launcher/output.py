@@ -104,11 +104,9 @@ class Output:
     def ended(self, key: layout.AttemptKey, code: int, *, killed: bool) -> None:
         """A task's process is gone and its pipes are read to the end."""
         # Its lines first: whoever reads of its end may take it that no more will come.
-        self._raw.close(key)
-        self._journal.append(
-            layout.EXIT,
-            {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed},
-        )
+        lost = self._raw.close(key)
+        fields = {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed}
+        self._journal.append(layout.EXIT, {**fields, "lost": lost} if lost else fields)
 
 
 def watch_clones(output: Output, logged: Callable[[str], Optional[Sequence[str]]]) -> None:

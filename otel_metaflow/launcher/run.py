@@ -7,6 +7,7 @@ this module, made at the first call and ended at the last.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence
@@ -17,7 +18,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
 from otel_metaflow.launcher import origin
 from otel_metaflow.launcher.output import Output, watch_clones, watch_workers
-from otel_metaflow.task.attempt import say_unwritable
+from otel_metaflow.task.attempt import say_lost, say_unwritable
 
 _run: Optional[Run] = None
 _handed: Optional[handover.Handover] = None  # as soon as the first step asked
@@ -30,9 +31,10 @@ class Run:
         self.key = key
         self.environment = environment
         self.folder = folder
-        self._journal = Journal(folder / layout.RUN_FILE, _say_lost)
+        self._has_said_lost = False
+        self._journal = Journal(folder / layout.RUN_FILE, self._say_lost)
         self._mask = secrets.Mask(secrets.known(os.environ))
-        self._output = Output(folder, self._journal, self._mask, _say_lost, environment.journal_max_bytes)
+        self._output = Output(folder, self._journal, self._mask, self._say_lost, environment.journal_max_bytes)
         self._steps: Dict[str, Sequence[str]] = {}
         self._unfinished = 0
         self._pid = os.getpid()
@@ -87,12 +89,20 @@ class Run:
         self._journal.append(layout.END, fields)
         self.ensure_shipper()
 
+    def _say_lost(self, error: OSError) -> None:
+        """A journal of the run takes no more: say so once, whoever met it."""
+        if not self._has_said_lost:
+            self._has_said_lost = True
+            say_lost(error)
+
     def _at_exit(self) -> None:
         """The launcher has printed all it prints: say where the telemetry is."""
         if os.getpid() != self._pid:
             return
         self._output.close()
         self._journal.append(layout.CLOSED, {})
+        with contextlib.suppress(OSError):
+            self._say_lost(OSError(0, (self.folder / layout.LOST_MARK).read_text()))
         self.ensure_shipper()
         if self.environment.is_shipping:
             # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
@@ -106,10 +116,6 @@ def _result(exception: Optional[BaseException]) -> str:
     if exception is None:
         return "success"
     return "cancellation" if isinstance(exception, KeyboardInterrupt) else "failure"
-
-
-def _say_lost(error: OSError) -> None:
-    say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")
 
 
 @guarded

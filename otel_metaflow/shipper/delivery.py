@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
@@ -19,7 +19,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.settings import Destination, Settings
 from otel_metaflow.shipper import exporters, sampling
-from otel_metaflow.shipper.events import Event, Events
+from otel_metaflow.shipper.events import Events
 from otel_metaflow.shipper.exporters import Exporter
 from otel_metaflow.shipper.files import Files
 from otel_metaflow.shipper.lane import Batch, Lane
@@ -63,6 +63,7 @@ class Delivery:
         self.run = Run(layout.run_key(home, folder))
         self.checkpoint = Checkpoint.read(folder)
         self.checkpoint.complete = False
+        self._corrupt_before = self.checkpoint.corrupt
         self.checkpoint.write()
         self._facts: Dict[str, Tail] = {}
         self._settled: Set[layout.AttemptKey] = set()
@@ -102,6 +103,7 @@ class Delivery:
             for lane in self.lanes.values():
                 lane.finish()
                 lane.close()
+        self._note_corrupt()
         written = self._files is None or self._files.at_end()
         self.checkpoint.complete = written and all(lane.is_done for lane in self.lanes.values())
         self.checkpoint.write()
@@ -198,7 +200,7 @@ class Delivery:
     def _log_batch(self) -> Optional[Batch]:
         records: List[Any] = []
         cursors: Dict[str, Cursor] = {}
-        events: List[str] = []
+        events: Dict[str, int] = {}
         size = 0
         # Closed at once when the batch is full: closing is what notes how far it came.
         with closing(self._pending_logs(cursors, events)) as pending:
@@ -210,20 +212,28 @@ class Delivery:
         if not records and not self.lanes["logs"].is_done:
             return None  # what is in doubt may have to be read again
         if not records:
-            self.checkpoint.cursors.update(cursors)
-            self.checkpoint.sent["events"].update(events)
+            self._note_logs(cursors, events)
             return None
         self._offered.update(("events", name) for name in events)
 
         def settled(bad: int) -> None:
-            self.checkpoint.cursors.update(cursors)
-            self.checkpoint.sent["events"].update(events)
+            self._note_logs(cursors, events)
             self._settled_batch("logs", len(records), bad)
 
         return Batch(records, settled)
 
-    def _pending_logs(self, cursors: Dict[str, Cursor], events: List[str]) -> Generator[Tuple[Any, int], None, None]:
-        """Log records that were not handed out, with their size; `cursors` and `events` say how far it came."""
+    def _note_logs(self, cursors: Dict[str, Cursor], events: Dict[str, int]) -> None:
+        self.checkpoint.cursors.update(cursors)
+        self.checkpoint.sent["events"].update(events)
+        self.checkpoint.unwritten += sum(events.values())
+
+    def _pending_logs(
+        self, cursors: Dict[str, Cursor], events: Dict[str, int]
+    ) -> Generator[Tuple[Any, int], None, None]:
+        """Log records that were not handed out, with their size.
+
+        `cursors` say how far it came, `events` which attempts are told to the end, and what their journals lost.
+        """
         now = time.time_ns()
         for entry in self._launcher_lines.read():
             cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
@@ -239,16 +249,16 @@ class Delivery:
                             yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
                     finally:
                         cursors[str(key)] = logs.cursor()
-            yield from self._pending_events(self._events.of_attempt(attempt, self._is_untold, is_over=final), events)
-        yield from self._pending_events(self._events.of_run(self._is_untold, is_over=self._run_over), events)
+            for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
+                # With the last word on an attempt, so that it is counted once.
+                events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
+                yield event.make(), _EVENT_COST
+        for event in self._events.of_run(self._is_untold, is_over=self._run_over):
+            events[event.name] = 0
+            yield event.make(), _EVENT_COST
 
     def _is_untold(self, event: str) -> bool:
         return self._is_new("events", event)
-
-    def _pending_events(self, due: Iterator[Event], events: List[str]) -> Iterator[Tuple[Any, int]]:
-        for event in due:
-            events.append(event.name)
-            yield event.make(), _EVENT_COST
 
     def _span_batch(self) -> Optional[Batch]:
         if not self._sends_spans():
@@ -278,9 +288,10 @@ class Delivery:
         if any(item.value is None for item in part):
             more = self._metrics.of_run()
             data = type(data)([*data.resource_metrics, *more.resource_metrics])
-            dropped = {signal: count for signal, count in self.checkpoint.dropped.items() if count}
-            if dropped:
-                more = self._metrics.of_dropped(dropped, self.run.ended_at)
+            self._note_corrupt()
+            given_up = self.checkpoint.given_up
+            if given_up:
+                more = self._metrics.of_dropped(given_up, self.run.ended_at)
                 data = type(data)([*data.resource_metrics, *more.resource_metrics])
         return data
 
@@ -299,7 +310,13 @@ class Delivery:
             and self.run.has_launcher
             and self._is_new(signal, _RUN)
             and not any(self._is_new(signal, str(key)) for key in self.run.attempts)
+            and (signal != "metrics" or self._logs_are_over())
         )
+
+    def _logs_are_over(self) -> bool:
+        """Whether it is known how many log records were given up."""
+        lane = self.lanes.get("logs")
+        return lane is None or lane.is_parked or (lane.is_idle and self._all_read())
 
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:
@@ -316,8 +333,12 @@ class Delivery:
         self.checkpoint.delivered[signal] = self.checkpoint.delivered.get(signal, 0) + count - bad
         if bad:
             self.checkpoint.dropped[signal] = self.checkpoint.dropped.get(signal, 0) + bad
-        self.checkpoint.corrupt = sum(logs.corrupt for logs in self._logs.values())
+        self._note_corrupt()
         self.checkpoint.write()
+
+    def _note_corrupt(self) -> None:
+        corrupt = sum(logs.corrupt for logs in self._logs.values()) + self._launcher_lines.corrupt
+        self.checkpoint.corrupt = self._corrupt_before + corrupt
 
     def _trouble(self) -> Dict[str, str]:
         trouble = {signal: lane.trouble for signal, lane in self.lanes.items()}

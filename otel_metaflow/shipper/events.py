@@ -28,6 +28,7 @@ class Event(NamedTuple):
 
     name: str
     make: Callable[[], ReadableLogRecord]
+    is_last: bool = False
 
 
 class Events:
@@ -111,6 +112,7 @@ class Events:
                 SeverityNumber.ERROR if attempt.failed else SeverityNumber.INFO,
                 {names.TASK_RESULT: attempt.result, names.TASK_ELAPSED: elapsed},
             ),
+            is_last=True,
         )
 
     def _beat(self, attempt: Attempt) -> Iterator[Event]:

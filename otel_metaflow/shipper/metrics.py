@@ -138,11 +138,11 @@ class Metrics:
         recorder.record(names.METRIC_RUN_DURATION, (end - start) / 1e9, attributes)
         return MetricsData([_dated(metrics, start, end) for metrics in recorder.read()])
 
-    def of_dropped(self, dropped: Dict[str, int], at: int) -> MetricsData:
-        """The batch that says what was given up, by signal."""
+    def of_dropped(self, dropped: Dict[Tuple[str, str], int], at: int) -> MetricsData:
+        """The batch that says what was given up, by signal and reason."""
         recorder = self._recorder(self._resources.of_run_metrics())
-        for signal, count in dropped.items():
-            recorder.count(names.METRIC_TELEMETRY_DROPPED, count, {names.SIGNAL: signal, names.REASON: "rejected"})
+        for (signal, reason), count in dropped.items():
+            recorder.count(names.METRIC_TELEMETRY_DROPPED, count, {names.SIGNAL: signal, names.REASON: reason})
         return MetricsData([_dated(metrics, self._run.started_at, at) for metrics in recorder.read()])
 
     def _recorder(self, resource: Resource) -> _Recorder:

@@ -11,6 +11,7 @@ import atexit
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
@@ -91,7 +92,7 @@ class Attempt:
 
     def echo_to(self, outer: Path) -> None:
         """Report each line also to the journal of the task whose output this process shares."""
-        self._outer = Journal(outer, _say_lost)
+        self._outer = Journal(outer, partial(_note_lost, self._folder))
 
     def learn_secrets(self) -> None:
         """Take in what `@secrets` and `@environment` set, and tell the launcher, which cannot see it.
@@ -146,6 +147,8 @@ class Attempt:
         if error is not None:
             fields["exception"] = describe_exception(error, self._mask)
             fields["caught"] = bool(ok)
+        if self._journal.lost:
+            fields["lost"] = self._journal.lost
         self._journal.append(layout.END, fields)
 
     def _at_exit(self) -> None:
@@ -195,7 +198,9 @@ def begin(
     try:
         handed.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = Journal(
-            layout.attempt_file(handed.folder, layout.AttemptKey(step, task, attempt)), _say_lost, handed.most_bytes
+            layout.attempt_file(handed.folder, layout.AttemptKey(step, task, attempt)),
+            partial(_note_lost, handed.folder),
+            handed.most_bytes,
         )
     except OSError as error:
         # A launcher has said so for the whole run.
@@ -250,5 +255,17 @@ def say_unwritable(error: OSError, home: Path) -> None:
     )
 
 
-def _say_lost(error: OSError) -> None:
+def _note_lost(folder: Path, error: OSError) -> None:
+    """Say that the journal takes no more, or have the launcher say it, once for the whole run."""
+    if handover.VARIABLE not in os.environ:
+        say_lost(error)
+        return
+    try:
+        (folder / layout.LOST_MARK).write_text(str(error.strerror))
+    except OSError:
+        return  # the launcher's own journals are on that disk too
+
+
+def say_lost(error: OSError) -> None:
+    """The one line about a journal that takes no more."""
     say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")

@@ -25,6 +25,11 @@ _STYLES = {
     "cancellation": "yellow",
     "running": "cyan",
 }
+_GIVEN_UP = {
+    "rejected": "rejected by the endpoint",
+    "unwritten": "lost, the journal took no more",
+    "corrupt": "lost in a damaged journal",
+}
 _BAR = 30
 # How wide lines are where there is no terminal to fit in, as in a pipe.
 _WIDE = 200
@@ -118,10 +123,10 @@ def _delivery(folder: Path) -> str:
     else:
         state = "kept, not all delivered"
     reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
-    dropped = sum(checkpoint.dropped.values())
-    return f"telemetry: {state}" + "".join(
-        f"; {part}" for part in (sent, reasons, f"{dropped} rejected by the endpoint" if dropped else "") if part
+    given_up = ", ".join(
+        f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(checkpoint.given_up.items())
     )
+    return f"telemetry: {state}" + "".join(f"; {part}" for part in (sent, reasons, given_up) if part)
 
 
 def _seconds(nanoseconds: int) -> str:
