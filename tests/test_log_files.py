@@ -12,11 +12,16 @@ from typing import Any
 
 import pytest
 from collectors import ROOT
-from receiver import Receiver
+from endpoint import Endpoint as Receiver
 from running import Finished, Place, eventually
 
-from otel_metaflow.assembly.run import load
+from otel_metaflow.assembly.run import Run, load
 from otel_metaflow.shipper import files
+from otel_metaflow.shipper.events import Events
+from otel_metaflow.shipper.logs import LogRecords
+from otel_metaflow.shipper.pulse import Pulse
+from otel_metaflow.shipper.redaction import Redaction
+from otel_metaflow.shipper.resources import Resources
 
 FANOUT = ROOT / "examples/fanout.py"
 
@@ -39,11 +44,18 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finished
 
 
+def of(directory: Path, folder: Path, run: Run) -> files.Files:
+    """The files of a run, as its delivery makes them."""
+    resources, redaction = Resources(run), Redaction()
+    events = Events(run, resources, redaction, Pulse())
+    return files.Files(directory, folder, run, LogRecords(run, resources), events, time.time_ns)
+
+
 def write_out(ended: Finished, directory: Path) -> files.Files:
     """What a shipper does with a run that is over, until nothing is left."""
     run = load(ended.home, ended.folder)
-    made = files.Files(directory, ended.folder, run, "", time.time_ns)
-    while made.feed(set(run.attempts)):
+    made = of(directory, ended.folder, run)
+    while made.feed(set(run.attempts), run_is_over=True):
         pass
     return made
 
@@ -174,12 +186,12 @@ def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, m
     for _ in range(3):
         # As shippers of three runs: none sees what another noted.
         (fresh.folder / "log-files.json").unlink(missing_ok=True)
-        made = files.Files(tmp_path, fresh.folder, run, "", time.time_ns)
+        made = of(tmp_path, fresh.folder, run)
         made._state.path = tmp_path / f"state-{len(writers)}"
         writers.append(made)
 
     def work(writer: files.Files) -> None:
-        while writer.feed(set(run.attempts)):
+        while writer.feed(set(run.attempts), run_is_over=True):
             pass
 
     threads = [threading.Thread(target=work, args=(writer,)) for writer in writers]

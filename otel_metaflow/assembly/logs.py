@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Deque, Dict, Generator, Iterator, List, NamedTuple, Tuple
 
 from otel_metaflow.assembly.lines import Raw, Report, Subtraction
+from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Entry, Tail
 
@@ -88,6 +89,10 @@ class AttemptLogs:
         held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
         sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
         return Cursor(self._clean, sent, sorted(held | self._unread))
+
+    def may_begin(self, attempt: Attempt) -> bool:
+        """Whether it is known of whom the records speak: the task's first record was read, or there is none yet."""
+        return attempt.start is not None or self._task.at_end()
 
     def at_end(self) -> bool:
         """Whether all that is in the journals now was handed out or is held."""

@@ -242,7 +242,7 @@ class Delivery:
         for key, attempt in list(self.run.attempts.items()):
             logs = self._attempt_logs(key)
             final = key in self._settled
-            if not logs.at_end() or logs.holds:
+            if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
                 with closing(logs.read(now, final=final)) as entries:
                     try:
                         for log in entries:

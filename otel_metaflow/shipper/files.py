@@ -118,7 +118,7 @@ class Files:
                 yield self._records.of_launcher(entry.record, f"r{entry.start}")
         for key, attempt in list(self._run.attempts.items()):
             logs, final = self._attempt(key), key in settled
-            if not logs.at_end() or logs.holds:
+            if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
                 with closing(logs.read(self._now(), final=final)) as entries:
                     try:
                         for log in entries:

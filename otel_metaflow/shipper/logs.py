@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context, attach, detach
@@ -64,7 +64,7 @@ class LogRecords:
         self._redaction = Redaction(redact)
         self._collector = _Collector()
         self._handler: Optional[logging.Handler] = None
-        self._origins: Dict[Optional[AttemptKey], _Origin] = {}
+        self._origins: Dict[Tuple[Optional[AttemptKey], bool], _Origin] = {}
 
     def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line or logging record of an attempt."""
@@ -88,7 +88,8 @@ class LogRecords:
         return self._of_line(record, attributes, origin, _LAUNCHER)
 
     def _origin(self, attempt: Optional[Attempt]) -> _Origin:
-        key = attempt.key if attempt is not None else None
+        # What a task says of itself comes with its start; the launcher may have read lines of it before.
+        key = (None, True) if attempt is None else (attempt.key, attempt.start is not None)
         origin = self._origins.get(key)
         if origin is None:
             if attempt is None:

@@ -76,7 +76,7 @@ class Resources:
                 made[names.PROCESS_PID] = process["pid"]
             return made
 
-        return self._once(f"attempt {attempt.key}", attributes)
+        return self._once(f"attempt {attempt.key} {attempt.start is not None}", attributes)
 
     def of_step(self, attempt: Attempt) -> Resource:
         """The resource of a step's metrics: nothing that grows with the number of tasks."""
@@ -86,7 +86,7 @@ class Resources:
             chosen = {name: facts[name] for name in _ON_METRICS if name in facts}
             return {**chosen, **_own_attributes(attempt), names.STEP_NAME: attempt.key.step}
 
-        return self._once(f"step {attempt.key.step}", attributes)
+        return self._once(f"step {attempt.key.step} {attempt.start is not None}", attributes)
 
     def of_run_metrics(self) -> Resource:
         """The resource of the run's own metrics."""
