@@ -49,9 +49,13 @@ DEPLOYMENT_ENVIRONMENT_NAME = _called(
     "`production` on a production branch, else the branch, else `dev`",
     _STABLE,
 )
-TELEMETRY_SDK_NAME = _called("resource", "telemetry.sdk.name", "string", "of the SDK in the shipper", _STABLE)
-TELEMETRY_SDK_LANGUAGE = _called("resource", "telemetry.sdk.language", "string", "of the SDK in the shipper", _STABLE)
-TELEMETRY_SDK_VERSION = _called("resource", "telemetry.sdk.version", "string", "of the SDK in the shipper", _STABLE)
+TELEMETRY_SDK_NAME = _called("resource, metrics", "telemetry.sdk.name", "string", "of the SDK in the shipper", _STABLE)
+TELEMETRY_SDK_LANGUAGE = _called(
+    "resource, metrics", "telemetry.sdk.language", "string", "of the SDK in the shipper", _STABLE
+)
+TELEMETRY_SDK_VERSION = _called(
+    "resource, metrics", "telemetry.sdk.version", "string", "of the SDK in the shipper", _STABLE
+)
 TELEMETRY_DISTRO_NAME = _called("resource, metrics", "telemetry.distro.name", "string", "`otel-metaflow`", _STABLE)
 TELEMETRY_DISTRO_VERSION = _called("resource, metrics", "telemetry.distro.version", "string", "its version", _STABLE)
 HOST_NAME = _called("resource", "host.name", "string", "", _DEVELOPMENT)
@@ -322,3 +326,51 @@ SCOPE = "otel_metaflow"
 SCOPE_STDIO = "otel_metaflow.stdio"
 SCOPE_LAUNCHER = "otel_metaflow.launcher"
 DISTRO = "otel-metaflow"
+
+
+def page() -> str:
+    """`docs/names.md`."""
+    lines = [_HEAD.rstrip()]
+    for title, found in (("Resource", "resource"), ("Spans of attempts", "attempt"), ("Spans of runs", "run"),
+                         ("Links", "links"), ("Log records", "logs"), ("Metric points", "metrics")):  # fmt: skip
+        rows = [name for name in CATALOG if found in name.on.split(", ")]
+        lines += ["", f"## {title}", "", "| attribute | type | status | what |", "|---|---|---|---|"]
+        lines += [f"| `{row.name}` | {row.form} | {row.status} | {row.text} |" for row in rows]
+    events = [name for name in CATALOG if name.on == "event"]
+    lines += ["", "## Events", "", "| event | severity | when | with |", "|---|---|---|---|"]
+    for event in events:
+        carried = ", ".join(f"`{row.name}`" for row in CATALOG if event.name in row.on.split(", "))
+        lines.append(f"| `{event.name}` | {event.form} | {event.text} | {carried} |")
+    lines += ["", "## Metrics", "", "| metric | kind, unit | of | boundaries |", "|---|---|---|---|"]
+    for metric in (name for name in CATALOG if name.on == "metric"):
+        bounds = " ".join(f"{bound:g}" for bound in BOUNDARIES.get(metric.name, ()))
+        lines.append(f"| `{metric.name}` | {metric.form} | {metric.text} | {bounds} |")
+    return "\n".join(lines) + "\n"
+
+
+_HEAD = """\
+# Names
+
+Made from `otel_metaflow/names.py` by `python -m otel_metaflow.names > docs/names.md`. A test holds this page
+against that file, and against what a run really sends.
+
+## The tree
+
+```
+RUN FanoutFlow                       the run
+  start                              an attempt, named by its step
+  work        metaflow.foreach.index [2], failed, metaflow.attempt.final false
+  work        metaflow.attempt 1, linked to the attempt before it
+    work load                        at OTEL_METAFLOW_DETAIL=2: before user code,
+    work user code                   user code itself,
+    work persist                     and storing its artifacts
+    train                            a span of user code
+  collect queued                     a wait for its launch of more than a second
+  collect                            linked to all that it read from
+  end
+```
+"""
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201 - what it is for

@@ -16,6 +16,7 @@ from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.shipper import structured
 from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
@@ -119,14 +120,16 @@ class LogRecords:
             attributes[names.PROCESS_PID] = record["pid"]
         for name, value in (record.get("exception") or {}).items():
             attributes[f"exception.{name}"] = self._redaction.text(str(value))
+        said = structured.parse(body)
+        extra = record.get("attributes") or {}
         rebuilt = logging.LogRecord.__new__(logging.LogRecord)  # its __init__ finds out what we overwrite
         rebuilt.__dict__ = {
             **_BLANK,
             "name": str(record.get("logger", "root")),
             "levelno": record.get("severityNumber", logging.INFO),
             "levelname": str(record.get("severityText", "")),
-            "msg": body,
-            **self._redaction.attributes(record.get("attributes") or {}),
+            "msg": body if said is None else said.body,
+            **self._redaction.attributes(extra if said is None else {**said.attributes, **extra}),
             **attributes,
         }
         if self._handler is None:
@@ -153,13 +156,14 @@ class LogRecords:
         attributes[names.LOG_IOSTREAM] = record.get("stream", "")
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
+        said = structured.parse(body)
         made = LogRecord(
-            timestamp=record["timeUnixNano"],
+            timestamp=(said and said.at) or record["timeUnixNano"],
             context=origin.context,
-            severity_number=SeverityNumber.INFO,
-            severity_text="INFO",
-            body=body,
-            attributes=attributes,
+            severity_number=(said and said.severity) or SeverityNumber.INFO,
+            severity_text=(said and said.severity_text) or "INFO",
+            body=body if said is None else said.body,
+            attributes=attributes if said is None else {**self._redaction.attributes(said.attributes), **attributes},
         )
         return ReadableLogRecord(made, origin.resource, scope)
 

@@ -40,6 +40,7 @@ class Spans:
         self._pulse = pulse
         self._detail = detail
         self._origin: Optional[Run] = None
+        self._failures: Optional[List[Optional[Attempt]]] = None
 
     def of_attempt(self, attempt: Attempt, *, run_is_over: bool) -> List[ReadableSpan]:
         """The span of an attempt that is over, and those of its parts."""
@@ -47,6 +48,7 @@ class Spans:
         attributes = {
             **self._identity(attempt),
             **_outcome(run, attempt, run_is_over=run_is_over),
+            names.FAILURE_ORIGIN: True if run_is_over and attempt is self._failure() else None,
             **_place(attempt, run.steps.get(attempt.key.step, {})),
             **_times(run, attempt),
             **_use(attempt, run.steps.get(attempt.key.step, {}), self._pulse.peak(attempt.key)),
@@ -73,7 +75,7 @@ class Spans:
         """The span of a run that is over: back-dated, because an open span is lost in a restart."""
         run = self._run
         failed = run.result in ("failure", "error")
-        origin = story.failure_origin(run)
+        origin = self._failure()
         path = story.critical_path(run)
         resumed = run.origin
         triggers = (run.start or {}).get("triggers") or []
@@ -102,6 +104,12 @@ class Spans:
             end_time=max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at),
             instrumentation_scope=_SCOPE,
         )
+
+    def _failure(self) -> Optional[Attempt]:
+        """The first failure of a run that is over; looked for once."""
+        if self._failures is None:
+            self._failures = [story.failure_origin(self._run)]
+        return self._failures[0]
 
     def _context(self, span_id: str) -> SpanContext:
         return span_context(self._run.trace_id, span_id)
@@ -225,7 +233,6 @@ def critical(path: story.CriticalPath) -> Dict[str, Any]:
 
 
 def _outcome(run: Run, attempt: Attempt, *, run_is_over: bool) -> Dict[str, Any]:
-    is_origin = run_is_over and attempt is story.failure_origin(run)
     return {
         names.TASK_RESULT: attempt.result,
         names.ERROR_TYPE: attempt.error_type,
@@ -234,7 +241,6 @@ def _outcome(run: Run, attempt: Attempt, *, run_is_over: bool) -> Dict[str, Any]
         names.FINAL: story.is_final(run, attempt, run_is_over=run_is_over),
         names.CAUGHT: (attempt.end or {}).get("caught") or None,
         names.CLONED: True if attempt.is_cloned else None,
-        names.FAILURE_ORIGIN: True if is_origin else None,
     }
 
 
