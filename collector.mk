@@ -18,7 +18,7 @@ export BUILDAH_ISOLATION ?= chroot
 go_flags = -trimpath -ldflags='-s -w'
 go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 
-.PHONY: collector collector-run collector-test collector-generate vendors image
+.PHONY: collector collector-run collector-test collector-generate vendors image bench-collector
 
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
@@ -38,6 +38,9 @@ collector-run: $(COLLECTOR) ## run it with the shipped configuration
 
 collector-test: ## tests of its Go code
 	$(foreach module,$(OURS),cd $(CURDIR)/collector/$(module) && go vet ./... && go test ./... &&) true
+
+bench-collector: $(COLLECTOR) $(VENDORS) ## what an outage of a vendor costs, and what the collector carries
+	.venv/bin/python bench/outages.py
 
 # The builder's own `go mod download` asks for modules that no build needs and that not every
 # proxy has, so it only writes the sources, and `go build` resolves them. Not every module is in
