@@ -126,10 +126,15 @@ class Delivery:
                 break
             if self._run_over and self._trouble():
                 since = since or time.monotonic()
-                if time.monotonic() - since > linger or give_way():
+                if give_way():
                     break
+                if time.monotonic() - since > linger:
+                    for lane in self.lanes.values():
+                        lane.is_leaving = True
             else:
                 since = None
+            if all(lane.is_leaving and not lane.is_sending for lane in self.lanes.values()) and self.lanes:
+                break
             if not fed:
                 self.wake.wait(_POLL)
 
