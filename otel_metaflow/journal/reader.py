@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Deque, Dict, Iterator, NamedTuple, Optional
 
 # How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
 CHUNK = 1 << 18
@@ -37,6 +38,7 @@ class Tail:
         self.corrupt = 0
         self._facts_only = facts_only
         self._counted = counted
+        self._damage: Deque[int] = deque()
 
     def read(self, limit: int = CHUNK) -> Iterator[Entry]:
         """Yield the records of at most about `limit` bytes and move on past each.
@@ -66,6 +68,13 @@ class Tail:
                 yield Entry(record, start, self.offset)
             elif line and start >= self._counted:
                 self.corrupt += 1
+                self._damage.append(start)
+
+    def corrupt_before(self, offset: int) -> int:
+        """How many corrupt lines were met before `offset`, which only grows from call to call."""
+        while self._damage and self._damage[0] < offset:
+            self._damage.popleft()
+        return self.corrupt - len(self._damage)
 
     def at_end(self) -> bool:
         """Whether nothing whole is left to read now."""
