@@ -59,6 +59,9 @@ RUN_TASK_COUNT = "metaflow.run.task.count"
 RUN_FAILED_COUNT = "metaflow.run.failed.count"
 RUN_RETRIED_COUNT = "metaflow.run.retried.count"
 
+# Spans of user code
+SPAN_UNFINISHED = "metaflow.span.unfinished"
+
 # Logs
 LOG_IOSTREAM = "log.iostream"
 LOG_RECORD_UID = "log.record.uid"

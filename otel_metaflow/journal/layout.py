@@ -26,11 +26,15 @@ SECRETS_PIPE = "secrets.pipe"
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
 
-# Kinds of records. Of a task: start, line, log, end. Of the launcher: start, line, launch, exit, end and
+# Kinds of records. Of a task: start, line, log, end, and what user code says through OpenTelemetry: span,
+# metric, record (of the logs API). Of the launcher: start, line, launch, exit, end and
 # closed in its own file, line in the output files.
 START = "start"
 LINE = "line"
 LOG = "log"
+SPAN = "span"
+METRIC = "metric"
+RECORD = "record"
 END = "end"
 LAUNCH = "launch"
 EXIT = "exit"

@@ -17,7 +17,7 @@ from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.settings import Settings
-from otel_metaflow.shipper import exporters, spans
+from otel_metaflow.shipper import exporters, spans, users
 from otel_metaflow.shipper.lane import Batch, Lane
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
@@ -55,6 +55,10 @@ class Delivery:
         self._metrics = Metrics(self.run, self._resources)
         self._facts: Dict[str, Tail] = {}
         self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
+        self._users = {
+            "traces": users.UserRecords(folder, layout.SPAN, self._cursor),
+            "metrics": users.UserRecords(folder, layout.METRIC, self._cursor),
+        }
         self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
         self._settled: Set[layout.AttemptKey] = set()
         self._run_over = False
@@ -132,7 +136,7 @@ class Delivery:
     def _all_read(self) -> bool:
         """Whether the journals hold nothing that was not handed to a lane."""
         self._follow()
-        if not self._run_over:
+        if not self._run_over or not self._users_are_read():
             return False
         lane = self.lanes.get("logs")
         if lane is None or lane.is_parked:
@@ -143,7 +147,13 @@ class Delivery:
 
     def _feed(self) -> bool:
         fed = False
-        for signal, batch in (("logs", self._log_batch), ("traces", self._span_batch), ("metrics", self._metric_batch)):
+        for signal, batch in (
+            ("logs", self._log_batch),
+            ("traces", partial(self._user_batch, "traces", users.spans)),
+            ("traces", self._span_batch),
+            ("metrics", partial(self._user_batch, "metrics", users.metrics)),
+            ("metrics", self._metric_batch),
+        ):
             lane = self.lanes.get(signal)
             if lane is not None and lane.is_idle:
                 made = batch()
@@ -209,6 +219,27 @@ class Delivery:
                 events.append(name)
                 for event in self._records.events_of(attempt):
                     yield event, 1_000
+
+    def _user_batch(self, signal: str, convert: Callable[..., Any]) -> Optional[Batch]:
+        """What user code said through OpenTelemetry, as it was said."""
+        cursors: Dict[str, Cursor] = {}
+        said = self._users[signal].take(self.run.attempts, self._facts, cursors, _MOST_RECORDS, _MOST_BYTES)
+        if not said:
+            return None
+
+        def settled(bad: int) -> None:
+            self.checkpoint.cursors.update(cursors)
+            self._settled_batch(signal, len(said), bad)
+
+        return Batch(said, settled, lambda part: convert(part, self._resources.of_attempt, self._redaction))
+
+    def _users_are_read(self) -> bool:
+        """Whether all that user code said is with a lane, as far as there is one that takes it."""
+        return all(
+            records.is_read(self.run.attempts, self._facts)
+            for signal, records in self._users.items()
+            if signal in self.lanes and not self.lanes[signal].is_parked
+        )
 
     def _span_batch(self) -> Optional[Batch]:
         items = [
@@ -277,4 +308,4 @@ class Delivery:
 
 def _cost(record: Dict[str, Any]) -> int:
     """About how many bytes a record takes in a request."""
-    return len(record.get("body", "")) + 400
+    return len(str(record.get("body", ""))) + 400

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from otel_metaflow import handover, secrets
+from otel_metaflow import handover, ids, secrets
 from otel_metaflow.guard import contain, guarded, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
-from otel_metaflow.task import usage
+from otel_metaflow.task import api, usage
 from otel_metaflow.task.logs import LoggingTap, describe_exception
 
 
@@ -37,9 +37,16 @@ class Attempt:
         self._ended = False
         self._taps: Iterable[StreamTap] = ()
         self._logging: Optional[LoggingTap] = None
+        self._ids = ("", "")
+        self._outlet: Optional[api.Outlet] = None
 
     def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
         """Write the first record and begin to listen to stdout, stderr and logging."""
+        run = fields["flow"], fields["run"], fields["namespace"]
+        self._ids = (
+            ids.trace_id(*run),
+            ids.attempt_span_id(*run[:2], fields["step"], fields["task"], fields["attempt"], run[2]),
+        )
         self._journal.append(
             layout.START,
             {
@@ -78,6 +85,14 @@ class Attempt:
         self._mask.add(secrets.known(os.environ))
         secrets.tell(self._folder / layout.SECRETS_PIPE, self._mask.values)
 
+    def offer_api(self) -> None:
+        """Be there for user code that uses OpenTelemetry, and for the subprocesses it starts."""
+        tap = self._logging
+        self._outlet = api.Outlet(
+            *self._ids, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
+        )
+        api.offer(self._outlet)
+
     def watch_metadata(self, metadata: Any) -> None:
         """See the error of an artifact that cannot be pickled: no hook is called for it.
 
@@ -104,6 +119,8 @@ class Attempt:
         if self._ended or os.getpid() != self._pid:
             return
         self._ended = True
+        if self._outlet is not None:
+            self._outlet.close()
         error = self._exception or sys.exc_info()[1]
         fields: Dict[str, Any] = {
             "result": "success" if ok else _result(error),

@@ -20,6 +20,7 @@ def pre_step(**arguments: Any) -> Optional[Attempt]:
 def before_user_code(attempt: Attempt) -> None:
     """All decorators' pre-steps have run: what they set in the environment is known now."""
     attempt.learn_secrets()
+    attempt.offer_api()
 
 
 @guarded

@@ -1,0 +1,124 @@
+"""Answers user code that uses the OpenTelemetry API, from the moment it imports it and not before.
+
+Nothing here imports OpenTelemetry. When user code does, what it gets where nobody has set a provider is
+ours: `otel_metaflow.providers`, loaded by name, because this process owes nothing to what it does not use.
+
+Why not OTEL_PYTHON_TRACER_PROVIDER and its sisters, which make the API load a provider by name: every
+subprocess of the step inherits them, and a program whose environment holds the API but not us then dies
+of StopIteration in its first `get_tracer` (opentelemetry/util/_providers.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, Callable, List, Optional, Sequence
+
+from otel_metaflow.guard import contain, guarded
+
+# What is imported, and who answers from then on.
+_ANSWERS = {
+    "opentelemetry.trace": "otel_metaflow.providers.traces",
+    "opentelemetry.metrics": "otel_metaflow.providers.metrics",
+    "opentelemetry._logs": "otel_metaflow.providers.logs",
+}
+# https://www.w3.org/TR/trace-context/, in the environment:
+# https://opentelemetry.io/docs/specs/otel/context/env-carriers/
+TRACEPARENT = "TRACEPARENT"
+
+
+class Outlet:
+    """The attempt as providers see it: what they write to, and whose child everything is."""
+
+    def __init__(
+        self,
+        trace_id: str,
+        span_id: str,
+        append_lines: Callable[[Sequence[str]], None],
+        mask: Callable[[str], str],
+        is_logged: Callable[[], bool],
+    ) -> None:
+        """`is_logged` says whether this thread is writing a logging record that the journal holds already."""
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.append_lines = append_lines
+        self.mask = mask
+        self.is_logged = is_logged
+        self.pid = os.getpid()
+        self._closing: List[Callable[[], None]] = []
+
+    @property
+    def traceparent(self) -> str:
+        """The attempt as the parent of what other processes do: sampled, always."""
+        return f"00-{self.trace_id}-{self.span_id}-01"
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Call `close` when the attempt ends."""
+        self._closing.append(guarded(close))
+
+    def close(self) -> None:
+        """The attempt ends: write what is only known now."""
+        for close in self._closing:
+            close()
+
+
+outlet: Optional[Outlet] = None
+"""That of this process's attempt: the API knows no arguments, it asks for a provider and gets one."""
+
+
+def offer(to: Outlet) -> None:
+    """Let user code that runs from now on write to `to`, through the API and through subprocesses."""
+    global outlet
+    outlet = to
+    os.environ[TRACEPARENT] = to.traceparent
+    if TRACEPARENT.lower() in os.environ:
+        # Metaflow's own tracing hands it on in this form, to the children that `parallel_map` forks too.
+        os.environ[TRACEPARENT.lower()] = to.traceparent
+    for name in _ANSWERS:
+        if name in sys.modules:
+            _answer(name)
+    sys.meta_path.insert(0, _Watch())
+
+
+@guarded
+def _answer(name: str) -> None:
+    importlib.import_module(_ANSWERS[name]).install()
+
+
+class _Watch:
+    """A finder that finds nothing itself, and knows when the API's modules have been executed."""
+
+    def __init__(self) -> None:
+        self._waiting = set(_ANSWERS)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The module's spec as the other finders know it, with the answer behind its execution."""
+        if name not in self._waiting:
+            return None
+        self._waiting.discard(name)
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find is not None and finder is not self else None
+            if spec is not None:
+                try:
+                    _after(spec.loader, name)
+                except Exception as error:  # noqa: BLE001 - the import is the user's and goes on
+                    contain(error)
+                return spec
+        return None
+
+
+def _after(loader: Any, name: str) -> None:
+    """Answer when `loader` has executed the module `name`."""
+    execute = loader.exec_module
+
+    def execute_and_answer(module: Any) -> None:
+        if module.__name__ != name:  # a loader of many modules, as for a zip file
+            execute(module)
+            return
+        loader.exec_module = execute
+        execute(module)
+        _answer(name)
+
+    loader.exec_module = execute_and_answer
