@@ -11,11 +11,12 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from otel_metaflow import closing, handover, resource, secrets, settings, spawn
+from otel_metaflow import closing, handover, ids, resource, secrets, settings, spawn
 from otel_metaflow.guard import guarded, report, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
 from otel_metaflow.launcher.output import Output, watch_workers
+from otel_metaflow.task import api
 from otel_metaflow.task.attempt import say_unwritable
 
 _run: Optional[Run] = None
@@ -55,6 +56,8 @@ class Run:
         except AttributeError as error:
             report(error)
         self._output.tap_launcher()
+        run = self.key.flow, self.key.run, self.key.namespace
+        api.lead(ids.trace_id(*run), ids.run_span_id(*run))
         for problem in self.environment.problems:
             say(problem)
         self.ensure_shipper()

@@ -42,11 +42,21 @@ def install(outlet: api.Outlet) -> None:
     """Put the attempt's context in place."""
     if isinstance(context._RUNTIME_CONTEXT, AttemptContext):
         return
-    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    parent = trace.SpanContext(int(outlet.trace_id, 16), int(outlet.span_id, 16), is_remote=False, trace_flags=flags)
-    attempt = trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+    attempt = _span(outlet.trace_id, outlet.span_id)
     # No public seam: OTEL_PYTHON_CONTEXT is read when the API is imported, and inherited by subprocesses.
-    context._RUNTIME_CONTEXT = AttemptContext(context._RUNTIME_CONTEXT, attempt)
-    if trace.get_current_span().get_span_context() != parent:
+    context._RUNTIME_CONTEXT = AttemptContext(context._RUNTIME_CONTEXT, trace.set_span_in_context(attempt, Context()))
+    if trace.get_current_span().get_span_context() != attempt.get_span_context():
         # A span was current before the attempt began, as Metaflow's own tracing has it: the attempt is nearer.
-        context.attach(trace.set_span_in_context(trace.NonRecordingSpan(parent)))
+        context.attach(trace.set_span_in_context(attempt))
+
+
+def make_current(trace_id: str, span_id: str) -> None:
+    """Make a span of ours the parent of what begins in this thread, where a tracer of somebody else's is at work."""
+    context.attach(trace.set_span_in_context(_span(trace_id, span_id)))
+
+
+def _span(trace_id: str, span_id: str) -> trace.Span:
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    return trace.NonRecordingSpan(
+        trace.SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
+    )

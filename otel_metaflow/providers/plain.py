@@ -32,14 +32,8 @@ def value(given: Any, text: Text, depth: int = 0) -> Any:
 
 
 def attributes(given: Optional[Mapping[str, Any]], text: Text) -> Dict[str, Any]:
-    """`{"attributes": …}`, or nothing where there are none; with what the SDK's limits dropped."""
-    found: Dict[str, Any] = {}
-    if given:
-        found["attributes"] = value(given, text)
-    dropped = getattr(given, "dropped", 0)
-    if dropped:
-        found["droppedAttributesCount"] = dropped
-    return found
+    """`{"attributes": …}`, or nothing where there are none."""
+    return {"attributes": value(given, text)} if given else {}
 
 
 def scope(given: Optional[InstrumentationScope], text: Text) -> Dict[str, Any]:

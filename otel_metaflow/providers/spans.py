@@ -125,7 +125,11 @@ def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], outlet: Outlet)
         record["links"] = [
             {**plain.span_context(link.context), **plain.attributes(link.attributes, text)} for link in span.links
         ]
-    dropped = {"droppedEventsCount": span.dropped_events, "droppedLinksCount": span.dropped_links}
+    dropped = {
+        "droppedAttributesCount": span.dropped_attributes,
+        "droppedEventsCount": span.dropped_events,
+        "droppedLinksCount": span.dropped_links,
+    }
     record.update({name: count for name, count in dropped.items() if count})
     if span.status.status_code is not StatusCode.UNSET:
         record["status"] = {"code": span.status.status_code.value}

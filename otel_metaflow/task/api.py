@@ -82,6 +82,16 @@ def offer(to: Outlet) -> None:
 
 
 @guarded
+def lead(trace_id: str, span_id: str) -> None:
+    """In the launcher: what another tracer says of the run from now on, Metaflow's own say, belongs to our trace.
+
+    Metaflow hands the current span on to its tasks (metaflow/tracing, inject_tracing_vars), so theirs follow.
+    """
+    if "opentelemetry.trace" in sys.modules:
+        importlib.import_module("otel_metaflow.providers.context").make_current(trace_id, span_id)
+
+
+@guarded
 def _answer(name: str) -> None:
     importlib.import_module(_ANSWERS[name]).install()
 
