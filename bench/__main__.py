@@ -21,8 +21,9 @@ from places import adopt_shippers, endpoints, environments
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from story import wide
 
-PARTS = ("tasks", "lines", "million", "imports")
+PARTS = ("tasks", "lines", "million", "imports", "story")
 _DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -65,6 +66,8 @@ def main(only: tuple[str, ...], flows: tuple[str, ...], rounds: int | None) -> N
             tables["A busy loop, endpoint up"] = lines.busy(installed, reached, 100_000, rounds or 5)
         if "million" in parts:
             tables["A very busy loop"] = lines.busy(installed, reached, 1_000_000, 1)
+    if "story" in parts:
+        tables["Assembling a wide run"] = wide(1_000, rounds or 5)
     text = Console(record=True, width=160)
     for title, table in tables.items():
         text.print(f"\n### {title}\n")

@@ -82,13 +82,33 @@ def ship(run: str | None, everything: bool, wait: float) -> None:
 
     environment = settings.read()
     _say_problems(environment)
-    if not environment.destinations:
+    if not environment.is_shipping:
         _fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
     if bool(run) == everything:
         _fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
     folders = list(sweep.unfinished(environment.home)) if run is None else [_folder(environment, run)]
     failed = [folder for folder in folders if not _ship(environment, folder, wait)]
     sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.argument("pathspec", metavar="FLOW/RUN[/STEP[/TASK]]")
+def cloudwatch(pathspec: str) -> None:
+    """Print the CloudWatch log streams of tasks on AWS Batch: task, log group, stream."""
+    if re.fullmatch(r"[^/]+(/[^/]+){1,3}", pathspec) is None:
+        _fail(f"{pathspec!r} is not of the form FLOW/RUN, FLOW/RUN/STEP or FLOW/RUN/STEP/TASK, as in HelloFlow/12")
+    from metaflow.exception import MetaflowException
+
+    from otel_metaflow.cloudwatch import streams
+
+    try:
+        found = list(streams(pathspec))
+    except MetaflowException as error:
+        _fail(str(error))
+    for stream in found:
+        click.echo("\t".join(stream))
+    if not found:
+        _fail(f"no task of {pathspec} ran on AWS Batch: Metaflow noted no log stream")
 
 
 def _ship(environment: settings.Settings, folder: Path, wait: float) -> bool:

@@ -26,13 +26,13 @@ def line(folder: Path, key: RunKey, environment: Settings, attempts: int) -> str
     """Say how many attempts were recorded, what became of their telemetry, and what to type next."""
     recorded = f"{attempts} attempt{'' if attempts == 1 else 's'} recorded"
     look = f"look: otel-metaflow view {key}"
-    if not environment.destinations:
+    if not environment.is_shipping:
         how = "nothing is sent" if environment.problems else "to send: set OTEL_EXPORTER_OTLP_ENDPOINT"
         return f"{recorded}; {look}; {how}"
-    hosts = ", ".join(sorted({destination.host for destination in environment.destinations.values()}))
+    hosts = environment.goals
     checkpoint = Checkpoint.read(folder)
-    dropped = sum(checkpoint.dropped.values())
-    logs = f"{checkpoint.delivered.get('logs', 0):,} log records".replace(",", " ")
+    dropped = sum(checkpoint.given_up.values())
+    logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")
     if checkpoint.complete:
         return f"{attempts} attempts, {logs}, {dropped} dropped; delivered to {hosts}; {look}"
     if checkpoint.trouble:

@@ -11,11 +11,12 @@ import functools
 import os
 import signal
 import sys
-from types import TracebackType
-from typing import Any, Callable, Optional, TypeVar, cast
+from types import CodeType, TracebackType
+from typing import Any, Callable, Optional, Set, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _reported = False
+_hidden: Set[CodeType] = set()
 
 
 def say(line: str) -> None:
@@ -57,11 +58,40 @@ def is_from_signal(error: BaseException) -> bool:
     return False
 
 
-def contain(error: Exception) -> None:
-    """Report `error`, or raise it again where it is the user's."""
+def let_pass(error: Exception) -> None:
+    """Raise `error` again if it is the user's, of a signal handler, rather than what we expected to catch."""
     if is_from_signal(error):
         raise error
+
+
+def contain(error: Exception) -> None:
+    """Report `error`, or raise it again where it is the user's."""
+    let_pass(error)
     report(error)
+
+
+def hidden(function: _Function) -> _Function:
+    """Mark a function that stands between user code and what it calls: `hide_frames` takes it out."""
+    _hidden.add(function.__code__)
+    return function
+
+
+def hide_frames(error: Optional[BaseException]) -> None:
+    """Take our frames out of the traceback of a user's exception, of a print that raised say.
+
+    Its traceback is shown to the user, and hashed by those who group errors.
+    """
+    seen: Set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback = error.__traceback__
+        while traceback is not None:
+            following = traceback.tb_next
+            if following is not None and following.tb_frame.f_code in _hidden:
+                traceback.tb_next = following.tb_next
+            else:
+                traceback = following
+        error = error.__cause__ or error.__context__
 
 
 def guarded(function: _Function) -> _Function:

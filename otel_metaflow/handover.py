@@ -14,6 +14,9 @@ from typing import Mapping, NamedTuple, Optional, Tuple
 from zlib import crc32
 
 VARIABLE = "OTEL_METAFLOW_LAUNCHED"
+# In the environment of a task's children: the journal of that task. The nodes of a `@parallel` step are
+# children of its control task, and what they print goes through its pipe.
+WITHIN = "OTEL_METAFLOW_WITHIN"
 
 
 class Handover(NamedTuple):
@@ -50,5 +53,9 @@ def take(flow: str, run: str) -> Optional[Handover]:
 
 
 def _fingerprint(environ: Mapping[str, str]) -> int:
-    said = sorted(f"{name}={value}" for name, value in environ.items() if name.startswith("OTEL_") and name != VARIABLE)
+    said = sorted(
+        f"{name}={value}"
+        for name, value in environ.items()
+        if name.startswith("OTEL_") and name not in (VARIABLE, WITHIN)
+    )
     return crc32("\0".join(said).encode("utf-8", "surrogateescape"))

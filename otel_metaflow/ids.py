@@ -7,6 +7,7 @@ over the UTF-8 names joined by NUL (which no name can hold):
     trace id   = BLAKE2b-128(otel-metaflow/1 NUL namespace NUL flow NUL run)
     run span   = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run)
     attempt    = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run NUL step NUL task NUL attempt)
+    its parts  = BLAKE2b-64 (… NUL attempt NUL part)
 
 In a shell, for the empty namespace: ``printf '%s\0%s\0%s\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128``.
 A digest is uniform, so ratio samplers, which look at the low bits of the trace id, decide alike in
@@ -39,6 +40,11 @@ def run_span_id(flow: str, run: str, namespace: str = "") -> str:
 def attempt_span_id(flow: str, run: str, step: str, task: str, attempt: int, namespace: str = "") -> str:
     """The 16 hex digits of one attempt of one task; `attempt` counts from 0 as Metaflow's retry count does."""
     return _digest(8, namespace, flow, run, step, task, str(attempt))
+
+
+def part_span_id(flow: str, run: str, step: str, task: str, attempt: int, part: str, namespace: str = "") -> str:
+    """The 16 hex digits of a span about a part of an attempt: `queued`, `load`, `user code`, `persist`."""
+    return _digest(8, namespace, flow, run, step, task, str(attempt), part)
 
 
 def instance_id(span_id: str) -> UUID:

@@ -15,6 +15,10 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 SIGNALS = ("traces", "metrics", "logs")
+SAMPLERS = (
+    "parentbased_always_on", "always_on", "always_off", "traceidratio", "parentbased_always_off",
+    "parentbased_traceidratio",
+)  # fmt: skip
 LOG_SOURCES = ("stdout", "stderr", "logging")
 PROTOCOLS = ("http/protobuf", "grpc")
 COMPRESSIONS = ("none", "gzip", "deflate")
@@ -51,11 +55,27 @@ class Settings(NamedTuple):
     logs: Tuple[str, ...] = LOG_SOURCES
     flush_timeout: float = 0.0
     standby: float = 60.0
+    detail: int = 1
+    sampler: str = "parentbased_always_on"
+    sampler_ratio: float = 1.0
+    keep_failed: bool = False
     redact: str = ""
     journal_max_bytes: int = 1024 << 20
     journal_max_days: float = 14.0
     destinations: Mapping[str, Destination] = MappingProxyType({})
+    log_dir: Optional[Path] = None
     problems: Tuple[str, ...] = ()
+
+    @property
+    def is_shipping(self) -> bool:
+        """Whether anything is to be delivered anywhere."""
+        return bool(self.destinations) or self.log_dir is not None
+
+    @property
+    def goals(self) -> str:
+        """Where telemetry goes, for messages."""
+        hosts = sorted({destination.host for destination in self.destinations.values()})
+        return ", ".join([*hosts, *([str(self.log_dir)] if self.log_dir else [])])
 
 
 def in_container(environ: Mapping[str, str]) -> bool:
@@ -86,21 +106,30 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         logs=_log_sources(env, problems),
         flush_timeout=_seconds(env, "OTEL_METAFLOW_FLUSH_TIMEOUT", 5.0 if in_container(env) else 0.0, problems),
         standby=_seconds(env, "OTEL_METAFLOW_STANDBY", 60.0, problems),
+        detail=int(_chosen(env, "OTEL_METAFLOW_DETAIL", ("1", "2"), problems)),
+        sampler=_chosen(env, "OTEL_TRACES_SAMPLER", SAMPLERS, problems),
+        sampler_ratio=_ratio(env, problems),
+        keep_failed=_flag(env, "OTEL_METAFLOW_KEEP_FAILED", problems),
         redact=_pattern(env, problems),
-        journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems)) << 20,
+        journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems) * (1 << 20)),
         journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),
         destinations={} if problems else destinations,
+        log_dir=_folder(env.get("OTEL_METAFLOW_LOG_DIR")),
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
 def _home(env: Mapping[str, str]) -> Path:
     """The folder of the journals; XDG's state folder, because journals outlive a reboot and are no cache."""
-    chosen = env.get("OTEL_METAFLOW_HOME")
-    if chosen:
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
+    chosen = _folder(env.get("OTEL_METAFLOW_HOME"))
+    if chosen is not None:
+        return chosen
     state = env.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state) / "otel-metaflow"
+
+
+def _folder(text: Optional[str]) -> Optional[Path]:
+    return Path(os.path.abspath(os.path.expanduser(text))) if text else None
 
 
 def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Optional[Destination]:
@@ -177,6 +206,23 @@ def _flag(env: Mapping[str, str], variable: str, problems: List[str]) -> bool:
 
 def _seconds(env: Mapping[str, str], variable: str, default: float, problems: List[str]) -> float:
     return _number(env, variable, default, "seconds", problems)
+
+
+def _chosen(env: Mapping[str, str], variable: str, allowed: Tuple[str, ...], problems: List[str]) -> str:
+    """One of `allowed`, the first of them where the variable is not set."""
+    value = env.get(variable, "").strip().lower() or allowed[0]
+    if value not in allowed:
+        problems.append(f"{variable} is {value!r}; allowed are {', '.join(allowed)}")
+        return allowed[0]
+    return value
+
+
+def _ratio(env: Mapping[str, str], problems: List[str]) -> float:
+    ratio = _number(env, "OTEL_TRACES_SAMPLER_ARG", 1.0, "part of the runs", problems)
+    if ratio > 1:
+        problems.append(f"OTEL_TRACES_SAMPLER_ARG is {ratio:g}; type a part of all runs, from 0 to 1, such as 0.1")
+        return 1.0
+    return ratio
 
 
 def _pattern(env: Mapping[str, str], problems: List[str]) -> str:

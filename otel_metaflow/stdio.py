@@ -15,7 +15,7 @@ import threading
 from threading import get_ident
 from typing import Any, Callable, Dict, Iterable, List, Optional, TextIO, Tuple
 
-from otel_metaflow.guard import contain
+from otel_metaflow.guard import contain, hidden
 from otel_metaflow.journal.layout import LONGEST_LINE
 
 # stream name, the line (cut at LONGEST_LINE), its full length in characters
@@ -42,6 +42,7 @@ class StreamTap:
         stream.writelines = self.writelines  # type: ignore[method-assign]  # C code would bypass write
         os.register_at_fork(after_in_child=self._after_fork)
 
+    @hidden
     def write(self, text: str) -> int:
         """Stand in for the stream's own `write`."""
         if self.is_muted:
@@ -57,6 +58,7 @@ class StreamTap:
                     contain(error)
             return self._write(text)
 
+    @hidden
     def writelines(self, lines: Iterable[str]) -> None:
         """Stand in for the stream's own `writelines`."""
         for line in lines:

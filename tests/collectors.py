@@ -146,7 +146,7 @@ class Datadog(Vendor):
                     start=int(span["startTimeUnixNano"]),
                     end=int(span["endTimeUnixNano"]),
                     status=_status(span.get("status", {}).get("code")),
-                    attributes=attributes,
+                    attributes=attributes | {"operation.name": span["name"]},
                 )
             )
         return found
@@ -168,6 +168,55 @@ class Datadog(Vendor):
                 for point in _points(metric)
             ]
         return found
+
+
+class DatadogOtlp(Vendor):
+    """What Datadog's OTLP intake was sent."""
+
+    def logs(self) -> list[Log]:
+        return [
+            Log(
+                body=_text(_value(record["body"])),
+                severity=record.get("severityText", ""),
+                trace_id=record.get("traceId", ""),
+                span_id=record.get("spanId", ""),
+                attributes=_texts(resource | _attributes(record)),
+                time=int(record["timeUnixNano"]) // 1_000_000,
+            )
+            for record, resource in _records(self._read("otlp_logs.jsonl"), "resourceLogs", "scopeLogs", "logRecords")
+        ]
+
+    def spans(self) -> list[Span]:
+        found = []
+        for span, resource in _records(self._read("otlp_traces.jsonl"), "resourceSpans", "scopeSpans", "spans"):
+            attributes = _texts(resource | _attributes(span))
+            found.append(
+                Span(
+                    name=attributes.pop("resource.name", span["name"]),
+                    trace_id=span["traceId"],
+                    span_id=span["spanId"],
+                    parent_id=span.get("parentSpanId", ""),
+                    start=int(span["startTimeUnixNano"]),
+                    end=int(span["endTimeUnixNano"]),
+                    status=_status(span.get("status", {}).get("code")),
+                    attributes=attributes,
+                )
+            )
+        return found
+
+    def metrics(self) -> list[Metric]:
+        return [
+            Metric(
+                name=metric["name"],
+                value=_number(point),
+                count=int(point.get("count", 1)),
+                attributes=_texts(resource | _attributes(point)),
+            )
+            for metric, resource in _records(
+                self._read("otlp_metrics.jsonl"), "resourceMetrics", "scopeMetrics", "metrics"
+            )
+            for point in _points(metric)
+        ]
 
 
 class Splunk(Vendor):
@@ -330,7 +379,7 @@ class Vendors(Process):
     def __init__(self, directory: Path, ports: tuple[int, ...] | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         # The same ports again stand for vendors that were away and came back.
-        datadog, splunk = self.ports = ports or free_ports(2)
+        datadog, splunk, otlp = self.ports = ports or free_ports(3)
         (health,) = free_ports(1)
         super().__init__(
             [str(VENDORS), "--config", str(VENDORS_CONFIG)],
@@ -338,16 +387,23 @@ class Vendors(Process):
                 "VENDORS_DIR": str(directory),
                 "DATADOG_PORT": str(datadog),
                 "SPLUNK_PORT": str(splunk),
+                "OTLP_PORT": str(otlp),
                 "HEALTH_PORT": str(health),
             },
         )
         self.datadog = Datadog(directory)
+        self.datadog_otlp = DatadogOtlp(directory)
         self.splunk = Splunk(directory)
         self.datadog_environment = {
             "DD_API_KEY": "0123456789abcdef0123456789abcdef",
             "DD_DD_URL": f"http://localhost:{datadog}",
             "DD_APM_DD_URL": f"http://localhost:{datadog}",
             "DD_LOGS_CONFIG_LOGS_DD_URL": f"http://localhost:{datadog}",
+        }
+        self.datadog_otlp_environment = {
+            "DD_API_KEY": "0123456789abcdef0123456789abcdef",
+            "DATADOG_ROUTE": "otlp",
+            "DD_OTLP_URL": f"http://localhost:{otlp}",
         }
         self.splunk_environment = {
             "SPLUNK_HEC_URL": f"http://localhost:{splunk}",
@@ -391,7 +447,7 @@ class Vendors(Process):
 class Collector(Process):
     """The product's collector with its shipped configuration, on free ports.
 
-    `overlays` are names of files beside it, such as `filelog`.
+    `overlays` are names of files beside it, such as `filelog`, or settings such as `yaml:exporters::debug::…`.
     """
 
     def __init__(self, directory: Path, environment: Mapping[str, str], overlays: Sequence[str] = ()) -> None:
@@ -410,7 +466,10 @@ class Collector(Process):
             [
                 str(PRODUCT),
                 f"--config={PRODUCT_CONFIG}",
-                *(f"--config={PRODUCT_CONFIG.with_name(name)}.yaml" for name in overlays),
+                *(
+                    f"--config={name if name.startswith('yaml:') else PRODUCT_CONFIG.with_name(f'{name}.yaml')}"
+                    for name in overlays
+                ),
             ],
             {"QUEUE_DIR": str(directory / "queue"), **self.ports, **environment},
         )
@@ -509,7 +568,7 @@ def _records(payloads: Iterator[dict[str, Any]], *levels: str) -> Iterator[tuple
     """Yield each record of OTLP payloads with the attributes of its resource."""
     resources, scopes, records = levels
     for payload in payloads:
-        for resource in payload[resources]:
+        for resource in payload.get(resources, []):
             for scope in resource[scopes]:
                 for record in scope[records]:
                     yield record, _attributes(resource["resource"])

@@ -80,9 +80,9 @@ def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
 
     eventually(lambda: "refused the connection" in place.cli("status").stdout)
     assert f"HelloFlow/{finished.run}  being delivered" in place.cli("status").stdout
-    from receiver import Receiver
+    from endpoint import Endpoint
 
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         # The living shipper knows the old address; kill it so that `ship` can take over.
         import signal
         import subprocess

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoint import Endpoint as Receiver
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from receiver import Receiver
 from running import Finished, Place, eventually, seen
 
 from otel_metaflow.assembly.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ from otel_metaflow.assembly.run import Attempt
 
 REFUSED = "http://127.0.0.1:1"
 ERROR = 2  # StatusCode
+TROUBLE = ("metaflow.task.lost", "metaflow.task.exception")
 FLOW = """
     import ctypes, logging, os, resource, signal, subprocess, sys, threading, time
     from metaflow import FlowSpec, catch, current, retry, step, timeout
@@ -82,6 +83,8 @@ def told(receiver: Receiver) -> dict[str, Told]:
         for resource in message.resource_logs:
             for scope in resource.scope_logs:
                 for record in scope.log_records:
+                    if record.event_name and record.event_name not in TROUBLE:
+                        continue
                     if record.event_name:
                         of_span = events.setdefault(record.span_id, {})
                         assert record.event_name not in of_span
@@ -309,6 +312,22 @@ def test_a_timeout_fires_also_inside_our_own_hooks(place: Place, busy: str) -> N
     (attempt,) = attempts(finished)
     assert attempt.result == "timeout"
     assert "otel: telemetry of this process is incomplete" not in finished.stdout
+
+
+def test_an_alarm_that_goes_off_where_we_read_a_logging_record_is_the_steps(place: Place) -> None:
+    """We catch what a message raises when it is made; what a signal handler raises there is not of the message."""
+    death = """
+            class Ringing:
+                once = [signal.SIGALRM]
+                def __str__(self):
+                    self.once and signal.raise_signal(self.once.pop())
+                    return ""
+            log = logging.Logger("q"); log.addHandler(logging.NullHandler()); log.error(Ringing())
+            print("went on")"""
+    finished = place.run(flow("pass" + death, "@timeout(seconds=60)"), "--with", "otel")
+    (attempt,) = attempts(finished)
+    assert attempt.result == "timeout"
+    assert "went on" not in bodies(finished, attempt)
 
 
 def test_children_that_a_step_forks_do_not_end_its_attempt(place: Place) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from receiver import Receiver
 from running import Finished, Place
 
 from otel_metaflow import ids
@@ -191,12 +191,18 @@ FLOW = r"""
                 record(alone("failing", Failing()), "through a handler that fails")
             from rich.logging import RichHandler
             record(alone("rich", RichHandler()), "through rich")
+            logging.logProcesses = logging.logThreads = logging.logMultiprocessing = False
+            record(alone("bare", logging.StreamHandler()), "without process and thread")
+            logging.logProcesses = logging.logThreads = logging.logMultiprocessing = True
             memory = logging.handlers.MemoryHandler(10, target=logging.StreamHandler())
             record(alone("memory", memory), "through memory", logging.INFO); memory.flush()
             line = queue.Queue()
             listener = logging.handlers.QueueListener(line, logging.StreamHandler(), logging.StreamHandler())
             listener.start()
-            record(alone("behind", logging.handlers.QueueHandler(line)), "through a queue"); listener.stop()
+            record(alone("behind", logging.handlers.QueueHandler(line)), "through a queue")
+            logging.logProcesses = False
+            record(alone("behind", logging.handlers.QueueHandler(line)), "bare through a queue")
+            logging.logProcesses = True; listener.stop()
             try:
                 1 / 0
             except ZeroDivisionError:
@@ -304,7 +310,7 @@ class Arrived:
     attributes: dict[str, Any]
 
 
-def arrived(receiver: Receiver) -> Iterator[Arrived]:
+def arrived(receiver: Endpoint) -> Iterator[Arrived]:
     for message in receiver.of(ExportLogsServiceRequest):
         for of_resource in message.resource_logs:
             resource = {each.key: each.value for each in of_resource.resource.attributes}
@@ -350,7 +356,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """The flow of all kinds of lines, run once and delivered."""
     place = Place(tmp_path_factory.mktemp("lines"))
     truth = place.path / "truth"
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         env = {"TRUTH": str(truth), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         finished = place.run(FLOW, "--with", "otel", env=env)
         assert finished.code == 0, finished.stdout[-3000:] + finished.stderr
@@ -380,6 +386,42 @@ def test_every_line_that_a_flow_writes_is_one_record(story: Story) -> None:
     )
     assert found - expected == Counter(), "twice, or never written"
     assert expected - found == Counter(), "lost"
+
+
+def test_a_stream_put_in_the_place_of_stdout_is_told_as_it_writes(place: Place) -> None:
+    """It stamps what it is given, or keeps it for itself, and stands there before any hook of ours."""
+    source = """
+        import io, sys
+        from metaflow import FlowSpec, step
+        class Stamping:
+            def __init__(self, stream):
+                self.stream = stream
+            def write(self, text):
+                self.stream.write(text.replace("a line", "12:00 a line"))
+            def flush(self):
+                self.stream.flush()
+        if "step" in sys.argv:
+            sys.stdout, sys.stderr = Stamping(sys.stdout), io.StringIO()
+        class StampFlow(FlowSpec):
+            @step
+            def start(self):
+                print("a line")
+                sys.stderr.write("kept\\n")
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            StampFlow()
+        """
+    with Endpoint() as receiver:
+        finished = place.run(source, "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+        assert finished.code == 0, finished.stdout
+        finished.wait_delivered()
+        found = [
+            record.line.text for record in arrived(receiver) if record.scope == "otel_metaflow.stdio" and record.line.at
+        ]
+    assert found == ["12:00 a line"]
 
 
 def test_a_line_of_ten_megabytes_is_cut_and_says_so(story: Story) -> None:

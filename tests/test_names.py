@@ -6,8 +6,11 @@ import importlib
 import pkgutil
 
 import pytest
+from collectors import ROOT
+from running import Place
 
 from otel_metaflow import names
+from otel_metaflow.testing import run
 
 OURS = ("metaflow.", "otel_metaflow", "otel-metaflow")
 
@@ -25,7 +28,118 @@ def conventional() -> set[str]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_each_name_is_ours_or_the_conventions() -> None:
     """Nothing invented under a name space that belongs to others."""
-    said = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
-    foreign = {value for value in said if not value.startswith(OURS)}
+    said = {
+        value for name, value in vars(names).items() if name.isupper() and name[0] != "_" and isinstance(value, str)
+    }
+    foreign = {value for value in said if not value.startswith(OURS)} - {names.SIGNAL, names.REASON}
     assert len(foreign) > 20
     assert foreign - conventional() == set()
+
+
+def test_the_page_of_names_is_that_of_the_code() -> None:
+    """`python -m otel_metaflow.names > docs/names.md` mends it."""
+    assert (ROOT / "docs/names.md").read_text() == names.page()
+
+
+def forms(value: object) -> set[str]:
+    """What the page may call the type of a value."""
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int):
+        return {"int", "int, By"}
+    if isinstance(value, float):
+        return {"double", "double, s"}
+    if isinstance(value, (list, tuple)):
+        return {"int[]"} if value and isinstance(value[0], int) else {"string[]"}
+    return {"string"}
+
+
+# What this run cannot show: it is not killed, resumed, triggered, long, asked for a value or damaged.
+ELSEWHERE = {
+    names.SERVICE_NAMESPACE, names.SERVICE_VERSION, names.PROJECT_NAME, names.BRANCH_NAME, names.ORIGIN_RUN_ID,
+    names.NAMESPACE, names.TASK_SIGNAL, names.CLONED, names.FOREACH_VALUE, names.SAVED_DURATION,
+    names.LOG_RECORD_ORIGINAL, names.LOG_TRUNCATED_LENGTH, names.LOG_SANITIZED, names.TASK_MEMORY,
+    names.EVENT_TASK_HEARTBEAT,
+    names.EVENT_TASK_LOST, names.METRIC_TELEMETRY_DROPPED, names.SIGNAL, names.REASON, names.ASKED_GPU,
+}  # fmt: skip
+
+
+def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
+    """Every name and type that leaves is in the table, at its place; and the table has no name that nothing sends."""
+    flow = place.write("""
+        import logging
+        from metaflow import FlowSpec, catch, current, parallel, resources, retry, step
+        class NamesFlow(FlowSpec):
+            @step
+            def start(self):
+                self.items = [1, 2]
+                self.next(self.work, foreach="items")
+            @resources(cpu=2, memory=1000)
+            @retry(times=1, minutes_between_retries=0)
+            @step
+            def work(self):
+                logging.getLogger("work").error("it is %s", self.input, exc_info=ValueError("told"))
+                if current.retry_count == 0:
+                    raise ValueError("once")
+                self.next(self.join)
+            @catch(var="failure")
+            @step
+            def join(self, inputs):
+                raise KeyError("rescued")
+                self.next(self.spread)
+            @step
+            def spread(self):
+                self.next(self.train, num_parallel=2)
+            @parallel
+            @step
+            def train(self):
+                self.next(self.gather)
+            @step
+            def gather(self, inputs):
+                self.next(self.end)
+            @step
+            def end(self):
+                raise RuntimeError("at last")
+        if __name__ == "__main__":
+            NamesFlow()
+        """)
+    told = run(flow, env={name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")})
+    catalog = {(name.name, part): name for name in names.CATALOG for part in name.on.split(", ")}
+    sent: set[tuple[str, str]] = set()
+
+    def look(part: str, attributes: object) -> None:
+        for name, value in dict(attributes or {}).items():
+            if name.startswith(("metaflow.link", "exception.")) or (name, part) in catalog:
+                known = catalog.get((name, part))
+                assert known is None or known.form in forms(value), (name, value, known)
+                sent.add((name, part))
+            else:
+                assert (name, part) in catalog, f"{name} on {part} is not on the page"
+
+    for span in told.spans:
+        look("resource", span.resource.attributes)
+        # A span repeats who it is, for back ends that show no resources.
+        own = {
+            name: value
+            for name, value in span.attributes.items()
+            if name not in (names.STEP_NAME, names.TASK_ID, names.ATTEMPT)
+        }
+        look("run" if span.name.startswith("RUN ") else "attempt", own)
+        for link in span.links:
+            look("links", {names.LINK_TYPE: link.attributes[names.LINK_TYPE]})
+    for log in told.logs:
+        event = log.log_record.event_name
+        attributes = {name: value for name, value in log.log_record.attributes.items() if name != names.LOG_RECORD_UID}
+        look(event or "logs", {name: value for name, value in attributes.items() if name != names.STEP_NAME})
+        assert names.LOG_RECORD_UID in log.log_record.attributes
+        if event:
+            sent.add((event, "event"))
+    for data in told.metrics:
+        for resource in data.resource_metrics:
+            look("metrics", resource.resource.attributes)
+            for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+                sent.add((metric.name, "metric"))
+                for point in metric.data.data_points:
+                    look("metrics", point.attributes)
+    missing = {name for name, _ in catalog} - {name for name, _ in sent} - ELSEWHERE - {names.LOG_RECORD_UID}
+    assert missing == set()

@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import trustme
 from collectors import ROOT, free_ports
 from endpoint import POISON, Endpoint
 from running import Finished, Place, eventually
 
+from otel_metaflow import settings
 from otel_metaflow.assembly.checkpoint import Checkpoint
+from otel_metaflow.shipper import lane, sweep
 
 FLOW = f"""
     from metaflow import FlowSpec, otel, step
@@ -35,6 +39,7 @@ FLOW = f"""
     if __name__ == "__main__":
         OutageFlow()
     """
+GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 LINES = {f"line {number}" for number in range(200)} | {"done"}
 
 
@@ -69,11 +74,11 @@ def log_of(kept: Finished) -> str:
 
 def assert_all_arrived(endpoint: Endpoint, *, without: int = 0, twice: int = 0) -> None:
     """Each record that the journals hold, once."""
-    assert set(endpoint.bodies) >= LINES
-    assert (POISON in " ".join(endpoint.bodies)) == (without == 0)
+    assert set(endpoint.said) >= LINES
+    assert (POISON in " ".join(endpoint.said)) == (without == 0)
     assert sum(count - 1 for count in endpoint.uids.values()) <= twice
-    assert len(endpoint.spans) == 3
-    assert set(endpoint.spans.values()) == {1} or twice
+    assert len(endpoint.span_ids) == 3
+    assert set(endpoint.span_ids.values()) == {1} or twice
 
 
 @pytest.mark.parametrize("fault", ["429", "503", "502", "504", "blackhole", "reset"])
@@ -93,6 +98,67 @@ def test_what_can_be_tried_again_is_delivered_when_the_endpoint_recovers(
     assert kept.checkpoint.dropped == {}
 
 
+@pytest.mark.parametrize("fault", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "blackhole"])
+def test_so_it_is_over_grpc(place: Place, kept: Finished, fault: str) -> None:
+    """A black hole is DEADLINE_EXCEEDED there, and what follows it comes in smaller requests."""
+    with Endpoint(fault, protocol="grpc") as endpoint:
+        process = shipper(place, kept, endpoint.url, **GRPC)
+        endpoint.wait_for(lambda: endpoint.seen >= 3)
+        trouble = eventually(lambda: kept.checkpoint.trouble)
+        assert {"blackhole": "DEADLINE_EXCEEDED"}.get(fault, fault) in " ".join(trouble.values())
+        assert not endpoint.uids
+        endpoint.fault = "ok"
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+    assert kept.checkpoint.dropped == {}
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_flapping_endpoint_gets_everything_once(place: Place, kept: Finished, protocol: str) -> None:
+    """In small requests, so that it flaps many times."""
+    with Endpoint("flap", protocol=protocol, seed=4, most_bytes=12_000) as endpoint:
+        process = shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {}))
+        kept.wait_delivered(90)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+        assert endpoint.seen > len(endpoint.requests) > 5
+    assert kept.checkpoint.dropped == {}
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_an_endpoint_that_takes_small_requests_only_gets_everything(
+    place: Place, kept: Finished, protocol: str
+) -> None:
+    """413, and the message too large of gRPC, blame the size: halves are sent until they fit."""
+    with Endpoint(protocol=protocol, most_bytes=6_000) as endpoint:
+        process = shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {}))
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+    assert kept.checkpoint.dropped == {}
+
+
+def test_a_byte_a_second_is_given_up_and_asked_again(
+    place: Place, kept: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte keeps the client's own timeout from passing; the lane's patience ends it, and it is named."""
+    monkeypatch.setattr(lane, "_PATIENCE", 1.5)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_METAFLOW_HOME", str(place.home))
+    with Endpoint("slow", pace=0.9) as endpoint:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.url)
+        working = Thread(target=sweep.ship, args=(settings.read(), kept.folder), kwargs={"linger": 60})
+        working.start()
+        eventually(lambda: "did not finish within" in " ".join(kept.checkpoint.trouble.values()))
+        endpoint.fault = "ok"
+        working.join(60)
+        assert not working.is_alive()
+        assert kept.checkpoint.complete
+        # It had taken what it was so slow to acknowledge.
+        assert_all_arrived(endpoint, twice=len(endpoint.uids))
+
+
 def test_a_slow_answer_is_waited_for(place: Place, kept: Finished) -> None:
     """A byte at a time is still an answer: nothing is sent twice because of it."""
     with Endpoint("slow") as endpoint:
@@ -106,6 +172,20 @@ def test_retry_after_is_honoured(place: Place, kept: Finished) -> None:
     """Until the time that the endpoint asked for, it is left alone."""
     with Endpoint("503", retry_after="3") as endpoint:
         process = shipper(place, kept, endpoint.url)
+        endpoint.wait_for(lambda: endpoint.seen >= 3)
+        asked = time.monotonic()
+        endpoint.fault, seen = "ok", endpoint.seen
+        endpoint.wait_for(lambda: endpoint.seen > seen)
+        assert time.monotonic() - asked > 1.5
+        kept.wait_delivered(60)
+        assert process.wait(30) == 0
+        assert_all_arrived(endpoint)
+
+
+def test_retry_info_is_honoured(place: Place, kept: Finished) -> None:
+    """The same of gRPC."""
+    with Endpoint("RESOURCE_EXHAUSTED", retry_after="3", protocol="grpc") as endpoint:
+        process = shipper(place, kept, endpoint.url, **GRPC)
         endpoint.wait_for(lambda: endpoint.seen >= 3)
         asked = time.monotonic()
         endpoint.fault, seen = "ok", endpoint.seen
@@ -140,7 +220,7 @@ def test_the_next_run_delivers_what_was_left(place: Place, kept: Finished) -> No
     with Endpoint() as endpoint:
         place.run(ROOT / "examples/hello.py", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
         kept.wait_delivered(60)
-        assert set(endpoint.bodies) >= LINES
+        assert set(endpoint.said) >= LINES
         assert max(endpoint.uids.values()) == 1
 
 
@@ -174,23 +254,49 @@ def test_a_final_answer_is_named_once_and_everything_is_kept(
         assert_all_arrived(endpoint)
 
 
-def test_one_bad_record_does_not_block_the_others(place: Place, kept: Finished) -> None:
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("UNAUTHENTICATED", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("UNIMPLEMENTED", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("INVALID_ARGUMENT", "answered INVALID_ARGUMENT"),
+    ],
+)
+def test_a_final_status_is_named_once_and_everything_is_kept(
+    place: Place, kept: Finished, code: str, advice: str
+) -> None:
+    with Endpoint(code, protocol="grpc") as endpoint:
+        process = shipper(place, kept, endpoint.url, **GRPC)
+        assert process.wait(30) == 0
+        assert advice in log_of(kept)
+        assert endpoint.seen < 100
+        assert not kept.checkpoint.complete
+        endpoint.fault = "ok"
+        shipped = place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, **GRPC})
+        assert shipped.returncode == 0
+        assert_all_arrived(endpoint)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_one_bad_record_does_not_block_the_others(place: Place, kept: Finished, protocol: str) -> None:
     """It is found by halving, counted, and left behind."""
-    with Endpoint("bad-record") as endpoint:
-        process = shipper(place, kept, endpoint.url)
+    with Endpoint("bad-record", protocol=protocol) as endpoint:
+        process = shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {}))
         kept.wait_delivered(60)
         assert process.wait(30) == 0
         assert_all_arrived(endpoint, without=1)
     assert kept.checkpoint.dropped == {"logs": 1}
 
 
-def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finished) -> None:
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finished, protocol: str) -> None:
     """A partial success is a success with a loss, and is told as one."""
-    with Endpoint("partial") as endpoint:
-        assert shipper(place, kept, endpoint.url).wait(60) == 0
+    with Endpoint("partial", protocol=protocol) as endpoint:
+        assert shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {})).wait(60) == 0
     assert kept.checkpoint.dropped["logs"] >= 1
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -198,18 +304,40 @@ def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finis
         ("http://127.0.0.1:1", "refused the connection"),
     ],
 )
-def test_what_cannot_be_reached_is_named(place: Place, kept: Finished, url: str, reason: str) -> None:
-    process = shipper(place, kept, url)
+def test_what_cannot_be_reached_is_named(place: Place, kept: Finished, url: str, reason: str, protocol: str) -> None:
+    process = shipper(place, kept, url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     eventually(lambda: reason in " ".join(kept.checkpoint.trouble.values()))
     process.kill()
     process.wait()
     assert reason in place.cli("view", f"OutageFlow/{kept.run}").stdout
 
 
-def test_tls_that_cannot_be_trusted_is_named(place: Place, kept: Finished) -> None:
-    """An endpoint that speaks no TLS at all fails the same handshake."""
-    with Endpoint() as endpoint:
-        process = shipper(place, kept, endpoint.url.replace("http:", "https:"))
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tls_that_cannot_be_trusted_is_named(place: Place, kept: Finished, protocol: str) -> None:
+    """Nothing is sent until the variable that is named says whom to trust, whatever else trusts whom."""
+    authority = trustme.CA()
+    certificate = place.path / "authority.pem"
+    authority.cert_pem.write_to_path(str(certificate))
+    variables = GRPC if protocol == "grpc" else {}
+    with Endpoint(protocol=protocol, tls=authority.issue_cert("127.0.0.1")) as endpoint:
+        process = shipper(place, kept, endpoint.url, **variables)
+        eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.checkpoint.trouble.values()))
+        process.kill()
+        process.wait()
+        assert not endpoint.seen
+        other = place.path / "others.pem"
+        trustme.CA().cert_pem.write_to_path(str(other))
+        trust = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate), "REQUESTS_CA_BUNDLE": str(other)}
+        assert shipper(place, kept, endpoint.url, **variables, **trust).wait(60) == 0
+        assert_all_arrived(endpoint)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_an_endpoint_that_speaks_no_tls_is_named(place: Place, kept: Finished, protocol: str) -> None:
+    """It fails the same handshake."""
+    with Endpoint(protocol=protocol) as endpoint:
+        variables = GRPC if protocol == "grpc" else {}
+        process = shipper(place, kept, endpoint.url.replace("http:", "https:"), **variables)
         eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.checkpoint.trouble.values()))
         process.kill()
         process.wait()

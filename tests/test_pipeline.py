@@ -120,9 +120,9 @@ def assert_metrics(vendor: Vendor, finished: Finished) -> None:
 
 def test_headers_reach_the_endpoint(place: Place, tmp_path: Path) -> None:
     """OTEL_EXPORTER_OTLP_HEADERS is honoured on every request."""
-    from receiver import Receiver
+    from endpoint import Endpoint
 
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         finished = place.run(
             ROOT / "examples/hello.py",
             env={

@@ -20,7 +20,6 @@ from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from receiver import Receiver
 from running import Finished, Place
 
 import otel_metaflow
@@ -205,12 +204,12 @@ def said(finished: Finished, kind: str) -> list[dict[str, Any]]:
 def received(tmp_path_factory: pytest.TempPathFactory) -> Received:
     """A run whose step uses all of the API, and what an endpoint received of it."""
     place = Place(tmp_path_factory.mktemp("using"))
-    with Receiver() as receiver:
-        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "MY_PASSWORD": SECRET, "SHAPED": TOKEN}
+    with Endpoint() as endpoint:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "MY_PASSWORD": SECRET, "SHAPED": TOKEN}
         finished = place.run(USING, env=variables)
         assert finished.code == 0, finished.stdout + finished.stderr
         finished.wait_delivered()
-    return Received(finished, receiver.messages)
+    return Received(finished, endpoint.messages)
 
 
 def test_spans_nest_under_the_attempt(received: Received) -> None:
@@ -358,8 +357,8 @@ def test_a_span_that_ended_survives_a_kill(place: Place) -> None:
         assert finished.code == 1
         (ended,) = said(finished, layout.SPAN)
         assert ended["name"] == "ended"
-        assert endpoint.spans[ended["spanId"]] == 1
-        assert endpoint.spans[ids.attempt_span_id("OneFlow", finished.run, "start", "1", 0)] == 1
+        assert endpoint.span_ids[ended["spanId"]] == 1
+        assert endpoint.span_ids[ids.attempt_span_id("OneFlow", finished.run, "start", "1", 0)] == 1
 
 
 def test_spans_are_sent_once_over_an_outage_and_a_second_shipper(place: Place) -> None:
@@ -378,12 +377,12 @@ def test_spans_are_sent_once_over_an_outage_and_a_second_shipper(place: Place) -
         checkpoint = finished.wait_delivered()
         assert len(said(finished, layout.SPAN)) == 1500
         expected = {record["spanId"] for record in said(finished, layout.SPAN)}
-        assert expected <= set(endpoint.spans)
-        assert set(endpoint.spans.values()) == {1}
+        assert expected <= set(endpoint.span_ids)
+        assert set(endpoint.span_ids.values()) == {1}
         assert checkpoint.delivered["traces"] == 1500 + 2
         again = place.cli("ship", f"OneFlow/{finished.run}", env=variables)
         assert again.returncode == 0, again.stderr
-        assert set(endpoint.spans.values()) == {1}
+        assert set(endpoint.span_ids.values()) == {1}
 
 
 OWN = """
@@ -550,16 +549,16 @@ def test_metaflows_own_tracing_and_ours_make_one_trace(place: Place) -> None:
         print("provider", type(trace.get_tracer_provider()).__module__)
         print("handed on", os.environ["traceparent"])  # to what parallel_map forks
         """
-    with Receiver() as receiver:
+    with Endpoint() as endpoint:
         variables = {
-            "METAFLOW_OTEL_ENDPOINT": f"{receiver.url}/v1/traces",
+            "METAFLOW_OTEL_ENDPOINT": f"{endpoint.url}/v1/traces",
             "METAFLOW_SERVICE_AUTH_KEY": "any, or Metaflow sends nothing",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url,
         }
         finished = place.run(flow(body), env=variables)
         assert finished.code == 0, finished.stderr + finished.stdout
         finished.wait_delivered()
-    received = Received(finished, receiver.messages)
+    received = Received(finished, endpoint.messages)
     assert "provider opentelemetry.sdk.trace" in finished.stdout
     assert received.span("by user code").parent_span_id.hex() == received.attempt_id
     assert f"handed on 00-{ids.trace_id('OneFlow', finished.run)}-{received.attempt_id}-01" in finished.stdout

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
-from collectors import ROOT, free_ports
+from collectors import ROOT
+from endpoint import Endpoint as Receiver
 from running import Finished, Place, seen
 
 from otel_metaflow.journal import layout
 
 HELLO = ROOT / "examples/hello.py"
 MODULES = """
-    import json, os, sys
-    from metaflow import FlowSpec, otel, step
+    import atexit, json, os, sys
+    from metaflow import FlowSpec, step
+    def tell():
+        with open(os.environ["MODULES"] + ("task" if "step" in sys.argv else "launcher"), "w") as file:
+            json.dump(sorted(sys.modules), file)
+    atexit.register(tell)
     class ModulesFlow(FlowSpec):
-        @otel
         @step
         def start(self):
-            self.modules = sorted(sys.modules)
-            with open(os.environ["MODULES"], "w") as file:
-                json.dump(self.modules, file)
             self.next(self.end)
         @step
         def end(self):
@@ -36,21 +38,30 @@ def ours(finished: Finished) -> list[str]:
     return [line for line in finished.stderr.splitlines() if line.startswith("otel: ")]
 
 
-def test_a_task_loads_no_module_of_opentelemetry(place: Place, tmp_path: Path) -> None:
-    """Nor anything of the shipper's, with an endpoint configured or not."""
-    import json
+def test_a_run_loads_nothing_but_our_own_small_modules(place: Place, tmp_path: Path) -> None:
+    """Nothing of OpenTelemetry, and nothing of the standard library that Metaflow has not loaded.
 
-    (port,) = free_ports(1)
-    target = tmp_path / "modules.json"
-    finished = place.run(
-        MODULES, env={"MODULES": str(target), "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://localhost:{port}"}
-    )
-    assert finished.code == 0, finished.stderr
-    modules = json.loads(target.read_text())
-    assert "otel_metaflow.task.attempt" in modules
-    assert not [
-        name for name in modules if name.startswith(("opentelemetry", "otel_metaflow.shipper", "google", "grpc"))
-    ]
+    A user's module of that name beside the flow would be loaded in its place, or be hidden by it.
+    """
+    flow = place.write(MODULES)
+    with Receiver() as receiver:
+        for name, arguments in (("without ", ()), ("with ", ("--with", "otel"))):
+            env = {"MODULES": str(tmp_path / name), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+            finished = place.run(flow, *arguments, env=env)
+            assert finished.code == 0, finished.stderr
+        finished.wait_delivered()
+    for process in ("task", "launcher"):
+        without, ours = (set(json.loads((tmp_path / f"{name} {process}").read_text())) for name in ("without", "with"))
+        more = ours - without
+        assert "otel_metaflow.task.attempt" in more
+        assert not [name for name in more if not name.startswith("otel_metaflow")]
+        assert not [name for name in more if name.startswith(("otel_metaflow.shipper", "otel_metaflow.viewer"))]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The run as it is without us."""
+    return Place(tmp_path_factory.mktemp("plain")).run(HELLO, env={"OTEL_SDK_DISABLED": "true"})
 
 
 def test_without_an_endpoint_one_line_says_how_to_look_and_how_to_send(place: Place) -> None:
@@ -113,10 +124,9 @@ def test_quiet_means_quiet(place: Place) -> None:
     ],
 )
 def test_a_wrong_variable_is_one_line_and_the_run_is_what_it_was(
-    place: Place, variables: dict[str, str], message: str
+    place: Place, plain: Finished, variables: dict[str, str], message: str
 ) -> None:
     """The line names the variable and what to type; nothing is sent, the journal is kept."""
-    plain = place.run(HELLO, env={"OTEL_SDK_DISABLED": "true"})
     finished = place.run(HELLO, env=variables)
     assert seen(finished) == seen(plain)
     problem, closing = ours(finished)
@@ -126,10 +136,8 @@ def test_a_wrong_variable_is_one_line_and_the_run_is_what_it_was(
     assert not (finished.folder / layout.LOCK_FILE).exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_one_line(place: Place, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(place: Place, plain: Finished, tmp_path: Path) -> None:
     """Also for root, to whom permissions mean nothing: a file stands where the folder should be."""
-    plain = place.run(HELLO, env={"OTEL_SDK_DISABLED": "true"})
     blocker = tmp_path / "file"
     blocker.write_text("")
     finished = place.run(HELLO, env={"OTEL_METAFLOW_HOME": str(blocker / "journals")})
@@ -141,8 +149,6 @@ def test_a_folder_that_cannot_be_written_is_one_line(place: Place, tmp_path: Pat
 
 def test_a_line_is_on_its_way_while_the_step_still_runs(place: Place) -> None:
     """The shipper follows the journals; it does not wait for the run's end."""
-    from receiver import Receiver
-
     with Receiver() as receiver:
         flow = place.write("""
             import os

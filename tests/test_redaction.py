@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver import Receiver
 from running import Place
 
 from otel_metaflow.secrets import MASK, Mask, known
@@ -124,7 +124,7 @@ FLOW = """
 
 def test_a_known_secret_is_nowhere_on_disk_and_a_shape_is_not_on_the_wire(place: Place) -> None:
     """Neither what was set before the run nor what a decorator set in the task, by whatever way it was printed."""
-    with Receiver() as receiver:
+    with Endpoint() as receiver:
         finished = place.run(FLOW, env={"EARLY_PASSWORD": "early-value-1", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
         finished.wait_delivered()
     assert "early-value-1" in finished.stdout, "the user's own output is not ours to change"

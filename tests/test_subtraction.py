@@ -120,6 +120,23 @@ def test_a_subprocess_that_writes_into_a_reported_line_keeps_its_part(tmp_path: 
     assert sorted(record["body"] for _, record in read_all(tmp_path)) == ["mine", "theirs"]
 
 
+def test_a_prompt_before_a_reported_line_comes_once_and_so_does_the_line(tmp_path: Path) -> None:
+    """The process has reported another line since, which was read: the first cannot be on its way any more."""
+    write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "yes"), line(SECOND + 10, "and on")])
+    write(layout.output_file(tmp_path, KEY), [line(SECOND + 5, "sure? yes"), line(SECOND + 15, "and on")])
+    found = sorted(read_all(tmp_path), key=lambda each: each[1]["timeUnixNano"])
+    assert [record["body"] for _, record in found] == ["sure? ", "yes", "and on"]
+
+
+def test_half_a_character_is_replaced_wherever_it_stands(tmp_path: Path) -> None:
+    """JSON holds it, the protobuf of OTLP does not; whole ones outside of the first plane stay."""
+    path = tmp_path / "journal.jsonl"
+    write(path, [line(0, "a\udcff 😀", attributes={"\ud800": ["\ude00"]}), line(1, r"\ud800 in words")])
+    first, second = (entry.record for entry in Tail(path).read())
+    assert (first["body"], first["attributes"]) == ("a\ufffd 😀", {"\ufffd": ["\ufffd"]})
+    assert second["body"] == r"\ud800 in words"
+
+
 def test_lines_keep_the_order_of_their_stream(tmp_path: Path) -> None:
     """A launcher that lags dates a subprocess's line late; the lines around it say when it was written."""
     write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "before"), line(SECOND + 10, "after")])

@@ -19,6 +19,29 @@ type destination struct {
 	Optional []string `mapstructure:"optional"`
 	// Fallback is on when no other destination is.
 	Fallback bool `mapstructure:"fallback"`
+	// Routes are the ways to the destination, of which a variable chooses one.
+	Routes routes `mapstructure:"routes"`
+}
+
+// routes says which variable names the route, and the names; the first is taken where it is not set.
+type routes struct {
+	Variable string   `mapstructure:"variable"`
+	Names    []string `mapstructure:"names"`
+}
+
+// chosen returns the name of the route, empty where there is but one.
+func (r routes) chosen(getenv func(string) string) (string, error) {
+	if len(r.Names) == 0 {
+		return "", nil
+	}
+	name := getenv(r.Variable)
+	if name == "" {
+		return r.Names[0], nil
+	}
+	if !slices.Contains(r.Names, name) {
+		return "", fmt.Errorf("%s is %q: set it to %s", r.Variable, name, strings.Join(r.Names, " or "))
+	}
+	return name, nil
 }
 
 // choose returns the names of the destinations that are on, sorted. Errors are one line,

@@ -12,7 +12,8 @@
 //	    fallback: true
 //
 // A pipeline belongs to a destination when the part of its id after the slash is the
-// destination's name (`logs/splunk`). The converter takes out what belongs to a destination
+// destination's name (`logs/splunk`), or that and the name of a route (`logs/datadog.otlp`), of which
+// a variable chooses one. The converter takes out what belongs to a destination
 // that is off: its pipelines, the components that nothing else uses, and the connectors that
 // led to it. It runs after all --config files are merged, so an overlay may add to all of this.
 //
@@ -59,14 +60,25 @@ func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 	if err != nil {
 		return err
 	}
-	off := make(map[string]bool)
-	for name := range declared {
-		off[name] = !slices.Contains(on, name)
+	// The pipelines of every destination and route, and whether they are to stay.
+	stays := make(map[string]bool)
+	for name, d := range declared {
+		stays[name] = slices.Contains(on, name)
+		route, err := d.Routes.chosen(c.getenv)
+		if err != nil {
+			return err
+		}
+		for _, each := range d.Routes.Names {
+			stays[name+"."+each] = stays[name] && each == route
+		}
 	}
 
 	everything := pipelines(conf)
 	kept := maps.Clone(everything)
-	maps.DeleteFunc(kept, func(id string, _ pipeline) bool { return off[nameOf(id)] })
+	maps.DeleteFunc(kept, func(id string, _ pipeline) bool {
+		stay, belongs := stays[nameOf(id)]
+		return belongs && !stay
+	})
 	for id := range everything {
 		if _, keep := kept[id]; !keep {
 			conf.Delete("service::pipelines::" + id)
@@ -76,7 +88,7 @@ func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 		return err
 	}
 	dropUnused(conf, used(everything), used(kept))
-	dropEmpty(conf, kept, declared)
+	dropEmpty(conf, kept, stays)
 	c.report(declared, on)
 	return nil
 }
@@ -89,7 +101,7 @@ func declarations(conf *confmap.Conf) (map[string]destination, error) {
 	}
 	declared := make(map[string]destination)
 	if err := sub.Unmarshal(&declared); err != nil {
-		return nil, fmt.Errorf("%s: each entry takes required, optional and fallback: %w", section, err)
+		return nil, fmt.Errorf("%s: each entry takes required, optional, fallback and routes: %w", section, err)
 	}
 	conf.Delete(section)
 	return declared, nil
@@ -131,7 +143,7 @@ func ids(list any) []string {
 	return found
 }
 
-// nameOf is what follows the slash in an id: splunk of logs/splunk.
+// nameOf is what follows the slash in an id: datadog.otlp of logs/datadog.otlp.
 func nameOf(id string) string {
 	_, name, _ := strings.Cut(id, "/")
 	return name
@@ -198,9 +210,9 @@ func dropUnused(conf *confmap.Conf, before, after map[string]bool) {
 // dropEmpty takes settings without a value out of the exporters of destinations, so that a
 // variable that is unset or empty means the exporter's own default: an empty endpoint, say,
 // is an error to the Datadog exporter where no endpoint means that of the site.
-func dropEmpty(conf *confmap.Conf, kept map[string]pipeline, declared map[string]destination) {
+func dropEmpty(conf *confmap.Conf, kept map[string]pipeline, stays map[string]bool) {
 	for id, p := range kept {
-		if _, belongs := declared[nameOf(id)]; !belongs {
+		if !stays[nameOf(id)] {
 			continue
 		}
 		for _, exporter := range p.exporters {

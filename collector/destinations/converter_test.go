@@ -24,7 +24,7 @@ func resolve(t *testing.T, env map[string]string, uris ...string) (*confmap.Conf
 	t.Helper()
 	for _, assignment := range os.Environ() {
 		name, _, _ := strings.Cut(assignment, "=")
-		if strings.HasPrefix(name, "DD_") || strings.HasPrefix(name, "SPLUNK_") ||
+		if strings.HasPrefix(name, "DD_") || strings.HasPrefix(name, "SPLUNK_") || name == "DATADOG_ROUTE" ||
 			name == "OTLP_FORWARD_ENDPOINT" || name == variable {
 			t.Setenv(name, "")
 		}
@@ -54,6 +54,7 @@ func keys(conf *confmap.Conf, key string) string {
 func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 	datadog := map[string]string{"DD_API_KEY": "abc"}
 	splunk := map[string]string{"SPLUNK_HEC_URL": "https://splunk:8088", "SPLUNK_HEC_TOKEN": "t"}
+	intake := map[string]string{"DATADOG_ROUTE": "otlp"}
 	otlp := map[string]string{"OTLP_FORWARD_ENDPOINT": "https://other:4318"}
 	for _, test := range []struct {
 		name                 string
@@ -61,11 +62,12 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 		exporters, pipelines string
 	}{
 		{"neither", nil, "debug/sample", "sample"},
-		{"datadog", []map[string]string{datadog}, "datadog", "datadog"},
+		{"datadog", []map[string]string{datadog}, "datadog", "datadog.exporter"},
+		{"datadog over OTLP", []map[string]string{datadog, intake}, "otlp_http/datadog", "datadog.otlp"},
 		{"splunk", []map[string]string{splunk}, "splunk_hec splunk_hec/metrics", "splunk"},
 		{"otlp", []map[string]string{otlp}, "otlp_http/forward", "otlp"},
-		{"both vendors", []map[string]string{datadog, splunk}, "datadog splunk_hec splunk_hec/metrics", "datadog splunk"},
-		{"all", []map[string]string{datadog, splunk, otlp}, "datadog otlp_http/forward splunk_hec splunk_hec/metrics", "datadog otlp splunk"},
+		{"both vendors", []map[string]string{datadog, splunk}, "datadog splunk_hec splunk_hec/metrics", "datadog.exporter splunk"},
+		{"all", []map[string]string{datadog, splunk, otlp}, "datadog otlp_http/forward splunk_hec splunk_hec/metrics", "datadog.exporter otlp splunk"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			env := map[string]string{}
@@ -79,7 +81,7 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 			if got := keys(conf, "exporters"); got != test.exporters {
 				t.Errorf("exporters: %s", got)
 			}
-			var pipelines, connectors []string
+			var on, pipelines, connectors []string
 			for _, signal := range []string{"logs", "metrics", "traces"} {
 				pipelines = append(pipelines, signal)
 				for _, name := range strings.Fields(test.pipelines) {
@@ -87,6 +89,8 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 				}
 			}
 			for _, name := range strings.Fields(test.pipelines) {
+				name, _, _ = strings.Cut(name, ".")
+				on = append(on, name)
 				connectors = append(connectors, "forward/"+name)
 			}
 			if got, want := keys(conf, "service::pipelines"), strings.Join(pipelines, " "); got != want {
@@ -97,13 +101,16 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 					t.Errorf("%s goes to %s, want %v", signal, got, connectors)
 				}
 			}
+			if strings.Contains(test.pipelines, "datadog.exporter") {
+				connectors = append([]string{"datadog/stats"}, connectors...)
+			}
 			if got := keys(conf, "connectors"); got != strings.Join(connectors, " ") {
 				t.Errorf("connectors: %s", got)
 			}
 			if conf.IsSet("destinations") {
 				t.Error("the collector would refuse the key destinations")
 			}
-			sending := "sending to " + and(strings.Fields(test.pipelines))
+			sending := "sending to " + and(on)
 			if logs.FilterMessage(sending).Len() != 1 {
 				t.Errorf("%q is not said at start: %v", sending, logs.All())
 			}
@@ -193,9 +200,16 @@ func TestAUsersOwnConfigurationPassesUntouched(t *testing.T) {
 	}
 }
 
+func TestARouteThatIsNotThereStopsTheStart(t *testing.T) {
+	_, _, err := resolve(t, map[string]string{"DD_API_KEY": "abc", "DATADOG_ROUTE": "olpt"}, shipped)
+	if err == nil || !strings.Contains(err.Error(), `DATADOG_ROUTE is "olpt": set it to exporter or otlp`) {
+		t.Fatalf("got %v", err)
+	}
+}
+
 func TestAMisspeltDeclarationIsAnError(t *testing.T) {
 	_, _, err := resolve(t, nil, "yaml:{destinations: {splunk: {require: [SPLUNK_HEC_URL]}}}")
-	if err == nil || !strings.Contains(err.Error(), "required, optional and fallback") {
+	if err == nil || !strings.Contains(err.Error(), "required, optional, fallback and routes") {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Set
+from typing import Any, Dict, Set, Tuple
 
 from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.journal.layout import CHECKPOINT_FILE
@@ -23,6 +23,7 @@ class Checkpoint:
     sent: Dict[str, Set[str]] = field(default_factory=lambda: {"traces": set(), "metrics": set(), "events": set()})
     delivered: Dict[str, int] = field(default_factory=dict)
     dropped: Dict[str, int] = field(default_factory=dict)
+    unwritten: int = 0
     corrupt: int = 0
     trouble: Dict[str, str] = field(default_factory=dict)
     complete: bool = False
@@ -38,6 +39,7 @@ class Checkpoint:
                 cursors={name: Cursor.from_json(cursor) for name, cursor in value["cursors"].items()},
                 delivered=dict(value["delivered"]),
                 dropped=dict(value["dropped"]),
+                unwritten=int(value.get("unwritten", 0)),
                 corrupt=int(value["corrupt"]),
                 trouble=dict(value["trouble"]),
                 complete=bool(value["complete"]),
@@ -47,6 +49,16 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(path)
         return made
+
+    @property
+    def given_up(self) -> Dict[Tuple[str, str], int]:
+        """How many records will never arrive, by signal and reason.
+
+        The endpoint rejected them, the journal took no more of them, or it was damaged where they were.
+        """
+        counts = {(signal, "rejected"): count for signal, count in self.dropped.items()}
+        counts["logs", "unwritten"], counts["logs", "corrupt"] = self.unwritten, self.corrupt
+        return {reason: count for reason, count in counts.items() if count}
 
     def write(self) -> None:
         """Put the checkpoint on disk, whole or not at all.
@@ -61,6 +73,7 @@ class Checkpoint:
             "sent": {signal: sorted(names) for signal, names in self.sent.items()},
             "delivered": self.delivered,
             "dropped": self.dropped,
+            "unwritten": self.unwritten,
             "corrupt": self.corrupt,
             "trouble": self.trouble,
         }

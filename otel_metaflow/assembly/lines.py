@@ -64,6 +64,7 @@ class Subtraction:
         self._last_read = 0
         self._held: Deque[Raw] = deque()
         self._spare_newlines = 0
+        self.unread = 0  # reported lines that were never read, once all is final
 
     @property
     def is_clean(self) -> bool:
@@ -118,6 +119,7 @@ class Subtraction:
             if rest is not None:
                 yield rest
         if final:
+            self.unread += self._waiting
             self._reports.clear()
             self._texts.clear()
             self._waiting = 0

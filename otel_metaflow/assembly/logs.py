@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Deque, Dict, Generator, Iterator, List, NamedTuple, Tuple
 
 from otel_metaflow.assembly.lines import Raw, Report, Subtraction
+from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Entry, Tail
 
@@ -59,8 +60,8 @@ class AttemptLogs:
     """The log records of one attempt, in reading order."""
 
     def __init__(self, folder: Path, key: layout.AttemptKey, cursor: Cursor) -> None:
-        self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0])
-        self._output = Tail(layout.output_file(folder, key), cursor.clean[1])
+        self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0], counted=cursor.sent[0])
+        self._output = Tail(layout.output_file(folder, key), cursor.clean[1], counted=cursor.sent[1])
         self._from = cursor
         self._held_before = frozenset(cursor.held)
         self._unread = set(cursor.held)  # those of them that were not read again yet
@@ -76,6 +77,11 @@ class AttemptLogs:
         """How many lines of the two journals were no records."""
         return self._task.corrupt + self._output.corrupt
 
+    @property
+    def unread(self) -> int:
+        """How many lines the task reported and the launcher's journal does not have; known when all is read."""
+        return sum(stream.unread for stream in self._streams.values())
+
     def cursor(self) -> Cursor:
         """Where to go on from after what was handed out so far."""
         task = self._entries[0].start if self._entries else self._task.offset
@@ -83,6 +89,10 @@ class AttemptLogs:
         held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
         sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
         return Cursor(self._clean, sent, sorted(held | self._unread))
+
+    def may_begin(self, attempt: Attempt) -> bool:
+        """Whether it is known of whom the records speak: the task's first record was read, or there is none yet."""
+        return attempt.start is not None or self._task.at_end()
 
     def at_end(self) -> bool:
         """Whether all that is in the journals now was handed out or is held."""

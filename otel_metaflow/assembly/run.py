@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from otel_metaflow import ids
 from otel_metaflow.journal import layout, reader
 from otel_metaflow.journal.writer import is_alive
 
@@ -22,11 +23,31 @@ class Attempt:
     end: Optional[Record] = None
     launch: Optional[Record] = None
     exit: Optional[Record] = None
+    clone: Optional[Record] = None
     last_seen: int = 0
+
+    @property
+    def is_cloned(self) -> bool:
+        """Whether `resume` took it over from an earlier run: then it never ran, and took no time."""
+        return self.clone is not None
+
+    @property
+    def inputs(self) -> List[layout.AttemptKey]:
+        """The attempts that it read from; of a very wide join only some, see `input_count`."""
+        named = (self.start or {}).get("inputs") or []
+        return [layout.AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
+
+    @property
+    def input_count(self) -> int:
+        """How many attempts it read from."""
+        start = self.start or {}
+        return int(start.get("inputCount") or len(start.get("inputs") or ()))
 
     @property
     def started_at(self) -> int:
         """Start of its process, in nanoseconds since 1970."""
+        if self.clone is not None:
+            return int(self.clone["timeUnixNano"])
         start = self.start or {}
         launched = (self.launch or {}).get("timeUnixNano", 0)
         own: int = start.get("processStartTimeUnixNano") or start.get("timeUnixNano") or 0
@@ -35,6 +56,8 @@ class Attempt:
     @property
     def ended_at(self) -> int:
         """When Metaflow had stored it; for an attempt that died, when the launcher noticed."""
+        if self.clone is not None:
+            return self.started_at
         known = self.end or self.exit
         at: int = known["timeUnixNano"] if known else self.last_seen
         return max(at, self.started_at)
@@ -59,11 +82,13 @@ class Attempt:
     @property
     def is_lost(self) -> bool:
         """Whether the process died before Metaflow could finish the attempt."""
-        return self.end is None
+        return self.end is None and not self.is_cloned
 
     @property
     def result(self) -> str:
-        """success, failure, timeout, cancellation, or error where the system failed rather than the code."""
+        """success, failure, timeout, cancellation, skip (cloned), or error where the system failed, not the code."""
+        if self.is_cloned:
+            return "skip"
         if self.exit is not None and self.exit.get("killed"):
             return "cancellation"
         if self.end is None:
@@ -109,9 +134,19 @@ class Attempt:
         found = (self.end or {}).get("usage")
         return found if isinstance(found, dict) else {}
 
+    def lost(self, unread: int) -> int:
+        """How many log records are in neither journal; `unread` lines the task reported and the launcher lost.
+
+        A line that the launcher read is there even if the task's own journal was full, and the other way round.
+        """
+        of_task = (self.end or {}).get("lost", {})
+        if self.exit is None:
+            return int(of_task.get(layout.LINE, 0)) + int(of_task.get(layout.LOG, 0))
+        return int(of_task.get(layout.LOG, 0)) + max(0, int(self.exit.get("lost", {}).get(layout.LINE, 0)) - unread)
+
     def is_running(self) -> bool:
         """Whether its process is alive; asked only where no record answers."""
-        if self.exit is not None:
+        if self.exit is not None or self.is_cloned:
             return False
         process = self.start or self.launch
         return process is not None and _alive(process)
@@ -127,6 +162,26 @@ class Run:
     closed: bool = False
     last_seen: int = 0
     attempts: Dict[layout.AttemptKey, Attempt] = field(default_factory=dict)
+    steps: Dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def traceparent(self) -> Optional[Tuple[str, str]]:
+        """Trace id and span id of the trace that the launcher was started in."""
+        said = str((self.start or {}).get("traceparent", "")).split("-")
+        return (said[1], said[2]) if len(said) == 4 else None  # noqa: PLR2004 - W3C trace context
+
+    @property
+    def origin(self) -> Optional[str]:
+        """The id of the run that this one resumes, as far as it took anything over from it."""
+        said = (self.start or {}).get("origin")
+        cloned = (attempt.clone["originRun"] for attempt in self.attempts.values() if attempt.clone is not None)
+        return str(said) if said else next((str(run) for run in cloned), None)
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the run's trace: its own, unless it was started in one."""
+        joined = self.traceparent
+        return joined[0] if joined else ids.trace_id(*self.key)
 
     def add(self, name: str, record: Record) -> None:
         """Take in one record of the file `name`."""
@@ -150,7 +205,9 @@ class Run:
             self.end = record
         elif kind == layout.CLOSED:
             self.closed = True
-        elif kind in (layout.LAUNCH, layout.EXIT):
+        elif kind == layout.STEP:
+            self.steps[str(record["step"])] = record
+        elif kind in (layout.LAUNCH, layout.EXIT, layout.CLONE):
             attempt = self.attempt(layout.AttemptKey(str(record["step"]), str(record["task"]), int(record["attempt"])))
             attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
             setattr(attempt, kind, record)

@@ -5,6 +5,7 @@
         STEP.TASK.ATTEMPT.jsonl          written by the task: one process, one attempt, one file
         STEP.TASK.ATTEMPT.output.jsonl   written by the launcher: the lines it read from that task's pipes
         checkpoint.json, shipper.*       the shipper's
+        lost                             why a task's journal took no more, for the launcher to say
 
 Every line is one JSON object whose first key is `kind`; the names of the others follow OTLP's JSON
 encoding, with times as integers of nanoseconds since 1970.
@@ -23,12 +24,13 @@ CHECKPOINT_FILE = "checkpoint.json"
 LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"
+LOST_MARK = "lost"
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
 
 # Kinds of records. Of a task: start, line, log, end, and what user code says through OpenTelemetry: span,
-# metric, record (of the logs API). Of the launcher: start, line, launch, exit, end and
-# closed in its own file, line in the output files.
+# metric, record (of the logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in
+# its own file, line in the output files.
 START = "start"
 LINE = "line"
 LOG = "log"
@@ -36,6 +38,8 @@ SPAN = "span"
 METRIC = "metric"
 RECORD = "record"
 END = "end"
+STEP = "step"
+CLONE = "clone"
 LAUNCH = "launch"
 EXIT = "exit"
 CLOSED = "closed"

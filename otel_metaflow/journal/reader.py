@@ -30,11 +30,14 @@ class Entry(NamedTuple):
 class Tail:
     """Follows one journal from an offset, a whole line at a time."""
 
-    def __init__(self, path: Path, offset: int = 0, *, facts_only: bool = False, only: str = "") -> None:
+    def __init__(
+        self, path: Path, offset: int = 0, *, facts_only: bool = False, only: str = "", counted: int = 0
+    ) -> None:
         """Begin at `offset`.
 
         With `facts_only`, pass over what may be many, lines, logs and what user code said, without the cost
-        of parsing it; with `only`, over all other kinds.
+        of parsing it; with `only`, over all other kinds. What is corrupt before `counted` was counted by an
+        earlier reader.
         """
         self.path = path
         self.offset = offset
@@ -43,6 +46,7 @@ class Tail:
         """With `facts_only`: where the last span or metric of user code ended that was passed over."""
         self._facts_only = facts_only
         self._only = f'{{"kind":"{only}"'.encode() if only else b""
+        self._counted = counted
 
     def read(self, limit: int = CHUNK) -> Iterator[Entry]:
         """Yield the records of at most about `limit` bytes and move on past each.
@@ -74,7 +78,7 @@ class Tail:
             record = parse(line)
             if record is not None:
                 yield Entry(record, start, self.offset)
-            elif line:
+            elif line and start >= self._counted:
                 self.corrupt += 1
 
     def at_end(self) -> bool:

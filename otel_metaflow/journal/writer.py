@@ -20,6 +20,9 @@ from typing import Any, Callable, Dict, Optional, Sequence
 # file of its own gets the lowest free number, and our lines must never land in that file.
 _LOWEST_DESCRIPTOR = 200
 
+# Bound before user code runs, which may put others in their place.
+_open, _write, _time_ns, _dumps = os.open, os.write, time.time_ns, json.dumps
+
 quoted: Callable[[str], str] = encode_basestring_ascii
 """A string as JSON, escaped to ASCII, so that lone surrogates can be written too."""
 
@@ -43,22 +46,22 @@ class Journal:
             OSError: the file cannot be opened.
         """
         self.path = path
-        self.lost = 0
+        self.lost: Dict[str, int] = {}  # how many records of each kind
         self._on_failure = on_failure
         self._torn = False
         self._left = sys.maxsize if most_bytes is None else most_bytes
-        self._descriptor = _parked(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._descriptor = _parked(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def append(self, kind: str, fields: Dict[str, Any]) -> None:
         """Append one record, stamped with the time unless `fields` say when."""
-        record = {"kind": kind, "timeUnixNano": time.time_ns(), **fields}
-        self._write(json.dumps(record, separators=(",", ":"), default=str))
+        record = {"kind": kind, "timeUnixNano": _time_ns(), **fields}
+        self._write(_dumps(record, separators=(",", ":"), default=str))
 
     def append_line(self, line: str) -> None:
         """Append one line or log that is already JSON, without its newline."""
         self._left -= len(line)
         if self._left < 0:
-            self._lose(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"))
+            self._lose(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"), line.split("\n"))
             return
         self._write(line)
 
@@ -74,25 +77,31 @@ class Journal:
         try:
             written = self._written(data)
         except OSError as error:
-            self._lose(error)
+            if error.errno is None:  # not of the system: a TimeoutError of the user's own alarm
+                raise
+            self._lose(error, line.split("\n"))
             return
+        whole = data.count(b"\n", int(self._torn), written)
         self._torn = written < len(data)
         if self._torn:
-            self._lose(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            self._lose(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), line.split("\n")[whole:])
 
     def _written(self, data: bytes) -> int:
         try:
-            return os.write(self._descriptor, data)
+            return _write(self._descriptor, data)
         except OSError as error:
             if error.errno != errno.EBADF or self._descriptor < 0:
                 raise
         # User code closed all descriptors, ours with them, as programs that become daemons do.
-        self._descriptor = _parked(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        return os.write(self._descriptor, data)
+        self._descriptor = _parked(_open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return _write(self._descriptor, data)
 
-    def _lose(self, error: OSError) -> None:
-        self.lost += 1
-        if self.lost == 1:
+    def _lose(self, error: OSError, lines: Sequence[str]) -> None:
+        is_first = not self.lost
+        for line in lines:
+            kind = line.split('"', 4)[3]  # the first key of every record
+            self.lost[kind] = self.lost.get(kind, 0) + 1
+        if is_first:
             self._on_failure(error)
 
     def close(self) -> None:

@@ -79,6 +79,21 @@ class Output:
         )
         return self._raw.open(key, journal, streams)
 
+    def cloned(self, key: layout.AttemptKey, run: str, task: str, origins: Any) -> None:
+        """A task was taken over from `run`, where it was called `task`; `origins` are that run's datastores."""
+        origin = origins.get_with_pathspec(f"{run}/{key.step}/{task}") if origins else None
+        self._journal.append(
+            layout.CLONE,
+            {
+                "step": key.step,
+                "task": key.task,
+                "attempt": key.attempt,
+                "originRun": run,
+                "originTask": task,
+                "originAttempt": int(getattr(origin, "attempt", 0) or 0),
+            },
+        )
+
     def hear_secrets(self) -> None:
         """Learn what tasks told of their secrets; they tell before their step can print one."""
         if self._told is not None:
@@ -89,15 +104,38 @@ class Output:
     def ended(self, key: layout.AttemptKey, code: int, *, killed: bool) -> None:
         """A task's process is gone and its pipes are read to the end."""
         # Its lines first: whoever reads of its end may take it that no more will come.
-        self._raw.close(key)
-        self._journal.append(
-            layout.EXIT,
-            {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed},
-        )
+        lost = self._raw.close(key)
+        fields = {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed}
+        self._journal.append(layout.EXIT, {**fields, "lost": lost} if lost else fields)
 
 
-def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]]]) -> None:
-    """Wrap Metaflow's Worker. `logged` gives the streams to keep of a task, or None for one without `@otel`.
+def watch_clones(output: Output, logged: Callable[[str], Optional[Sequence[str]]]) -> None:
+    """Wrap the function by which `resume` takes over a task of the origin run (metaflow/clone_util.py).
+
+    Raises:
+        AttributeError: this Metaflow clones differently.
+    """
+    from metaflow import runtime
+
+    clone = runtime.clone_task_helper
+
+    @guarded
+    def note_clone(origin_run: Any, step: str, origin_task: Any, task: Any, origins: Any) -> None:
+        if logged(step) is not None:
+            output.cloned(layout.AttemptKey(step, str(task), 0), str(origin_run), str(origin_task), origins)
+
+    def watched(
+        flow: Any, origin_run: Any, run: Any, step: str, origin_task: Any, task: Any, *rest: Any, **more: Any
+    ) -> Any:
+        cloned = clone(flow, origin_run, run, step, origin_task, task, *rest, **more)
+        note_clone(origin_run, step, origin_task, task, more.get("origin_ds_set"))
+        return cloned
+
+    runtime.clone_task_helper = watched
+
+
+def watch_workers(output: Output, logged: Callable[[str], Optional[Sequence[str]]]) -> None:
+    """Wrap Metaflow's Worker. `logged` gives the streams to keep of a step, or None for one without `@otel`.
 
     Raises:
         AttributeError: this Metaflow's Worker is built differently.
@@ -108,13 +146,13 @@ def watch_workers(output: Output, logged: Callable[[Any], Optional[Sequence[str]
 
     @guarded
     def note_launch(worker: Any, pid: int) -> None:
-        streams = logged(worker.task)
+        streams = logged(worker.task.step)
         if streams is not None and not worker.task.is_cloned:
             worker.otel_lines = output.launched(_key(worker.task), pid, streams)
 
     @guarded
     def note_end(task: Any, code: int, killed: bool) -> None:
-        if logged(task) is not None and not task.is_cloned:
+        if logged(task.step) is not None and not task.is_cloned:
             output.ended(_key(task), code, killed=killed)
 
     def watched_launch(worker: Any) -> Any:

@@ -53,6 +53,11 @@ class RawLines:
         """Write lines to the journal."""
         self._journal.append_lines([_record(line, mask) for line in lines])
 
+    @property
+    def lost(self) -> Dict[str, int]:
+        """How many records of each kind the journal did not take."""
+        return self._journal.lost
+
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
@@ -75,13 +80,15 @@ class Writer:
         self._attempts[key] = made
         return made
 
-    def close(self, key: layout.AttemptKey) -> None:
-        """Write what is left of an attempt, which is over."""
+    def close(self, key: layout.AttemptKey) -> Dict[str, int]:
+        """Write what is left of an attempt, which is over; what its journal did not take."""
         lines = self._attempts.get(key)
-        if lines is not None:
-            self.write()
-            del self._attempts[key]
-            lines.close()
+        if lines is None:
+            return {}
+        self.write()
+        del self._attempts[key]
+        lines.close()
+        return lines.lost
 
     def wake(self) -> None:
         """There is something to write."""

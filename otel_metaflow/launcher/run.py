@@ -7,17 +7,19 @@ this module, made at the first call and ended at the last.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Iterable, Optional, Sequence
 
-from otel_metaflow import closing, handover, ids, resource, secrets, settings, spawn
-from otel_metaflow.guard import guarded, report, say
+from otel_metaflow import closing, handover, ids, resource, secrets, settings, spawn, traceparent
+from otel_metaflow.guard import guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.launcher.output import Output, watch_workers
+from otel_metaflow.launcher import origin
+from otel_metaflow.launcher.output import Output, watch_clones, watch_workers
 from otel_metaflow.task import api
-from otel_metaflow.task.attempt import say_unwritable
+from otel_metaflow.task.attempt import say_lost, say_unwritable
 
 _run: Optional[Run] = None
 _handed: Optional[handover.Handover] = None  # as soon as the first step asked
@@ -30,9 +32,10 @@ class Run:
         self.key = key
         self.environment = environment
         self.folder = folder
-        self._journal = Journal(folder / layout.RUN_FILE, _say_lost)
+        self._has_said_lost = False
+        self._journal = Journal(folder / layout.RUN_FILE, self._say_lost)
         self._mask = secrets.Mask(secrets.known(os.environ))
-        self._output = Output(folder, self._journal, self._mask, _say_lost, environment.journal_max_bytes)
+        self._output = Output(folder, self._journal, self._mask, self._say_lost, environment.journal_max_bytes)
         self._steps: Dict[str, Sequence[str]] = {}
         self._unfinished = 0
         self._pid = os.getpid()
@@ -49,32 +52,31 @@ class Run:
                 "pid": self._pid,
                 "processStart": process_start(),
                 "resource": resource.describe(self.key.flow, self.key.run),
+                **origin.describe(os.environ),
             },
         )
-        try:
-            watch_workers(self._output, self._streams_of)
-        except AttributeError as error:
-            report(error)
+        guarded(watch_workers)(self._output, self._streams_of)
+        guarded(watch_clones)(self._output, self._streams_of)
         self._output.tap_launcher()
-        run = self.key.flow, self.key.run, self.key.namespace
-        api.lead(ids.trace_id(*run), ids.run_span_id(*run))
+        api.lead(traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
         for problem in self.environment.problems:
             say(problem)
         self.ensure_shipper()
         atexit.register(guarded(self._at_exit))
 
-    def add_step(self, step: str, options: Dict[str, Any]) -> None:
+    def add_step(self, node: Any, decorators: Iterable[Any], options: Dict[str, Any]) -> None:
         """A decorated step of the flow: its tasks are recorded, and their output as the options say."""
         self._unfinished += 1
         chosen = options.get("logs") or self.environment.logs
-        self._steps[step] = [name for name in chosen if name in self.environment.logs]
+        self._steps[node.name] = [name for name in chosen if name in self.environment.logs]
+        self._journal.append(layout.STEP, origin.describe_step(node, decorators))
 
-    def _streams_of(self, task: Any) -> Optional[Sequence[str]]:
-        return self._steps.get(task.step)
+    def _streams_of(self, step: str) -> Optional[Sequence[str]]:
+        return self._steps.get(step)
 
     def ensure_shipper(self) -> None:
         """Start the shipper unless it runs already; it may have been killed since."""
-        if self.environment.destinations:
+        if self.environment.is_shipping:
             spawn.ensure(self.folder)
 
     def finished(self, exception: Optional[BaseException]) -> None:
@@ -89,14 +91,22 @@ class Run:
         self._journal.append(layout.END, fields)
         self.ensure_shipper()
 
+    def _say_lost(self, error: OSError) -> None:
+        """A journal of the run takes no more: say so once, whoever met it."""
+        if not self._has_said_lost:
+            self._has_said_lost = True
+            say_lost(error)
+
     def _at_exit(self) -> None:
         """The launcher has printed all it prints: say where the telemetry is."""
         if os.getpid() != self._pid:
             return
         self._output.close()
         self._journal.append(layout.CLOSED, {})
+        with contextlib.suppress(OSError):
+            self._say_lost(OSError(0, (self.folder / layout.LOST_MARK).read_text()))
         self.ensure_shipper()
-        if self.environment.destinations:
+        if self.environment.is_shipping:
             # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
             closing.wait(self.folder, self.environment.flush_timeout)
         spawn.tidy(self.environment.home)
@@ -110,13 +120,9 @@ def _result(exception: Optional[BaseException]) -> str:
     return "cancellation" if isinstance(exception, KeyboardInterrupt) else "failure"
 
 
-def _say_lost(error: OSError) -> None:
-    say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")
-
-
 @guarded
-def start(flow: str, run: str, step: str, options: Dict[str, Any]) -> None:
-    """A decorated step of a run that begins."""
+def start(flow: str, run: str, node: Any, decorators: Iterable[Any], options: Dict[str, Any]) -> None:
+    """A decorated step, `node` of the flow's graph, of a run that begins."""
     global _run, _handed
     if _handed is None:
         environment = settings.read()
@@ -131,7 +137,7 @@ def start(flow: str, run: str, step: str, options: Dict[str, Any]) -> None:
             environment.journal_max_bytes,
         )
     if _run is not None:
-        _run.add_step(step, options)
+        _run.add_step(node, decorators, options)
 
 
 def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:
@@ -158,5 +164,6 @@ def launching(cli_args: Any) -> None:
 @guarded
 def finished(exception: Optional[BaseException]) -> None:
     """The runtime of one decorated step is finished."""
+    hide_frames(exception)
     if _run is not None:
         _run.finished(exception)

@@ -42,7 +42,7 @@ def install(outlet: api.Outlet) -> None:
     """Put the attempt's context in place."""
     if isinstance(context._RUNTIME_CONTEXT, AttemptContext):
         return
-    attempt = _span(outlet.trace_id, outlet.span_id)
+    attempt = _span(outlet.traceparent)
     # No public seam: OTEL_PYTHON_CONTEXT is read when the API is imported, and inherited by subprocesses.
     context._RUNTIME_CONTEXT = AttemptContext(context._RUNTIME_CONTEXT, trace.set_span_in_context(attempt, Context()))
     if trace.get_current_span().get_span_context() != attempt.get_span_context():
@@ -50,13 +50,15 @@ def install(outlet: api.Outlet) -> None:
         context.attach(trace.set_span_in_context(attempt))
 
 
-def make_current(trace_id: str, span_id: str) -> None:
+def make_current(parent: str) -> None:
     """Make a span of ours the parent of what begins in this thread, where a tracer of somebody else's is at work."""
-    context.attach(trace.set_span_in_context(_span(trace_id, span_id)))
+    context.attach(trace.set_span_in_context(_span(parent)))
 
 
-def _span(trace_id: str, span_id: str) -> trace.Span:
-    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+def _span(parent: str) -> trace.Span:
+    _, trace_id, span_id, flags = parent.split("-")
     return trace.NonRecordingSpan(
-        trace.SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
+        trace.SpanContext(
+            int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=trace.TraceFlags(int(flags, 16))
+        )
     )

@@ -11,6 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     INVALID_SPAN_ID,
@@ -141,12 +142,14 @@ def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], outlet: Outlet)
 
 
 def provider(outlet: Outlet) -> TracerProvider:
-    """A provider that writes to `outlet`; sampler and limits are the SDK's, by its variables.
+    """A provider that writes to `outlet`; limits are the SDK's, by its variables.
+
+    Whether the spans are wanted is decided by the shipper, for the run as a whole.
 
     Raises:
         ValueError: a variable of the SDK's has a value that it does not take.
     """
-    made = _Provider(resource=Resource.get_empty(), shutdown_on_exit=False, id_generator=_Ids())
+    made = _Provider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False, id_generator=_Ids())
     spans = JournalSpans(outlet)
     made.add_span_processor(spans)
     outlet.at_end(spans.close)

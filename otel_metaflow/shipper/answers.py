@@ -7,6 +7,7 @@ answer that blames the data makes us look for the one record that deserves the b
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -31,6 +32,8 @@ class Answer:
     reason: str = ""
     wait: Optional[float] = None
     rejected: int = 0
+    is_late: bool = False
+    """No answer came in time: the request may have been too large for so slow an endpoint."""
 
 
 DELIVERED = Answer(Verdict.DELIVERED)
@@ -69,12 +72,13 @@ def _seconds(retry_after: Optional[str]) -> Optional[float]:
     if retry_after is None:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -86,15 +90,26 @@ _GRPC_ADVICE = {
 }
 
 
+# What gRPC says of a connection that was not made, in the words that are used of HTTP.
+_GRPC_TROUBLES = (
+    ("handshake failed", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
+    ("errors resolving", "its name cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("Connection refused", "refused the connection"),
+    ("Failed parsing HTTP/2", "speaks no gRPC, check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"),
+)
+
+
 def from_grpc(code: str, details: str, wait: Optional[float]) -> Answer:
     """The answer that a gRPC status is."""
     said = f"answered {code} {details}".strip()[:300]
+    if code == "UNAVAILABLE":
+        said = next((words for part, words in _GRPC_TROUBLES if part in details), said)
     if code == "RESOURCE_EXHAUSTED":
         # Without RetryInfo it may be the message that is too large, and then waiting changes nothing.
         too_large = wait is None and "larger than max" in details
         return Answer(Verdict.SPLIT, said) if too_large else Answer(Verdict.RETRY, said, wait=wait)
     if code in _GRPC_RETRYABLE:
-        return Answer(Verdict.RETRY, said, wait=wait)
+        return Answer(Verdict.RETRY, said, wait=wait, is_late=code == "DEADLINE_EXCEEDED")
     if code in _GRPC_ABOUT_DATA:
         return Answer(Verdict.SPLIT, said)
     return Answer(Verdict.REFUSED, f"{said}; {_GRPC_ADVICE.get(code, 'check OTEL_EXPORTER_OTLP_ENDPOINT')}")

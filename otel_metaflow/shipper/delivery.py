@@ -11,18 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Set, Tuple
 
+from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
-from otel_metaflow.settings import Settings
-from otel_metaflow.shipper import exporters, spans, users
+from otel_metaflow.settings import Destination, Settings
+from otel_metaflow.shipper import exporters, sampling, users
+from otel_metaflow.shipper.events import Events
+from otel_metaflow.shipper.exporters import Exporter
+from otel_metaflow.shipper.files import Files
 from otel_metaflow.shipper.lane import Batch, Lane
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
+from otel_metaflow.shipper.pulse import Pulse
 from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources
+from otel_metaflow.shipper.spans import Spans
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
 _POLL = 0.4
@@ -30,6 +36,8 @@ _POLL = 0.4
 _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000
 _RUN = "RUN"
+# About how many bytes an event takes in a request.
+_EVENT_COST = 1_000
 
 
 @dataclass(frozen=True)
@@ -43,30 +51,50 @@ class Item:
 class Delivery:
     """Delivers one run; not for use by two processes at once."""
 
-    def __init__(self, home: Path, folder: Path, environment: Settings, wake: threading.Event) -> None:
+    def __init__(
+        self,
+        home: Path,
+        folder: Path,
+        environment: Settings,
+        wake: threading.Event,
+        build: Callable[[Destination], Exporter] = exporters.build,
+    ) -> None:
         self.folder = folder
         self.run = Run(layout.run_key(home, folder))
         self.checkpoint = Checkpoint.read(folder)
         self.checkpoint.complete = False
+        self._corrupt_before = self.checkpoint.corrupt
         self.checkpoint.write()
-        self._resources = Resources(self.run)
-        self._redaction = Redaction(environment.redact)
+        self._facts: Dict[str, Tail] = {}
+        self._settled: Set[layout.AttemptKey] = set()
+        self._offered: Set[Tuple[str, str]] = set()  # signal and name of what a lane has, or had
+        self._run_over = False
+        self._follow()
+        self._is_sampled = sampling.is_sampled(self.run, environment)
+        self._keeps_failed = environment.keep_failed
+        redaction = self._redaction = Redaction(environment.redact)
+        self._resources = Resources(self.run, sampled=self._is_sampled or self._keeps_failed)
+        pulse = Pulse()
+        self._spans = Spans(home, self.run, self._resources, redaction, pulse, detail=environment.detail)
+        self._events = Events(self.run, self._resources, redaction, pulse)
         self._records = LogRecords(self.run, self._resources, environment.redact)
         self._metrics = Metrics(self.run, self._resources)
-        self._facts: Dict[str, Tail] = {}
         self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
         self._users = {
             "traces": users.UserRecords(folder, layout.SPAN, self._cursor),
             "metrics": users.UserRecords(folder, layout.METRIC, self._cursor),
         }
         self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
-        self._settled: Set[layout.AttemptKey] = set()
-        self._run_over = False
         self.wake = wake
         self.lanes = {
-            signal: Lane(signal, partial(exporters.build, destination), self.wake)
+            signal: Lane(signal, partial(build, destination), self.wake)
             for signal, destination in environment.destinations.items()
         }
+        self._files: Optional[Files] = None
+        if environment.log_dir is not None:
+            # Records of its own: redaction remembers, line by line, whether it is inside a private key.
+            records = LogRecords(self.run, self._resources, environment.redact)
+            self._files = Files(environment.log_dir, folder, self.run, records, self._events, time.time_ns)
 
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until all is sent, or until nothing more can be for `linger` seconds after the run's end.
@@ -77,8 +105,11 @@ class Delivery:
             self._work(linger, give_way or (lambda: False))
         finally:
             for lane in self.lanes.values():
+                lane.finish()
                 lane.close()
-        self.checkpoint.complete = not any(lane.is_parked or lane.is_busy for lane in self.lanes.values())
+        self._note_corrupt()
+        written = self._files is None or self._files.at_end()
+        self.checkpoint.complete = written and all(lane.is_done for lane in self.lanes.values())
         self.checkpoint.write()
         return self.checkpoint.complete
 
@@ -90,11 +121,14 @@ class Delivery:
             for lane in self.lanes.values():
                 lane.step()
             fed = self._feed()
+            if self._files is not None:
+                fed |= self._files.feed(self._settled, run_is_over=self._run_over)
+                self.checkpoint.delivered["files"] = self._files.written
             self._note_trouble()
             idle = not fed and not any(lane.is_busy for lane in self.lanes.values())
             if self._run_over and idle and self._all_read():
                 break
-            if self._run_over and any(lane.trouble for lane in self.lanes.values()):
+            if self._run_over and self._trouble():
                 since = since or time.monotonic()
                 if time.monotonic() - since > linger or give_way():
                     break
@@ -128,8 +162,10 @@ class Delivery:
         for key, attempt in self.run.attempts.items():
             if key in self._settled:
                 continue
-            # The launcher's word comes after all that it read from the task; without it, the process's end decides.
-            if attempt.exit is not None or (launcher_gone and not attempt.is_running()):
+            # The launcher's word comes after all that it read from the task; where it will not speak, because it
+            # is gone or because another task started this one (@parallel), the process's end decides.
+            unheard = launcher_gone or attempt.launch is None
+            if attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running()):
                 self._settled.add(key)
         self._run_over = launcher_gone and len(self._settled) == len(self.run.attempts)
 
@@ -137,6 +173,8 @@ class Delivery:
         """Whether the journals hold nothing that was not handed to a lane."""
         self._follow()
         if not self._run_over or not self._users_are_read():
+            return False
+        if self._files is not None and not self._files.at_end():
             return False
         lane = self.lanes.get("logs")
         if lane is None or lane.is_parked:
@@ -174,7 +212,7 @@ class Delivery:
     def _log_batch(self) -> Optional[Batch]:
         records: List[Any] = []
         cursors: Dict[str, Cursor] = {}
-        events: List[str] = []
+        events: Dict[str, int] = {}
         size = 0
         # Closed at once when the batch is full: closing is what notes how far it came.
         with closing(self._pending_logs(cursors, events)) as pending:
@@ -183,20 +221,31 @@ class Delivery:
                 size += cost
                 if len(records) >= _MOST_RECORDS or size >= _MOST_BYTES:
                     break
+        if not records and not self.lanes["logs"].is_done:
+            return None  # what is in doubt may have to be read again
         if not records:
-            self.checkpoint.cursors.update(cursors)
-            self.checkpoint.sent["events"].update(events)
+            self._note_logs(cursors, events)
             return None
+        self._offered.update(("events", name) for name in events)
 
         def settled(bad: int) -> None:
-            self.checkpoint.cursors.update(cursors)
-            self.checkpoint.sent["events"].update(events)
+            self._note_logs(cursors, events)
             self._settled_batch("logs", len(records), bad)
 
         return Batch(records, settled)
 
-    def _pending_logs(self, cursors: Dict[str, Cursor], events: List[str]) -> Generator[Tuple[Any, int], None, None]:
-        """Log records that were not handed out, with their size; `cursors` and `events` say how far it came."""
+    def _note_logs(self, cursors: Dict[str, Cursor], events: Dict[str, int]) -> None:
+        self.checkpoint.cursors.update(cursors)
+        self.checkpoint.sent["events"].update(events)
+        self.checkpoint.unwritten += sum(events.values())
+
+    def _pending_logs(
+        self, cursors: Dict[str, Cursor], events: Dict[str, int]
+    ) -> Generator[Tuple[Any, int], None, None]:
+        """Log records that were not handed out, with their size.
+
+        `cursors` say how far it came, `events` which attempts are told to the end, and what their journals lost.
+        """
         now = time.time_ns()
         for entry in self._launcher_lines.read():
             cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
@@ -205,23 +254,28 @@ class Delivery:
         for key, attempt in list(self.run.attempts.items()):
             logs = self._attempt_logs(key)
             final = key in self._settled
-            name = str(key)
-            told = name in self.checkpoint.sent["events"]
-            if logs.at_end() and not logs.holds and (told or not final):
-                continue
-            with closing(logs.read(now, final=final)) as entries:
-                try:
-                    for log in entries:
-                        yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
-                finally:
-                    cursors[name] = logs.cursor()
-            if final and not told:
-                events.append(name)
-                for event in self._records.events_of(attempt):
-                    yield event, 1_000
+            if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
+                with closing(logs.read(now, final=final)) as entries:
+                    try:
+                        for log in entries:
+                            yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
+                    finally:
+                        cursors[str(key)] = logs.cursor()
+            for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
+                # With the last word on an attempt, so that it is counted once.
+                events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
+                yield event.make(), _EVENT_COST
+        for event in self._events.of_run(self._is_untold, is_over=self._run_over):
+            events[event.name] = 0
+            yield event.make(), _EVENT_COST
+
+    def _is_untold(self, event: str) -> bool:
+        return self._is_new("events", event)
 
     def _user_batch(self, signal: str, convert: Callable[..., Any]) -> Optional[Batch]:
         """What user code said through OpenTelemetry, as it was said."""
+        if signal == "traces" and not self._sends_spans():
+            return None
         cursors: Dict[str, Cursor] = {}
         said = self._users[signal].take(self.run.attempts, self._facts, cursors, _MOST_RECORDS, _MOST_BYTES)
         if not said:
@@ -238,17 +292,25 @@ class Delivery:
         return all(
             records.is_read(self.run.attempts, self._facts)
             for signal, records in self._users.items()
-            if signal in self.lanes and not self.lanes[signal].is_parked
+            if signal in self.lanes and not self.lanes[signal].is_parked and (signal != "traces" or self._sends_spans())
         )
 
     def _span_batch(self) -> Optional[Batch]:
-        items = [
-            Item(str(key), spans.of_attempt(self.run, self.run.attempts[key], self._resources, self._redaction))
-            for key in self._unsent("traces")
-        ]
+        if not self._sends_spans():
+            return None
+        items = []
+        for key in self._unsent("traces"):
+            attempt = self.run.attempts[key]
+            # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
+            if story.is_final(self.run, attempt, run_is_over=self._run_over) is not None:
+                items.append(Item(str(key), self._spans.of_attempt(attempt, run_is_over=self._run_over)))
         if self._run_is_due("traces"):
-            items.append(Item(_RUN, spans.of_run(self.run, self._resources, self._redaction)))
-        return self._named_batch("traces", items, lambda part: [item.value for item in part])
+            items.append(Item(_RUN, [self._spans.of_run()]))
+        return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value])
+
+    def _sends_spans(self) -> bool:
+        """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
+        return self._is_sampled or (self._keeps_failed and self._run_over and self.run.result in ("failure", "error"))
 
     def _metric_batch(self) -> Optional[Batch]:
         items = [Item(str(key), self.run.attempts[key]) for key in self._unsent("metrics")]
@@ -261,28 +323,40 @@ class Delivery:
         if any(item.value is None for item in part):
             more = self._metrics.of_run()
             data = type(data)([*data.resource_metrics, *more.resource_metrics])
-            dropped = {signal: count for signal, count in self.checkpoint.dropped.items() if count}
-            if dropped:
-                more = self._metrics.of_dropped(dropped, self.run.ended_at)
+            self._note_corrupt()
+            given_up = self.checkpoint.given_up
+            if given_up:
+                more = self._metrics.of_dropped(given_up, self.run.ended_at)
                 data = type(data)([*data.resource_metrics, *more.resource_metrics])
         return data
 
     def _unsent(self, signal: str) -> List[layout.AttemptKey]:
-        sent = self.checkpoint.sent[signal]
-        return [key for key in self.run.attempts if key in self._settled and str(key) not in sent][:_MOST_RECORDS]
+        return [key for key in self.run.attempts if key in self._settled and self._is_new(signal, str(key))][
+            :_MOST_RECORDS
+        ]
+
+    def _is_new(self, signal: str, name: str) -> bool:
+        return name not in self.checkpoint.sent[signal] and (signal, name) not in self._offered
 
     def _run_is_due(self, signal: str) -> bool:
         """Whether the run's own span or metrics can be made: it has a launcher, and all its attempts went before."""
         return (
             self._run_over
             and self.run.has_launcher
-            and _RUN not in self.checkpoint.sent[signal]
-            and all(str(key) in self.checkpoint.sent[signal] for key in self.run.attempts)
+            and self._is_new(signal, _RUN)
+            and not any(self._is_new(signal, str(key)) for key in self.run.attempts)
+            and (signal != "metrics" or self._logs_are_over())
         )
+
+    def _logs_are_over(self) -> bool:
+        """Whether it is known how many log records were given up."""
+        lane = self.lanes.get("logs")
+        return lane is None or lane.is_parked or (lane.is_idle and self._all_read())
 
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:
             return None
+        self._offered.update((signal, item.name) for item in items)
 
         def settled(bad: int) -> None:
             self.checkpoint.sent[signal].update(item.name for item in items)
@@ -294,11 +368,21 @@ class Delivery:
         self.checkpoint.delivered[signal] = self.checkpoint.delivered.get(signal, 0) + count - bad
         if bad:
             self.checkpoint.dropped[signal] = self.checkpoint.dropped.get(signal, 0) + bad
-        self.checkpoint.corrupt = sum(logs.corrupt for logs in self._logs.values())
+        self._note_corrupt()
         self.checkpoint.write()
 
+    def _note_corrupt(self) -> None:
+        corrupt = sum(logs.corrupt for logs in self._logs.values()) + self._launcher_lines.corrupt
+        self.checkpoint.corrupt = self._corrupt_before + corrupt
+
+    def _trouble(self) -> Dict[str, str]:
+        trouble = {signal: lane.trouble for signal, lane in self.lanes.items()}
+        if self._files is not None:
+            trouble["files"] = self._files.trouble
+        return {name: reason for name, reason in trouble.items() if reason}
+
     def _note_trouble(self) -> None:
-        trouble = {signal: lane.trouble for signal, lane in self.lanes.items() if lane.trouble}
+        trouble = self._trouble()
         if trouble != self.checkpoint.trouble:
             self.checkpoint.trouble = trouble
             self.checkpoint.write()

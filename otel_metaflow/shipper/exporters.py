@@ -49,10 +49,13 @@ class _WatchedSession(requests.Session):
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request and end the export if the answer is anything but a success."""
         kwargs["allow_redirects"] = False
+        if self.verify is not True:
+            # Said twice, or REQUESTS_CA_BUNDLE would win over OTEL_EXPORTER_OTLP_CERTIFICATE.
+            kwargs["verify"] = self.verify
         try:
             response = super().request(*args, **kwargs)
         except requests.exceptions.RequestException as error:
-            self.answer = Answer(Verdict.RETRY, _trouble(error))
+            self.answer = _unanswered(error)
             raise _AnsweredError(self.answer) from error
         self.answer = answers.from_http(
             response.status_code,
@@ -178,6 +181,15 @@ _TROUBLES: Sequence[tuple[str, str]] = (
     ("ProtocolError", "broke the connection"),
     ("NewConnectionError", "refused the connection"),
 )
+
+
+def _unanswered(error: requests.exceptions.RequestException) -> Answer:
+    """What follows from a request that was not answered; `requests` marks by ValueError one that it cannot send."""
+    if isinstance(error, ValueError):
+        # Not its text: it quotes the header, which may be a key.
+        what = type(error).__name__
+        return Answer(Verdict.REFUSED, f"cannot be asked ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
+    return Answer(Verdict.RETRY, _trouble(error), is_late=isinstance(error, requests.exceptions.ReadTimeout))
 
 
 def _trouble(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Callable, Deque, Optional, Sequence
+from typing import Any, Callable, Deque, List, Optional, Sequence, Tuple
 
 from otel_metaflow.shipper.answers import Answer, Verdict
 from otel_metaflow.shipper.exporters import Exporter
@@ -23,8 +23,10 @@ _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 # An export that has not ended after so long is given up; the endpoint may be sending a byte a second.
 _PATIENCE = 300.0
-# So many records refused one by one, and none ever accepted: it is the endpoint, not the records.
+# So many records refused one by one, and none taken in between: it may be the endpoint, not the records.
 _ALL_BAD = 10
+# An answer that took less than this part of the time that another did not come in: the endpoint can take more.
+_QUICK = 0.25
 
 
 @dataclass
@@ -49,7 +51,14 @@ class Lane:
         self._batch: Optional[Batch] = None
         self._pieces: Deque[Sequence[Any]] = deque()
         self._bad = 0
+        self._is_taken = False  # of this batch, something
+        self._doubted: List[Tuple[Batch, int]] = []  # batches of which nothing was taken, and their bad records
         self._has_delivered = False
+        self._bad_in_a_row = 0
+        self._tolerance = _ALL_BAD
+        self._passed_over = 0
+        self._most: Optional[int] = None  # records a request, once the endpoint was too slow for more
+        self._too_long = 0.0
         self._failures = 0
         self._retry_at = 0.0
         self._sent_at: Optional[float] = None
@@ -92,12 +101,23 @@ class Lane:
         """Whether a batch is not settled."""
         return self._batch is not None and not self.is_parked
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all that was offered is settled."""
+        return self._batch is None and not self._doubted
+
     def offer(self, batch: Batch) -> None:
         """Take a batch to deliver; only when idle."""
         self._batch = batch
         self._pieces = deque([batch.records])
         self._bad = 0
+        self._is_taken = False
         self.step()
+
+    def finish(self) -> None:
+        """Nothing more will be offered: what is in doubt is bad if the endpoint took other records, else it is kept."""
+        if self._has_delivered and not self.is_parked:
+            self._settle_doubted()
 
     def step(self) -> None:
         """Take in what was answered and send what is due; never waits."""
@@ -105,64 +125,101 @@ class Lane:
             return
         now = time.monotonic()
         if self._sent_at is not None:
+            took = now - self._sent_at
             try:
                 answer = self._answers.get_nowait()
             except queue.Empty:
-                if now - self._sent_at < _PATIENCE:
+                if took < _PATIENCE:
                     return
                 self._start_thread()  # the old one ends when the endpoint lets it
-                answer = Answer(Verdict.RETRY, f"did not finish within {_PATIENCE:.0f} s")
+                answer = Answer(Verdict.RETRY, f"did not finish within {_PATIENCE:.0f} s", is_late=True)
             self._sent_at = None
-            self._take(answer, now)
-        if self._batch is not None and not self.is_parked and self._sent_at is None and now >= self._retry_at:
-            self._sent_at = now
-            self._requests.put(self._batch.wrap(self._pieces[0]))
+            self._take(answer, took)
+        is_due = self._sent_at is None and time.monotonic() >= self._retry_at
+        if self._batch is not None and not self.is_parked and is_due:
+            self._sent_at = time.monotonic()
+            self._requests.put(self._batch.wrap(self._next_piece()))
 
-    def _take(self, answer: Answer, now: float) -> None:
-        if answer.verdict is Verdict.DELIVERED:
-            self._has_delivered = True
-            self._failures = 0
-            self.trouble = f"rejected records: {answer.reason}" if answer.rejected else ""
-            self._bad += answer.rejected
+    def _next_piece(self) -> Sequence[Any]:
+        """What is sent next, as much as the endpoint takes in time; it stays the first of the pieces."""
+        records = self._pieces[0]
+        if self._most is not None and len(records) > self._most:
             self._pieces.popleft()
-        elif answer.verdict is Verdict.RETRY:
-            self._back_off(answer, now)
-            return
-        elif answer.verdict is Verdict.SPLIT:
-            self._split(answer)
-        else:
-            self._park(answer)
-        if not self._pieces and not self.is_parked:
-            self._settle(answer)
+            self._pieces.extendleft([records[self._most :], records[: self._most]])
+        return self._pieces[0]
 
-    def _back_off(self, answer: Answer, now: float) -> None:
+    def _take(self, answer: Answer, took: float) -> None:
+        """Do what follows from an answer that came after `took` seconds."""
+        if answer.verdict is Verdict.RETRY:
+            self._back_off(answer, took)
+            return
+        if answer.verdict is Verdict.REFUSED:
+            self._park(answer)
+            return
+        if answer.verdict is Verdict.DELIVERED:
+            self._taken(answer, took)
+        else:
+            self._split(answer)
+        if not self._pieces and not self.is_parked:
+            self._settle()
+
+    def _taken(self, answer: Answer, took: float) -> None:
+        records = self._pieces.popleft()
+        self.trouble = f"rejected records: {answer.reason}" if answer.rejected else ""
+        self._bad += min(answer.rejected, len(records))
+        if self._bad_in_a_row >= self._tolerance:
+            self._tolerance *= 2  # it was the records
+        self._failures = self._bad_in_a_row = self._passed_over = 0
+        self._has_delivered = self._is_taken = True
+        if self._most is not None and took < self._too_long * _QUICK:
+            self._most *= 2
+        self._settle_doubted()
+
+    def _back_off(self, answer: Answer, took: float) -> None:
         self.trouble = answer.reason
+        if answer.is_late:
+            # It may be too slow for so much, and the same request again would be too much for it for ever.
+            self._most = max(1, len(self._pieces[0]) // 2)
+            self._too_long = took
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**self._failures) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         self._failures = min(self._failures + 1, 16)
-        self._retry_at = now + (answer.wait if answer.wait is not None else wait)
+        self._retry_at = time.monotonic() + (answer.wait if answer.wait is not None else wait)
 
     def _split(self, answer: Answer) -> None:
-        """Halve what the endpoint blames; a single record that it blames is put aside, for good or for bad."""
+        """Halve what the endpoint blames, until the bad record is alone.
+
+        After too many bad ones in a row the other pieces are tried as they are. If none is taken, the
+        endpoint would take nothing: it is to blame, and everything is kept.
+        """
         self.trouble = answer.reason
         records = self._pieces.popleft()
-        if len(records) > 1:
+        is_suspect = self._bad_in_a_row >= self._tolerance
+        if len(records) == 1:
+            self._bad += 1
+            self._bad_in_a_row += 1
+            is_suspect = self._bad_in_a_row >= self._tolerance and not self._pieces
+        elif is_suspect:
+            self._pieces.append(records)
+            self._passed_over += 1
+        else:
             middle = len(records) // 2
             self._pieces.extendleft([records[middle:], records[:middle]])
-            return
-        self._bad += 1
-        if self._bad >= _ALL_BAD and not self._has_delivered:
+        if is_suspect and self._passed_over >= len(self._pieces):
             self._park(answer)
 
-    def _settle(self, answer: Answer) -> None:
-        """All pieces are answered for. If none was ever taken, the endpoint is to blame: nothing is given up."""
-        batch = self._batch
+    def _settle(self) -> None:
+        """All pieces are answered for. If none was taken, that is in doubt until another batch is."""
+        batch, self._batch = self._batch, None
         if batch is None:
             return
-        if self._bad and not self._has_delivered:
-            self._park(answer)
-            return
-        self._batch = None
-        batch.settled(self._bad)
+        self._doubted.append((batch, self._bad))
+        if self._is_taken:
+            self._settle_doubted()
+
+    def _settle_doubted(self) -> None:
+        doubted, self._doubted = self._doubted, []
+        for batch, bad in doubted:
+            batch.settled(bad)
 
     def _park(self, answer: Answer) -> None:
         """Send nothing more; the next shipper tries again."""

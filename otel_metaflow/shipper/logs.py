@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context, attach, detach
@@ -17,13 +17,12 @@ from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
-from otel_metaflow.shipper import users
+from otel_metaflow.shipper import structured, users
 from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
 _STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)
 _LAUNCHER = InstrumentationScope(names.SCOPE_LAUNCHER, __version__)
-_EVENTS = InstrumentationScope(names.SCOPE, __version__)
 _BLANK = logging.makeLogRecord({}).__dict__
 _NUL = "\x00"
 _REPLACEMENT = "\ufffd"
@@ -67,7 +66,7 @@ class LogRecords:
         self._redaction = Redaction(redact)
         self._collector = _Collector()
         self._handler: Optional[logging.Handler] = None
-        self._origins: Dict[Optional[AttemptKey], _Origin] = {}
+        self._origins: Dict[Tuple[Optional[AttemptKey], bool], _Origin] = {}
 
     def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line, of a logging record, or of one of the logs API, of an attempt."""
@@ -93,51 +92,16 @@ class LogRecords:
         return self._of_line(record, attributes, origin, _LAUNCHER)
 
     def _origin(self, attempt: Optional[Attempt]) -> _Origin:
-        key = attempt.key if attempt is not None else None
+        # What a task says of itself comes with its start; the launcher may have read lines of it before.
+        key = (None, True) if attempt is None else (attempt.key, attempt.start is not None)
         origin = self._origins.get(key)
         if origin is None:
             if attempt is None:
                 span_id, resource = run_span_id(self._run.key), self._resources.of_run()
             else:
-                span_id, resource = attempt_span_id(self._run.key, attempt), self._resources.of_attempt(attempt)
+                span_id, resource = attempt_span_id(self._run.key, attempt.key), self._resources.of_attempt(attempt)
             origin = self._origins[key] = _Origin(span_id, self._resources.context(span_id), resource)
         return origin
-
-    def events_of(self, attempt: Attempt) -> List[ReadableLogRecord]:
-        """The events of an attempt that is over: its exception, its loss."""
-        span_id = attempt_span_id(self._run.key, attempt)
-        found: List[ReadableLogRecord] = []
-        if attempt.exception and attempt.result != "cancellation":
-            exception = {f"exception.{name}": str(value) for name, value in attempt.exception.items()}
-            severity = SeverityNumber.ERROR if attempt.failed else SeverityNumber.WARN
-            body = f"{attempt.exception.get('type')}: {attempt.exception.get('message')}"
-            found.append(self._event(attempt, names.EVENT_TASK_EXCEPTION, severity, body, exception, span_id))
-        if attempt.is_lost and attempt.failed:
-            facts = {names.PROCESS_EXIT_CODE: attempt.exit_code, names.TASK_SIGNAL: attempt.signal_name}
-            lost = {name: value for name, value in facts.items() if value is not None}
-            body = f"attempt lost: {attempt.error_message}"
-            found.append(self._event(attempt, names.EVENT_TASK_LOST, SeverityNumber.FATAL, body, lost, span_id))
-        return found
-
-    def _event(
-        self,
-        attempt: Attempt,
-        name: str,
-        severity: SeverityNumber,
-        body: str,
-        attributes: Dict[str, Any],
-        span_id: str,
-    ) -> ReadableLogRecord:
-        made = LogRecord(
-            timestamp=attempt.ended_at,
-            context=self._resources.context(span_id),
-            severity_number=severity,
-            severity_text=severity.name,
-            body=self._redaction.text(body),
-            attributes={**self._redaction.attributes(attributes), names.LOG_RECORD_UID: f"{span_id}-{name}"},
-            event_name=name,
-        )
-        return ReadableLogRecord(made, self._resources.of_attempt(attempt), _EVENTS)
 
     def _make_handler(self) -> logging.Handler:
         # As slow to import as the rest of the SDK, and not needed by runs that only print.
@@ -159,14 +123,16 @@ class LogRecords:
             attributes[names.PROCESS_PID] = record["pid"]
         for name, value in (record.get("exception") or {}).items():
             attributes[f"exception.{name}"] = self._redaction.text(str(value))
+        said = structured.parse(body)
+        extra = record.get("attributes") or {}
         rebuilt = logging.LogRecord.__new__(logging.LogRecord)  # its __init__ finds out what we overwrite
         rebuilt.__dict__ = {
             **_BLANK,
             "name": str(record.get("logger", "root")),
             "levelno": record.get("severityNumber", logging.INFO),
             "levelname": str(record.get("severityText", "")),
-            "msg": body,
-            **self._redaction.attributes(record.get("attributes") or {}),
+            "msg": body if said is None else said.body,
+            **self._redaction.attributes(extra if said is None else {**said.attributes, **extra}),
             **attributes,
         }
         if self._handler is None:
@@ -213,13 +179,14 @@ class LogRecords:
         attributes[names.LOG_IOSTREAM] = record.get("stream", "")
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
+        said = structured.parse(body)
         made = LogRecord(
-            timestamp=record["timeUnixNano"],
+            timestamp=(said and said.at) or record["timeUnixNano"],
             context=origin.context,
-            severity_number=SeverityNumber.INFO,
-            severity_text="INFO",
-            body=body,
-            attributes=attributes,
+            severity_number=(said and said.severity) or SeverityNumber.INFO,
+            severity_text=(said and said.severity_text) or "INFO",
+            body=body if said is None else said.body,
+            attributes=attributes if said is None else {**self._redaction.attributes(said.attributes), **attributes},
         )
         return ReadableLogRecord(made, origin.resource, scope)
 

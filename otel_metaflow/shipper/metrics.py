@@ -15,11 +15,13 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.sdk.resources import Resource
 
 from otel_metaflow import __version__, names, temporality
+from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.shipper.resources import Resources
 
 _HISTOGRAMS: Dict[str, Tuple[str, Sequence[float], str]] = {
     names.METRIC_TASK_DURATION: ("s", names.TASK_DURATION_BOUNDARIES, "How long an attempt of a task took."),
+    names.METRIC_TASK_QUEUE_DURATION: ("s", names.QUEUE_BOUNDARIES, "How long an attempt waited for its launch."),
     names.METRIC_TASK_CPU_TIME: (
         "s",
         names.TASK_DURATION_BOUNDARIES,
@@ -27,6 +29,11 @@ _HISTOGRAMS: Dict[str, Tuple[str, Sequence[float], str]] = {
     ),
     names.METRIC_TASK_MEMORY_PEAK: ("By", names.MEMORY_BOUNDARIES, "Largest resident memory of an attempt's process."),
     names.METRIC_RUN_DURATION: ("s", names.RUN_DURATION_BOUNDARIES, "How long a run took."),
+}
+_COUNTERS = {
+    names.METRIC_TASK_RETRIES: ("{retry}", "Attempts after the first."),
+    names.METRIC_ARTIFACT_IO: ("By", "Bytes of artifacts stored, before compression."),
+    names.METRIC_TELEMETRY_DROPPED: ("{record}", "Telemetry that was given up."),
 }
 # Exception classes are the users' own: as a dimension only those that everybody has.
 _BOUNDED_ERRORS = frozenset(
@@ -52,15 +59,15 @@ class _Recorder:
             name: meter.create_histogram(name, unit=unit, description=text)
             for name, (unit, _, text) in _HISTOGRAMS.items()
         }
-        self._dropped = meter.create_counter(
-            names.METRIC_TELEMETRY_DROPPED, unit="{record}", description="Telemetry that was given up."
-        )
+        self._counters = {
+            name: meter.create_counter(name, unit=unit, description=text) for name, (unit, text) in _COUNTERS.items()
+        }
 
     def record(self, name: str, value: float, attributes: Dict[str, Any]) -> None:
         self._histograms[name].record(value, attributes)
 
-    def drop(self, count: int, attributes: Dict[str, Any]) -> None:
-        self._dropped.add(count, attributes)
+    def count(self, name: str, amount: int, attributes: Dict[str, Any]) -> None:
+        self._counters[name].add(amount, attributes)
 
     def read(self) -> Sequence[ResourceMetrics]:
         data = self._reader.get_metrics_data()
@@ -79,6 +86,8 @@ class Metrics:
         """One batch with the figures of attempts that are over."""
         used: Dict[_Recorder, List[Attempt]] = {}
         for attempt in attempts:
+            if attempt.is_cloned:  # it was counted where it ran
+                continue
             recorder = self._recorder(self._resources.of_step(attempt))
             used.setdefault(recorder, []).append(attempt)
             common = {names.STEP_NAME: attempt.key.step}
@@ -87,6 +96,16 @@ class Metrics:
                 outcome[names.ERROR_TYPE] = _bounded(attempt.error_type)
             seconds = (attempt.ended_at - attempt.started_at) / 1e9
             recorder.record(names.METRIC_TASK_DURATION, seconds, outcome)
+            queued = story.queue_time(self._run, attempt)
+            if queued is not None:
+                recorder.record(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common)
+            before = story.previous(self._run, attempt)
+            if before is not None:
+                why = {**common, names.ERROR_TYPE: _bounded(before.error_type or "_OTHER")}
+                recorder.count(names.METRIC_TASK_RETRIES, 1, why)
+            stored = ((attempt.end or {}).get("artifacts") or {}).get("bytes")
+            if stored:
+                recorder.count(names.METRIC_ARTIFACT_IO, stored, {**common, names.DIRECTION: "write"})
             if "cpu" in attempt.usage:
                 recorder.record(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common)
             if "memoryPeak" in attempt.usage:
@@ -106,11 +125,11 @@ class Metrics:
         recorder.record(names.METRIC_RUN_DURATION, (end - start) / 1e9, attributes)
         return MetricsData([_dated(metrics, start, end) for metrics in recorder.read()])
 
-    def of_dropped(self, dropped: Dict[str, int], at: int) -> MetricsData:
-        """The batch that says what was given up, by signal."""
+    def of_dropped(self, dropped: Dict[Tuple[str, str], int], at: int) -> MetricsData:
+        """The batch that says what was given up, by signal and reason."""
         recorder = self._recorder(self._resources.of_run_metrics())
-        for signal, count in dropped.items():
-            recorder.drop(count, {"signal": signal, "reason": "rejected"})
+        for (signal, reason), count in dropped.items():
+            recorder.count(names.METRIC_TELEMETRY_DROPPED, count, {names.SIGNAL: signal, names.REASON: reason})
         return MetricsData([_dated(metrics, self._run.started_at, at) for metrics in recorder.read()])
 
     def _recorder(self, resource: Resource) -> _Recorder:

@@ -2,7 +2,7 @@
 
 Runs older than OTEL_METAFLOW_JOURNAL_MAX_DAYS go, and when all together hold more than
 OTEL_METAFLOW_JOURNAL_MAX_MB the oldest: first those that are delivered or were never meant to be, then,
-with a line in given-up.log, those that are waiting. A run that goes on is left alone.
+with a line in given-up.log, those that are waiting. A run that goes on, or has only just ended, is left alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from otel_metaflow.journal import layout
 
 GIVEN_UP = "given-up.log"
 _DAY = 86_400.0
+# For so long after its end, in seconds, its user may want to look at a run, however much it holds.
+_FRESH = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ def prune(home: Path, most_bytes: int, most_days: float) -> List[Path]:
     """Remove what is beyond the bounds, and return the folders that are gone."""
     kept = sorted(_kept(home), key=lambda run: (run.is_waiting, run.changed))
     total = sum(run.size for run in kept)
-    too_old = time.time() - most_days * _DAY
+    now = time.time()
+    too_old = now - most_days * _DAY
     gone: List[Path] = []
     for run in kept:
-        if total <= most_bytes and run.changed >= too_old:
+        if run.changed >= too_old and (total <= most_bytes or run.changed > now - _FRESH):
             continue
         if load(home, run.folder).is_running():
             continue

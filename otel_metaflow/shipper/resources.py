@@ -10,7 +10,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from otel_metaflow import ids, names
 from otel_metaflow.assembly.run import Attempt, Run
-from otel_metaflow.journal.layout import RunKey
+from otel_metaflow.journal.layout import AttemptKey, RunKey
 
 # What is constant for a step, and few enough to be paid for as dimensions of a metric.
 _ON_METRICS = (
@@ -47,8 +47,10 @@ def _resource(attributes: Mapping[str, Any]) -> Resource:
 class Resources:
     """The resources and contexts of one run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, sampled: bool = True) -> None:
+        """`sampled` says whether the run's spans are sent, which its log records tell."""
         self._run = run
+        self._sampled = sampled
         self._resources: Dict[str, Resource] = {}
         self._contexts: Dict[str, Context] = {}
 
@@ -61,7 +63,7 @@ class Resources:
 
         def attributes() -> Dict[str, Any]:
             key = attempt.key
-            span_id = attempt_span_id(self._run.key, attempt)
+            span_id = attempt_span_id(self._run.key, attempt.key)
             made = {
                 **self._facts(attempt),
                 names.STEP_NAME: key.step,
@@ -74,7 +76,7 @@ class Resources:
                 made[names.PROCESS_PID] = process["pid"]
             return made
 
-        return self._once(f"attempt {attempt.key}", attributes)
+        return self._once(f"attempt {attempt.key} {attempt.start is not None}", attributes)
 
     def of_step(self, attempt: Attempt) -> Resource:
         """The resource of a step's metrics: nothing that grows with the number of tasks."""
@@ -84,7 +86,7 @@ class Resources:
             chosen = {name: facts[name] for name in _ON_METRICS if name in facts}
             return {**chosen, **_own_attributes(attempt), names.STEP_NAME: attempt.key.step}
 
-        return self._once(f"step {attempt.key.step}", attributes)
+        return self._once(f"step {attempt.key.step} {attempt.start is not None}", attributes)
 
     def of_run_metrics(self) -> Resource:
         """The resource of the run's own metrics."""
@@ -111,7 +113,7 @@ class Resources:
         """A context in which the span of that id is the current one."""
         if span_id not in self._contexts:
             self._contexts[span_id] = set_span_in_context(
-                NonRecordingSpan(span_context(self._run.key, span_id)), Context()
+                NonRecordingSpan(span_context(self._run.trace_id, span_id, sampled=self._sampled)), Context()
             )
         return self._contexts[span_id]
 
@@ -122,10 +124,10 @@ def _own_attributes(attempt: Attempt) -> Dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def span_context(key: RunKey, span_id: str) -> SpanContext:
-    """The span context of a span of this run."""
-    trace_id = ids.trace_id(key.flow, key.run, key.namespace)
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+def span_context(trace_id: str, span_id: str, *, sampled: bool = True) -> SpanContext:
+    """The context of a span, from the hex digits of its ids."""
+    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
 
 
 def run_span_id(key: RunKey) -> str:
@@ -133,7 +135,7 @@ def run_span_id(key: RunKey) -> str:
     return ids.run_span_id(key.flow, key.run, key.namespace)
 
 
-def attempt_span_id(key: RunKey, attempt: Attempt) -> str:
+def attempt_span_id(key: RunKey, attempt: AttemptKey) -> str:
     """The id of the attempt's span."""
-    step, task, number = attempt.key
+    step, task, number = attempt
     return ids.attempt_span_id(key.flow, key.run, step, task, number, key.namespace)

@@ -15,6 +15,7 @@ import os
 import sys
 from typing import Any, Callable, List, Optional, Sequence
 
+from otel_metaflow import traceparent
 from otel_metaflow.guard import contain, guarded
 
 # What is imported, and who answers from then on.
@@ -23,9 +24,6 @@ _ANSWERS = {
     "opentelemetry.metrics": "otel_metaflow.providers.metrics",
     "opentelemetry._logs": "otel_metaflow.providers.logs",
 }
-# https://www.w3.org/TR/trace-context/, in the environment:
-# https://opentelemetry.io/docs/specs/otel/context/env-carriers/
-TRACEPARENT = "TRACEPARENT"
 
 
 class Outlet:
@@ -33,25 +31,22 @@ class Outlet:
 
     def __init__(
         self,
-        trace_id: str,
-        span_id: str,
+        parent: str,
         append_lines: Callable[[Sequence[str]], None],
         mask: Callable[[str], str],
         is_logged: Callable[[], bool],
     ) -> None:
-        """`is_logged` says whether this thread is writing a logging record that the journal holds already."""
-        self.trace_id = trace_id
-        self.span_id = span_id
+        """Take what it is made of.
+
+        `parent` is the attempt as a traceparent; `is_logged` says whether this thread is writing a logging
+        record that the journal holds already.
+        """
+        self.traceparent = parent
         self.append_lines = append_lines
         self.mask = mask
         self.is_logged = is_logged
         self.pid = os.getpid()
         self._closing: List[Callable[[], None]] = []
-
-    @property
-    def traceparent(self) -> str:
-        """The attempt as the parent of what other processes do: sampled, always."""
-        return f"00-{self.trace_id}-{self.span_id}-01"
 
     def at_end(self, close: Callable[[], None]) -> None:
         """Call `close` when the attempt ends."""
@@ -71,10 +66,10 @@ def offer(to: Outlet) -> None:
     """Let user code that runs from now on write to `to`, through the API and through subprocesses."""
     global outlet
     outlet = to
-    os.environ[TRACEPARENT] = to.traceparent
-    if TRACEPARENT.lower() in os.environ:
+    os.environ[traceparent.VARIABLE] = to.traceparent
+    if traceparent.VARIABLE.lower() in os.environ:
         # Metaflow's own tracing hands it on in this form, to the children that `parallel_map` forks too.
-        os.environ[TRACEPARENT.lower()] = to.traceparent
+        os.environ[traceparent.VARIABLE.lower()] = to.traceparent
     for name in _ANSWERS:
         if name in sys.modules:
             _answer(name)
@@ -82,13 +77,13 @@ def offer(to: Outlet) -> None:
 
 
 @guarded
-def lead(trace_id: str, span_id: str) -> None:
-    """In the launcher: what another tracer says of the run from now on, Metaflow's own say, belongs to our trace.
+def lead(parent: str) -> None:
+    """In the launcher: what another tracer says from now on, Metaflow's own say, is part of the run, `parent`.
 
     Metaflow hands the current span on to its tasks (metaflow/tracing, inject_tracing_vars), so theirs follow.
     """
     if "opentelemetry.trace" in sys.modules:
-        importlib.import_module("otel_metaflow.providers.context").make_current(trace_id, span_id)
+        importlib.import_module("otel_metaflow.providers.context").make_current(parent)
 
 
 @guarded

@@ -11,42 +11,48 @@ import atexit
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from otel_metaflow import handover, ids, secrets
-from otel_metaflow.guard import contain, guarded, say
+from otel_metaflow import handover, ids, secrets, traceparent
+from otel_metaflow.guard import contain, guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
-from otel_metaflow.task import api, usage
+from otel_metaflow.task import api, lineage, usage
 from otel_metaflow.task.logs import LoggingTap, describe_exception
+
+# Bound before user code runs, which may put others in their place.
+_getpid, _time_ns = os.getpid, time.time_ns
 
 
 class Attempt:
     """One attempt, in the process that makes it."""
 
-    def __init__(self, journal: Journal, mask: secrets.Mask, folder: Path) -> None:
+    def __init__(self, journal: Journal, mask: secrets.Mask, folder: Path, output: Any, *, is_parallel: bool) -> None:
         self._journal = journal
         self._mask = mask
         self._folder = folder
-        self._pid = os.getpid()
+        self._output = output  # Metaflow's datastore of this attempt
+        self._is_parallel = is_parallel
+        self._code: Dict[str, int] = {}  # when user code began and ended
+        self._outer: Optional[Journal] = None  # of the task whose child process this one is
+        self._pid = _getpid()
         self._cpu = usage.cpu_seconds()
         self._io = usage.input_output()
         self._exception: Optional[BaseException] = None
         self._ended = False
         self._taps: Iterable[StreamTap] = ()
         self._logging: Optional[LoggingTap] = None
-        self._ids = ("", "")
+        self._traceparent = ""
         self._outlet: Optional[api.Outlet] = None
 
     def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
         """Write the first record and begin to listen to stdout, stderr and logging."""
-        run = fields["flow"], fields["run"], fields["namespace"]
-        self._ids = (
-            ids.trace_id(*run),
-            ids.attempt_span_id(*run[:2], fields["step"], fields["task"], fields["attempt"], run[2]),
-        )
+        run = fields["flow"], fields["run"]
+        span_id = ids.attempt_span_id(*run, fields["step"], fields["task"], fields["attempt"], fields["namespace"])
+        self._traceparent = traceparent.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id)
         self._journal.append(
             layout.START,
             {
@@ -66,15 +72,32 @@ class Attempt:
 
     def _on_line(self, stream: str, line: str, length: int) -> None:
         text = self._mask(line)
-        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{time.time_ns()},"stream":"{stream}","body":{quoted(text)}'
+        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{_time_ns()},"stream":"{stream}","body":{quoted(text)}'
         if length > layout.LONGEST_LINE:
             record += f',"length":{length}'
-        pid = os.getpid()
+        pid = _getpid()
         if pid != self._pid:
             record += f',"pid":{pid}'
         if self._logging is not None and self._logging.is_handling:
             record += ',"covered":true'
         self._journal.append_line(record + "}")
+        if self._outer is not None:
+            # What this process prints goes through the pipe of the task that started it, too.
+            self._outer.append_line(record + f',"pid":{pid},"covered":true}}')
+
+    def enter_user_code(self) -> None:
+        """All that comes before the step has been done."""
+        self.learn_secrets()
+        os.environ[handover.WITHIN] = str(self._journal.path)
+        self._code["codeStart"] = _time_ns()
+
+    def leave_user_code(self) -> None:
+        """The step returned or raised."""
+        self._code.setdefault("codeEnd", _time_ns())
+
+    def echo_to(self, outer: Path) -> None:
+        """Report each line also to the journal of the task whose output this process shares."""
+        self._outer = Journal(outer, partial(_note_lost, self._folder))
 
     def learn_secrets(self) -> None:
         """Take in what `@secrets` and `@environment` set, and tell the launcher, which cannot see it.
@@ -89,7 +112,7 @@ class Attempt:
         """Be there for user code that uses OpenTelemetry, and for the subprocesses it starts."""
         tap = self._logging
         self._outlet = api.Outlet(
-            *self._ids, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
+            self._traceparent, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
         )
         api.offer(self._outlet)
 
@@ -109,6 +132,8 @@ class Attempt:
 
     def failed(self, error: BaseException) -> None:
         """The step raised; whether somebody catches it is known when the attempt finishes."""
+        hide_frames(error)
+        self.leave_user_code()
         self._exception = error
 
     def finish(self, ok: Optional[bool]) -> None:
@@ -116,14 +141,18 @@ class Attempt:
 
         Those two pass by `task_exception`; they are still on their way when Metaflow calls this.
         """
-        if self._ended or os.getpid() != self._pid:
+        if self._ended or _getpid() != self._pid:
             return
         self._ended = True
         if self._outlet is not None:
             self._outlet.close()
         error = self._exception or sys.exc_info()[1]
+        hide_frames(error)
         fields: Dict[str, Any] = {
             "result": "success" if ok else _result(error),
+            **self._code,
+            **(lineage.parallel() if self._is_parallel else {}),
+            **lineage.artifacts(self._output),
             "usage": {
                 "cpu": round(usage.cpu_seconds() - self._cpu, 6),
                 "memoryPeak": usage.memory_peak(),
@@ -133,11 +162,13 @@ class Attempt:
         if error is not None:
             fields["exception"] = describe_exception(error, self._mask)
             fields["caught"] = bool(ok)
+        if self._journal.lost:
+            fields["lost"] = self._journal.lost
         self._journal.append(layout.END, fields)
 
     def _at_exit(self) -> None:
         """The last word where Metaflow said none: an artifact that could not be stored, a failed pre-step."""
-        if os.getpid() != self._pid:
+        if _getpid() != self._pid:
             return
         self.finish(ok=False)
         for stream in self._taps:
@@ -161,6 +192,10 @@ def begin(
     attempt: int,
     max_user_code_retries: int,
     options: Dict[str, Any],
+    node: Any,
+    frames: Iterable[Any],
+    inputs: Iterable[Any],
+    output: Any,
     metadata: Any,
 ) -> Optional[Attempt]:
     """Open the journal of this attempt, or return None where telemetry is off or cannot be written."""
@@ -178,14 +213,20 @@ def begin(
     try:
         handed.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = Journal(
-            layout.attempt_file(handed.folder, layout.AttemptKey(step, task, attempt)), _say_lost, handed.most_bytes
+            layout.attempt_file(handed.folder, layout.AttemptKey(step, task, attempt)),
+            partial(_note_lost, handed.folder),
+            handed.most_bytes,
         )
     except OSError as error:
         # A launcher has said so for the whole run.
         if handover.VARIABLE not in os.environ:
             say_unwritable(error, handed.folder.parent.parent)
         return None
-    made = Attempt(journal, secrets.Mask(secrets.known(os.environ)), handed.folder)
+    mask = secrets.Mask(secrets.known(os.environ))
+    made = Attempt(journal, mask, handed.folder, output, is_parallel=bool(getattr(node, "parallel_step", False)))
+    outer = os.environ.get(handover.WITHIN)
+    if outer and Path(outer).parent == handed.folder and Path(outer) != journal.path:
+        made.echo_to(Path(outer))
     sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
     made.start(
         {
@@ -198,6 +239,7 @@ def begin(
             "maxUserCodeRetries": max_user_code_retries,
             "logs": sources,
             "attributes": options.get("attributes") or {},
+            **lineage.describe(inputs, frames, node.type, mask, value=bool(options.get("foreach_value"))),
             **described,
         },
         sources,
@@ -228,5 +270,17 @@ def say_unwritable(error: OSError, home: Path) -> None:
     )
 
 
-def _say_lost(error: OSError) -> None:
+def _note_lost(folder: Path, error: OSError) -> None:
+    """Say that the journal takes no more, or have the launcher say it, once for the whole run."""
+    if handover.VARIABLE not in os.environ:
+        say_lost(error)
+        return
+    try:
+        (folder / layout.LOST_MARK).write_text(str(error.strerror))
+    except OSError:
+        return  # the launcher's own journals are on that disk too
+
+
+def say_lost(error: OSError) -> None:
+    """The one line about a journal that takes no more."""
     say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")

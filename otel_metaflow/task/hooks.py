@@ -19,8 +19,14 @@ def pre_step(**arguments: Any) -> Optional[Attempt]:
 @guarded
 def before_user_code(attempt: Attempt) -> None:
     """All decorators' pre-steps have run: what they set in the environment is known now."""
-    attempt.learn_secrets()
     attempt.offer_api()
+    attempt.enter_user_code()
+
+
+@guarded
+def after_user_code(attempt: Attempt) -> None:
+    """The step has returned."""
+    attempt.leave_user_code()
 
 
 @guarded

@@ -7,19 +7,22 @@ turn the user's `basicConfig` into a no-op, miss loggers with `propagate=False` 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import traceback
 from typing import Any, Callable, Dict, Optional
 
-from otel_metaflow.guard import contain
+from otel_metaflow.guard import contain, hidden, let_pass
 from otel_metaflow.journal.layout import LOG, LONGEST_LINE
 from otel_metaflow.journal.writer import quoted
 
 _MOST_ATTRIBUTES = 128  # OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT's default
 _DEEPEST = 6
 _NUMBERS = (int, float, bool)
+# Bound before user code runs, which may put others in their place.
+_getpid, _dumps = os.getpid, json.dumps
 
 # What every record has; the rest of its dictionary is the user's `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -32,7 +35,7 @@ class LoggingTap:
         self._append_line = append_line
         self._mask = mask
         self._state = threading.local()
-        self._pid = os.getpid()
+        self._pid = _getpid()
 
     def install(self) -> None:
         """Put the tap in place, for good: a task is one process and one attempt."""
@@ -47,7 +50,7 @@ class LoggingTap:
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
             # Not callHandlers: a QueueListener calls the handlers from a thread of its own.
-            if record.process != os.getpid() and getattr(state, "noted", None) is not record:
+            if record.process and record.process != _getpid() and getattr(state, "noted", None) is not record:
                 # Made by another process and handed to several handlers, one after the other.
                 state.noted = record
                 self._try_note(record)
@@ -66,6 +69,11 @@ class LoggingTap:
             finally:
                 state.depth = depth
 
+        for tapped in (tapped_call_handlers, tapped_handle, tapped_handle_error):
+            # When a handler fails, logging shows where the user called it: the innermost frame that is not
+            # of its own folder.
+            tapped.__code__ = tapped.__code__.replace(co_filename=logging.__file__)
+            hidden(tapped)
         logging.Logger.callHandlers = tapped_call_handlers  # type: ignore[assignment,method-assign]
         logging.Handler.handle = tapped_handle  # type: ignore[assignment,method-assign]
         logging.Handler.handleError = tapped_handle_error  # type: ignore[assignment,method-assign]
@@ -84,19 +92,22 @@ class LoggingTap:
     def _note(self, record: logging.LogRecord) -> None:
         try:
             body = record.getMessage()
-        except Exception:  # noqa: BLE001 - a wrong format string is the user's; logging reports it, we keep the raw text
+        except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; logging reports it, we keep the raw text
+            let_pass(odd)
             body = f"{record.msg} {record.args!r}"
         line = (
             f'{{"kind":"{LOG}","timeUnixNano":{int(record.created * 1e9)},"severityNumber":{record.levelno},'
             f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
-            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName))},'
+            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName or ""))},'
             f'"file":{quoted(record.pathname)},"line":{record.lineno},"function":{quoted(str(record.funcName))}'
         )
         if len(body) > LONGEST_LINE:
             line += f',"length":{len(body)}'
-        if record.process != self._pid:
-            line += f',"pid":{record.process or 0}'
-            if record.process != os.getpid():
+        here = _getpid()
+        process = record.process or here  # None with logging.logProcesses = False
+        if process != self._pid:
+            line += f',"pid":{process}'
+            if process != here:
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
                 # the assembly, which sees both files' worth, keeps one.
                 line += ',"forwarded":true'
@@ -137,11 +148,13 @@ def describe_exception(error: BaseException, text: Callable[[str], str]) -> Dict
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001 - the user's __str__ may be broken
+    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
+        let_pass(odd)
         message = f"<{kind.__name__} without a readable message>"
     try:
         stack = "".join(traceback.format_exception(kind, error, error.__traceback__))
-    except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__ too
+    except Exception as odd:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__ too
+        let_pass(odd)
         stack = ""
     if len(stack) > LONGEST_LINE:
         stack = stack[: LONGEST_LINE // 2] + "\n…\n" + stack[-LONGEST_LINE // 2 :]
@@ -162,11 +175,10 @@ def plain(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
             return [plain(item, text, depth + 1) for item in list(value)[:_MOST_ATTRIBUTES]]
     try:
         return text(str(value))
-    except Exception:  # noqa: BLE001 - the user's __str__ may be broken
+    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
+        let_pass(odd)
         return f"<{type(value).__name__}>"
 
 
 def _json(value: Any) -> str:
-    import json  # loaded by Metaflow already; a name here keeps the hot path free of it
-
-    return json.dumps(value, separators=(",", ":"), default=str)
+    return _dumps(value, separators=(",", ":"), default=str)

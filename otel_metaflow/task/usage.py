@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
-import resource
+import functools
 import sys
-from typing import Dict, Optional
+from importlib.machinery import BuiltinImporter, PathFinder
+from importlib.util import module_from_spec
+from typing import Any, Dict, Optional
+
+_open = open  # bound before user code runs, which may put another in its place
+
+
+@functools.lru_cache(1)
+def _resource() -> Any:
+    """The standard library's `resource`, loaded past `sys.path` and `sys.modules`.
+
+    Metaflow does not load it: a user's own resource.py beside the flow must neither be run by us nor be
+    hidden from the user by ours.
+    """
+    before = sys.modules.get("resource")
+    folders = [folder for folder in sys.path if folder.endswith("lib-dynload")]
+    spec = BuiltinImporter.find_spec("resource") or PathFinder.find_spec("resource", folders)
+    if spec is None or spec.loader is None:
+        import resource
+
+        return resource
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if before is None:
+        sys.modules.pop("resource", None)
+    else:
+        sys.modules["resource"] = before
+    return module
 
 
 def cpu_seconds() -> float:
     """CPU time of this process and of its children that ended, in seconds."""
+    resource = _resource()
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return float(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime)
 
 
 def memory_peak() -> int:
     """The largest resident set in bytes of this process or of one of its children that ended."""
+    resource = _resource()
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes, but bytes on macOS
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    return max(_own_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, children)
+    return int(max(_own_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, children))
 
 
 def _own_peak() -> Optional[int]:
     """VmHWM of this process: ru_maxrss begins with the size of the process that started this one (Linux)."""
     try:
-        with open("/proc/self/status", "rb") as status:
+        with _open("/proc/self/status", "rb") as status:
             for line in status:
                 if line.startswith(b"VmHWM:"):
                     return int(line.split()[1]) * 1024
@@ -36,7 +65,7 @@ def _own_peak() -> Optional[int]:
 def input_output() -> Dict[str, int]:
     """Bytes read from and written to storage (proc_pid_io(5)), where the kernel tells."""
     try:
-        with open("/proc/self/io", "rb") as counters:
+        with _open("/proc/self/io", "rb") as counters:
             values = dict(line.split(b": ") for line in counters)
         return {"read": int(values[b"read_bytes"]), "written": int(values[b"write_bytes"])}
     except (OSError, KeyError, ValueError):

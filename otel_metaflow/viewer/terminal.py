@@ -25,6 +25,11 @@ _STYLES = {
     "cancellation": "yellow",
     "running": "cyan",
 }
+_GIVEN_UP = {
+    "rejected": "rejected by the endpoint",
+    "unwritten": "lost, the journal took no more",
+    "corrupt": "lost in a damaged journal",
+}
 _BAR = 30
 # From which severity on a record is an error: logging.ERROR, and the logs API's.
 _ERROR = {layout.LOG: 40, layout.RECORD: 17}
@@ -120,10 +125,10 @@ def _delivery(folder: Path) -> str:
     else:
         state = "kept, not all delivered"
     reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
-    dropped = sum(checkpoint.dropped.values())
-    return f"telemetry: {state}" + "".join(
-        f"; {part}" for part in (sent, reasons, f"{dropped} rejected by the endpoint" if dropped else "") if part
+    given_up = ", ".join(
+        f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(checkpoint.given_up.items())
     )
+    return f"telemetry: {state}" + "".join(f"; {part}" for part in (sent, reasons, given_up) if part)
 
 
 def _seconds(nanoseconds: int) -> str:

@@ -25,10 +25,13 @@ class OtelDecorator(StepDecorator):
         secrets here.
     logs : Union[str, List[str]], optional
         What becomes log records, any of "stdout", "stderr" and "logging"; all by default.
+    foreach_value : bool, optional
+        Whether the value of a foreach is told, cut to 256 characters, beside its index. It is not by default:
+        values may be anything.
     """
 
     name = "otel"
-    defaults = {"attributes": None, "logs": None}  # noqa: RUF012 - the form that StepDecorator asks for
+    defaults = {"attributes": None, "logs": None, "foreach_value": False}  # noqa: RUF012 - the form that StepDecorator asks for
 
     def __init__(self, attributes=None, *args, **kwargs):
         # Metaflow refuses an unknown option while the class of the flow is made, with a traceback; kept
@@ -40,24 +43,25 @@ class OtelDecorator(StepDecorator):
     def init(self):
         if self._unknown:
             raise MetaflowException(
-                "@otel has no option %r; allowed are %s." % (self._unknown[0], " and ".join(self.defaults))
+                "@otel has no option %r; allowed are %s." % (self._unknown[0], ", ".join(self.defaults))
             )
         self._attempt = None
         self._options = {
             "attributes": _checked_attributes(self.attributes["attributes"]),
             "logs": _checked_logs(self.attributes["logs"]),
+            "foreach_value": _checked_flag("foreach_value", self.attributes["foreach_value"]),
         }
 
     # In the launcher, `flow.py run`.
 
     def step_init(self, flow, graph, step_name, decorators, environment, flow_datastore, logger):
         self._step_name = step_name
-        self._flow_datastore = flow_datastore
+        self._decorators = decorators
 
     def runtime_init(self, flow, graph, package, run_id):
         launcher = _side("launcher.run")
         if launcher is not None:
-            launcher.start(flow.name, str(run_id), self._step_name, self._options)
+            launcher.start(flow.name, str(run_id), graph[self._step_name], self._decorators, self._options)
 
     def runtime_step_cli(self, cli_args, retry_count, max_user_code_retries, ubf_context):
         launcher = _side("launcher.run")
@@ -95,6 +99,10 @@ class OtelDecorator(StepDecorator):
                 attempt=retry_count,
                 max_user_code_retries=max_user_code_retries,
                 options=self._options,
+                node=graph[step_name],
+                frames=getattr(flow, "_foreach_stack", None) or (),
+                inputs=inputs,
+                output=task_datastore,
                 metadata=metadata,
             )
 
@@ -103,6 +111,10 @@ class OtelDecorator(StepDecorator):
         if self._attempt is not None:
             _side("task.hooks").before_user_code(self._attempt)
         return step_func
+
+    def task_post_step(self, step_name, flow, graph, retry_count, max_user_code_retries):
+        if self._attempt is not None:
+            _side("task.hooks").after_user_code(self._attempt)
 
     def task_exception(self, exception, step_name, flow, graph, retry_count, max_user_code_retries):
         if self._attempt is not None:
@@ -156,3 +168,10 @@ def _checked_logs(value):
         if name not in _LOG_SOURCES:
             raise MetaflowException("@otel(logs=...) allows any of %s; %r is none." % (", ".join(_LOG_SOURCES), name))
     return list(names)
+
+
+def _checked_flag(name, value):
+    # As `--with otel:foreach_value=true` gives it: text.
+    if str(value).lower() not in ("true", "false"):
+        raise MetaflowException("@otel(%s=...) must be True or False, not %r." % (name, value))
+    return str(value).lower() == "true"

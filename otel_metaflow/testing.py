@@ -1,0 +1,196 @@
+"""For tests of flows: run one, and look at the telemetry that it makes.
+
+    from otel_metaflow.testing import run
+
+    def test_the_tree_of_my_flow():
+        telemetry = run("examples/hello.py")
+        assert telemetry.exit_code == 0
+        assert telemetry.tree().splitlines() == ["RUN HelloFlow success", "  start success", "  end success < start"]
+
+The flow runs as its user would run it, in a process of its own, with `--with otel`; nothing is sent anywhere.
+Needs no test framework.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Link, StatusCode
+
+from otel_metaflow import names, settings
+from otel_metaflow.journal import layout
+from otel_metaflow.shipper import answers
+from otel_metaflow.shipper.delivery import Delivery
+
+_RUN_ID = re.compile(r"run-id ([^)\s]+)")
+
+
+@dataclass
+class Telemetry:
+    """What a run made: SDK objects, as an exporter gets them."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    flow: str
+    run: str
+    spans: List[ReadableSpan] = field(default_factory=list)
+    logs: List[ReadableLogRecord] = field(default_factory=list)
+    metrics: List[MetricsData] = field(default_factory=list)
+
+    def span(self, name: str) -> ReadableSpan:
+        """The one span of that name.
+
+        Raises:
+            LookupError: there is none, or more than one.
+        """
+        found = [span for span in self.spans if span.name == name]
+        if len(found) != 1:
+            raise LookupError(
+                f"{len(found)} spans are called {name!r}; there are {sorted({s.name for s in self.spans})}"
+            )
+        return found[0]
+
+    def events(self, name: str) -> List[ReadableLogRecord]:
+        """The log records that are events of that name, in the order of their times."""
+        found = [log for log in self.logs if log.log_record.event_name == name]
+        return sorted(found, key=lambda log: log.log_record.timestamp or 0)
+
+    def bodies(self, stream: str) -> List[Any]:
+        """The lines of one stream, stdout or stderr, of all attempts, in the order of their times."""
+        found = [
+            log.log_record
+            for log in self.logs
+            if (log.log_record.attributes or {}).get(names.LOG_IOSTREAM) == stream
+            and log.instrumentation_scope is not None
+            and log.instrumentation_scope.name == names.SCOPE_STDIO
+        ]
+        return [record.body for record in sorted(found, key=lambda record: record.timestamp or 0)]
+
+    def tree(self) -> str:
+        """The spans as indented text, the same for each run of the same story.
+
+        A line is a span: its name, the indexes of its foreach, what became of it, and after `<` what it links
+        to. Ids, times, hosts and figures are left out. Brothers stand in the order of their names.
+        """
+        return "\n".join(_Tree(self.spans).lines())
+
+
+def run(
+    flow: Union[str, Path],
+    *arguments: str,
+    env: Optional[Mapping[str, str]] = None,
+    command: str = "run",
+    home: Union[str, Path, None] = None,
+) -> Telemetry:
+    """Run the flow in the file `flow` and return its telemetry.
+
+    `arguments` follow `run`, or another `command` such as `resume`. `env` is added to the environment, in which
+    nothing of OpenTelemetry is set otherwise. `home` keeps the journals; without it they are thrown away.
+
+    Raises:
+        ValueError: the flow began no run; the message holds what it printed.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(home or temporary)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        clean.pop("PYTEST_CURRENT_TEST", None)
+        clean["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), clean.get("PATH", "")))
+        finished = subprocess.run(
+            [sys.executable, str(flow), "--no-pylint", command, "--with", "otel", *arguments],
+            env={**clean, "OTEL_METAFLOW_HOME": str(place), **(env or {})},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        known = re.search(r"executing (\w+)", finished.stderr + finished.stdout)
+        found = _RUN_ID.search(finished.stdout)
+        if not known or not found:
+            raise ValueError(f"{flow} began no run: {finished.stdout}{finished.stderr}")
+        made = Telemetry(finished.returncode, finished.stdout, finished.stderr, known.group(1), found.group(1))
+        environ = {"OTEL_METAFLOW_HOME": str(place), **(env or {})}
+        _read(place, layout.RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", "")), made, environ)
+        return made
+
+
+def _read(home: Path, key: layout.RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
+    """Deliver the run to `into` instead of to an endpoint."""
+    taken: Dict[str, List[Any]] = {"traces": into.spans, "logs": into.logs, "metrics": into.metrics}
+    environment = settings.read({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})
+
+    def build(destination: settings.Destination) -> Any:
+        def take(batch: Any) -> answers.Answer:
+            taken[destination.signal].extend([batch] if isinstance(batch, MetricsData) else batch)
+            return answers.DELIVERED
+
+        return take
+
+    Delivery(home, layout.run_folder(home, key), environment, threading.Event(), build).work(linger=0.0)
+
+
+class _Tree:
+    def __init__(self, spans: Sequence[ReadableSpan]) -> None:
+        self._spans = {span.context.span_id: span for span in spans}
+
+    def lines(self) -> Iterator[str]:
+        """The tree, each level two blanks further in."""
+        children: Dict[Optional[int], List[ReadableSpan]] = {}
+        for span in self._spans.values():
+            parent = span.parent.span_id if span.parent is not None else None
+            children.setdefault(parent if parent in self._spans else None, []).append(span)
+
+        def draw(parent: Optional[int], depth: int) -> Iterator[str]:
+            for span in sorted(children.get(parent, []), key=self._order):
+                yield "  " * depth + self._line(span)
+                yield from draw(span.context.span_id, depth + 1)
+
+        yield from draw(None, 0)
+
+    def _order(self, span: ReadableSpan) -> Tuple[Any, ...]:
+        attributes = span.attributes or {}
+        index: Any = attributes.get(names.FOREACH_INDEX) or ()
+        # What has neither a name, an index nor an attempt of its own, as in a recursion, came one after another.
+        return (span.name != "start", span.name, list(index), attributes.get(names.ATTEMPT) or 0, span.start_time)
+
+    def _line(self, span: ReadableSpan) -> str:
+        attributes = span.attributes or {}
+        said = [self._name(span)]
+        result = attributes.get(names.TASK_RESULT) or attributes.get(names.RUN_RESULT)
+        if result:
+            said.append(str(result))
+        if attributes.get(names.ERROR_TYPE):
+            said.append(str(attributes[names.ERROR_TYPE]))
+        if span.status.status_code is StatusCode.ERROR:
+            said.append("ERROR")
+        for name, word in ((names.CAUGHT, "caught"), (names.CLONED, "cloned"), (names.FAILURE_ORIGIN, "origin")):
+            if attributes.get(name):
+                said.append(word)
+        if attributes.get(names.FINAL) is False:
+            said.append("tried again")
+        links = sorted(self._link(link) for link in span.links)
+        return " ".join(said) + (f" < {', '.join(links)}" if links else "")
+
+    def _name(self, span: ReadableSpan) -> str:
+        attributes = span.attributes or {}
+        index: Any = attributes.get(names.FOREACH_INDEX)
+        attempt = attributes.get(names.ATTEMPT)
+        where = f"[{','.join(map(str, index))}]" if index else ""
+        return f"{span.name}{where}" + (f" retry {attempt}" if attempt else "")
+
+    def _link(self, link: Link) -> str:
+        kind = (link.attributes or {}).get(names.LINK_TYPE)
+        target = self._spans.get(link.context.span_id)
+        name = self._name(target) if target is not None else "another run"
+        return name if kind == "input" else f"{name} ({kind})"
