@@ -26,6 +26,7 @@ import otel_metaflow
 from otel_metaflow import ids
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
+from otel_metaflow.testing import run
 
 SECRET = "correct-horse-battery"
 TOKEN = "ghp_" + "a1B2" * 9
@@ -569,6 +570,78 @@ def test_metaflows_own_tracing_and_ours_make_one_trace(place: Place) -> None:
     assert elsewhere == {"cli/run"}, "which began before there was a run"
     assert said(finished, layout.SPAN) == []
     assert set(Counter(span.span_id for span, _, _ in received.scoped_spans()).values()) == {1}
+
+
+def test_opentelemetry_instrument_and_ours_make_one_trace_and_say_nothing_twice(place: Place) -> None:
+    """Its providers are left alone; of a logging record that both would send, ours is sent, which survives a kill."""
+    file = place.write(
+        flow("""
+            import logging
+            from opentelemetry import trace
+            with trace.get_tracer("x").start_as_current_span("by user code"):
+                logging.getLogger("mine").warning("said once")
+            print("provider", type(trace.get_tracer_provider()).__module__)
+            """)
+    )
+    wrapper = Path(sys.executable).parent / "opentelemetry-instrument"
+    with Endpoint() as endpoint:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+        process = subprocess.Popen(
+            [wrapper, sys.executable, file, "--no-pylint", "run"],
+            cwd=place.path,
+            env=place.environ(variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        finished = place.finish(process)
+        assert finished.code == 0, finished.stderr + finished.stdout
+        finished.wait_delivered()
+    received = Received(finished, endpoint.messages)
+    assert "provider opentelemetry.sdk.trace" in finished.stdout
+    assert "said once" not in finished.stderr + finished.stdout, "as under the wrapper without us"
+    span = received.span("by user code")
+    assert span.parent_span_id.hex() == received.attempt_id
+    assert span.trace_id == received.span("start").trace_id
+    assert said(finished, layout.SPAN) == []
+    assert endpoint.said["said once"] == 1
+    assert set(endpoint.span_ids.values()) == {1}
+
+
+def test_spans_of_user_code_are_part_of_the_tree(place: Place) -> None:
+    """Golden, and below the caller's span where the launcher was started in one."""
+    source = """
+        from opentelemetry import trace
+        tracer = trace.get_tracer("tree")
+        with tracer.start_as_current_span("load") as load:
+            with tracer.start_as_current_span("read"):
+                pass
+        with tracer.start_as_current_span("train", links=[trace.Link(load.get_span_context())]):
+            raise ValueError("no luck")
+        """
+    caller = "0af7651916cd43dd8448eb211c80319c"
+    metaflow = {name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")}
+    telemetry = run(place.write(flow(source)), env={**metaflow, "TRACEPARENT": f"00-{caller}-b7ad6b7169203331-01"})
+    assert telemetry.tree() == inspect.cleandoc("""
+        RUN OneFlow failure ValueError ERROR < start (error_origin)
+          start failure ValueError ERROR origin
+            load
+              read
+            train ERROR < load
+        """)
+    assert {span.context.trace_id for span in telemetry.spans} == {int(caller, 16)}
+
+
+@pytest.mark.parametrize(("sampler", "arrive"), [("always_off", 0), ("always_on", 1)])
+def test_spans_of_user_code_follow_the_runs_sampling(place: Place, sampler: str, arrive: int) -> None:
+    """Decided by the shipper, for the run as a whole."""
+    source = """
+        from opentelemetry import trace
+        trace.get_tracer("x").start_span("of user code").end()
+        """
+    metaflow = {name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")}
+    telemetry = run(place.write(flow(source)), env={**metaflow, "OTEL_TRACES_SAMPLER": sampler})
+    assert [span.name for span in telemetry.spans].count("of user code") == arrive
 
 
 # Drift guards: what we stand on is partly the API's private affair.

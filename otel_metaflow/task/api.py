@@ -11,6 +11,7 @@ of StopIteration in its first `get_tracer` (opentelemetry/util/_providers.py).
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from typing import Any, Callable, List, Optional, Sequence
@@ -74,6 +75,21 @@ def offer(to: Outlet) -> None:
         if name in sys.modules:
             _answer(name)
     sys.meta_path.insert(0, _Watch())
+
+
+@guarded
+def mute_repeaters() -> None:
+    """Keep `opentelemetry-instrument` from sending the logging records that the journal holds a second time.
+
+    It is configured by the variables that configure the shipper, so both send to one endpoint. Its handler stays
+    where it is, for without any on root `logging` would begin to print warnings to stderr.
+    """
+    exporter = os.environ.get("OTEL_LOGS_EXPORTER", "").strip() or "otlp"
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if "opentelemetry.instrumentation.auto_instrumentation" in sys.modules and exporter == "otlp" and endpoint:
+        for handler in logging.getLogger().handlers:
+            if type(handler).__name__ == "LoggingHandler" and type(handler).__module__.startswith("opentelemetry."):
+                handler.setLevel(sys.maxsize)
 
 
 @guarded

@@ -115,6 +115,8 @@ class Attempt:
             self._traceparent, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
         )
         api.offer(self._outlet)
+        if tap is not None:
+            api.mute_repeaters()
 
     def watch_metadata(self, metadata: Any) -> None:
         """See the error of an artifact that cannot be pickled: no hook is called for it.
