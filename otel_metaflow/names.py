@@ -62,10 +62,10 @@ HOST_NAME = _called("resource", "host.name", "string", "", _DEVELOPMENT)
 HOST_ARCH = _called("resource", "host.arch", "string", "", _DEVELOPMENT)
 OS_TYPE = _called("resource", "os.type", "string", "", _DEVELOPMENT)
 PROCESS_PID = _called(
-    "resource, logs",
+    "resource, logs, user",
     "process.pid",
     "int",
-    "of the attempt; on a record, of the child process that wrote it",
+    "of the attempt; on a record or a span of user code, of the child process that wrote it",
     _DEVELOPMENT,
 )
 PROCESS_RUNTIME_NAME = _called("resource", "process.runtime.name", "string", "", _DEVELOPMENT)
@@ -249,6 +249,9 @@ LINK_TYPE = _called(
     "input (read from), retry (the attempt before), clone, resume, trigger, error_origin (from the run)",
 )
 
+# Spans of user code: ours
+SPAN_UNFINISHED = _called("user", "metaflow.span.unfinished", "boolean", "nobody ended it; closed with its attempt")
+
 # Logs: conventions
 LOG_IOSTREAM = _called("logs", "log.iostream", "string", "stdout, stderr", _DEVELOPMENT)
 LOG_RECORD_UID = _called(
@@ -344,6 +347,7 @@ def page() -> str:
     """`docs/names.md`."""
     lines = [_HEAD.rstrip()]
     for title, found in (("Resource", "resource"), ("Spans of attempts", "attempt"), ("Spans of runs", "run"),
+                         ("Spans of user code, besides what it gives them", "user"),
                          ("Links", "links"), ("Log records", "logs"), ("Metric points", "metrics")):  # fmt: skip
         rows = [name for name in CATALOG if found in name.on.split(", ")]
         lines += ["", f"## {title}", "", "| attribute | type | status | what |", "|---|---|---|---|"]

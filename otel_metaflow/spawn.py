@@ -15,6 +15,7 @@ from otel_metaflow.journal import layout
 
 _STAMP = ".tidied"
 _TIDY_EVERY = 3600.0
+_WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
 
 def is_shipping(folder: Path) -> bool:
@@ -81,10 +82,13 @@ def _detached(module: str, folder: Path, log: IO[bytes]) -> None:
 
 
 def _environment() -> Dict[str, str]:
-    """Our environment, with a PYTHONPATH that means the same in another folder."""
+    """Our environment, with a PYTHONPATH that means the same in another folder.
+
+    `opentelemetry-instrument` works by a folder on that path. It is meant for the flow: the shipper's own
+    requests would become spans.
+    """
     env = dict(os.environ)
     if env.get("PYTHONPATH"):
-        env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in env["PYTHONPATH"].split(os.pathsep))
-    # An instrumentation wrapper that was put around the flow is not meant for the shipper.
-    env.pop("OTEL_PYTHON_AUTO_INSTRUMENTATION_ENABLED", None)
+        parts = [os.path.abspath(part) for part in env["PYTHONPATH"].split(os.pathsep)]
+        env["PYTHONPATH"] = os.pathsep.join(part for part in parts if not part.endswith(_WRAPPER))
     return env

@@ -193,4 +193,5 @@ class _Tree:
         kind = (link.attributes or {}).get(names.LINK_TYPE)
         target = self._spans.get(link.context.span_id)
         name = self._name(target) if target is not None else "another run"
-        return name if kind == "input" else f"{name} ({kind})"
+        # The links of user code's own spans are of no kind.
+        return name if kind in ("input", None) else f"{name} ({kind})"

@@ -152,8 +152,10 @@ class Endpoint:
             self.messages.append(message)
             if path == _LOGS:
                 for record in _logs(message):
-                    uid = next(each.value.string_value for each in record.attributes if each.key == "log.record.uid")
-                    self.uids[uid] += 1
+                    # Others who send here too give their records no name.
+                    self.uids.update(
+                        each.value.string_value for each in record.attributes if each.key == "log.record.uid"
+                    )
                     self.said[record.body.string_value] += 1
             elif path == _TRACES:
                 self.span_ids.update(span.span_id.hex() for span, _ in _spans(message))

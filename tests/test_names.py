@@ -70,6 +70,7 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
     flow = place.write("""
         import logging
         from metaflow import FlowSpec, catch, current, parallel, resources, retry, step
+        from opentelemetry import trace
         class NamesFlow(FlowSpec):
             @step
             def start(self):
@@ -100,6 +101,7 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
                 self.next(self.end)
             @step
             def end(self):
+                trace.get_tracer("user").start_span("left open")
                 raise RuntimeError("at last")
         if __name__ == "__main__":
             NamesFlow()
@@ -125,7 +127,8 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
             for name, value in span.attributes.items()
             if name not in (names.STEP_NAME, names.TASK_ID, names.ATTEMPT)
         }
-        look("run" if span.name.startswith("RUN ") else "attempt", own)
+        is_ours = span.instrumentation_scope.name == names.SCOPE
+        look(("run" if span.name.startswith("RUN ") else "attempt") if is_ours else "user", own)
         for link in span.links:
             look("links", {names.LINK_TYPE: link.attributes[names.LINK_TYPE]})
     for log in told.logs:

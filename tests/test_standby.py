@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ from collectors import free_ports
 from endpoint import Endpoint
 from running import Finished, Place, eventually
 
-from otel_metaflow import standby
+from otel_metaflow import spawn, standby
 
 FLOW = """
     from metaflow import FlowSpec, otel, step
@@ -139,3 +140,14 @@ def test_an_environment_is_handed_to_nobody_through_a_folder_that_others_can_rea
     assert not standby.ask(tmp_path, {})
     assert not waiting.has_request()
     waiting.take()
+
+
+def test_a_wrapper_around_the_flow_is_not_one_around_its_shipper(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`opentelemetry-instrument` would make spans of the requests that deliver."""
+    from opentelemetry.instrumentation import auto_instrumentation
+
+    wrapper = Path(inspect.getfile(auto_instrumentation)).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(wrapper), str(tmp_path)]))
+    assert spawn._environment()["PYTHONPATH"] == str(tmp_path)

@@ -50,7 +50,7 @@ class Cursor:
 
 
 class LogEntry(NamedTuple):
-    """One log record to be: a record of the journal (kind line or log) and its unique name."""
+    """One log record to be: a record of the journal (kind line, log or record) and its unique name."""
 
     uid: str
     record: Dict[str, Any]
@@ -138,6 +138,8 @@ class AttemptLogs:
         if record["kind"] == layout.LINE:
             self._consume_report(record)
             return not record.get("covered")
+        if record["kind"] == layout.RECORD:
+            return True
         return record["kind"] == layout.LOG and not self._is_forwarded_twice(record)
 
     def _consume_report(self, record: Dict[str, Any]) -> None:

@@ -28,11 +28,15 @@ LOST_MARK = "lost"
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
 
-# Kinds of records. Of a task: start, line, log, end. Of the launcher: start, step, line, clone, launch, exit,
-# end and closed in its own file, line in the output files.
+# Kinds of records. Of a task: start, line, log, end, and what user code says through OpenTelemetry: span,
+# metric, record (of the logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in
+# its own file, line in the output files.
 START = "start"
 LINE = "line"
 LOG = "log"
+SPAN = "span"
+METRIC = "metric"
+RECORD = "record"
 END = "end"
 STEP = "step"
 CLONE = "clone"

@@ -8,11 +8,14 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Deque, Dict, Iterator, NamedTuple, Optional
 
+from otel_metaflow.journal import layout
+
 # How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
 CHUNK = 1 << 18
 # Not `json.loads`, which looks for the encoding and for white space first: that takes as long as the rest.
 _decode = json.JSONDecoder().raw_decode
-_LOGS = (b'{"kind":"line"', b'{"kind":"log"')
+_SAID = tuple(f'{{"kind":"{kind}"'.encode() for kind in (layout.SPAN, layout.METRIC))
+_PASSED = (*(f'{{"kind":"{kind}"'.encode() for kind in (layout.LINE, layout.LOG, layout.RECORD)), *_SAID)
 # Half a character, such as os.fsdecode makes of bytes that are no UTF-8: JSON can hold it, OTLP cannot.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -28,15 +31,22 @@ class Entry(NamedTuple):
 class Tail:
     """Follows one journal from an offset, a whole line at a time."""
 
-    def __init__(self, path: Path, offset: int = 0, *, facts_only: bool = False, counted: int = 0) -> None:
-        """Begin at `offset`; with `facts_only`, pass over lines and logs without the cost of parsing them.
+    def __init__(
+        self, path: Path, offset: int = 0, *, facts_only: bool = False, only: str = "", counted: int = 0
+    ) -> None:
+        """Begin at `offset`.
 
-        What is corrupt before `counted` was counted by an earlier reader.
+        With `facts_only`, pass over what may be many, lines, logs and what user code said, without the cost
+        of parsing it; with `only`, over all other kinds. What is corrupt before `counted` was counted by an
+        earlier reader.
         """
         self.path = path
         self.offset = offset
         self.corrupt = 0
+        self.said = 0
+        """With `facts_only`: where the last span or metric of user code ended that was passed over."""
         self._facts_only = facts_only
+        self._only = f'{{"kind":"{only}"'.encode() if only else b""
         self._counted = counted
         self._damage: Deque[int] = deque()
 
@@ -61,7 +71,11 @@ class Tail:
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].split(b"\n")[:-1]:
             start, self.offset = self.offset, self.offset + len(line) + 1
-            if self._facts_only and line.startswith(_LOGS):
+            if self._facts_only and line.startswith(_PASSED):
+                if line.startswith(_SAID):
+                    self.said = self.offset
+                continue
+            if self._only and not line.startswith(self._only):
                 continue
             record = parse(line)
             if record is not None:
@@ -120,7 +134,7 @@ def _whole(value: Any) -> Any:
 
 
 def facts(path: Path) -> Iterator[Dict[str, Any]]:
-    """All records of `path` that are neither lines nor logs."""
+    """All records of `path` but lines, logs and what user code said through OpenTelemetry."""
     tail = Tail(path, facts_only=True)
     before = -1
     while tail.offset != before:

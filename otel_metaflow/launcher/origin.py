@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Dict, Iterable, List, Mapping
 
-# https://www.w3.org/TR/trace-context/#traceparent-header; ids of nothing but zeros are invalid.
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+from otel_metaflow import traceparent
+
 # What a step may ask of the machine, and the decorators that ask.
 _ASKED = ("cpu", "gpu", "memory")
 _ASKING = ("resources", "kubernetes", "batch")
@@ -17,9 +16,9 @@ def describe(environ: Mapping[str, str]) -> Dict[str, Any]:
     from metaflow import current
 
     facts: Dict[str, Any] = {}
-    traceparent = environ.get("TRACEPARENT", "").strip().lower()
-    if _TRACEPARENT.fullmatch(traceparent):
-        facts["traceparent"] = traceparent
+    joined = traceparent.read(environ)
+    if joined:
+        facts["traceparent"] = joined
     resumed = current.get("origin_run_id")
     if resumed and resumed != "None":
         facts["origin"] = str(resumed)

@@ -12,12 +12,13 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence
 
-from otel_metaflow import closing, handover, resource, secrets, settings, spawn
+from otel_metaflow import closing, handover, ids, resource, secrets, settings, spawn, traceparent
 from otel_metaflow.guard import guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
 from otel_metaflow.launcher import origin
 from otel_metaflow.launcher.output import Output, watch_clones, watch_workers
+from otel_metaflow.task import api
 from otel_metaflow.task.attempt import say_lost, say_unwritable
 
 _run: Optional[Run] = None
@@ -57,6 +58,7 @@ class Run:
         guarded(watch_workers)(self._output, self._streams_of)
         guarded(watch_clones)(self._output, self._streams_of)
         self._output.tap_launcher()
+        api.lead(traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
         for problem in self.environment.problems:
             say(problem)
         self.ensure_shipper()

@@ -18,7 +18,7 @@ from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.settings import Destination, Settings
-from otel_metaflow.shipper import exporters, sampling
+from otel_metaflow.shipper import exporters, sampling, users
 from otel_metaflow.shipper.events import Events
 from otel_metaflow.shipper.exporters import Exporter
 from otel_metaflow.shipper.files import Files
@@ -72,7 +72,7 @@ class Delivery:
         self._follow()
         self._is_sampled = sampling.is_sampled(self.run, environment)
         self._keeps_failed = environment.keep_failed
-        redaction = Redaction(environment.redact)
+        redaction = self._redaction = Redaction(environment.redact)
         self._resources = Resources(self.run, sampled=self._is_sampled or self._keeps_failed)
         pulse = Pulse()
         self._spans = Spans(home, self.run, self._resources, redaction, pulse, detail=environment.detail)
@@ -80,6 +80,10 @@ class Delivery:
         self._records = LogRecords(self.run, self._resources, environment.redact)
         self._metrics = Metrics(self.run, self._resources)
         self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
+        self._users = {
+            "traces": users.UserRecords(folder, layout.SPAN, self._cursor),
+            "metrics": users.UserRecords(folder, layout.METRIC, self._cursor),
+        }
         self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
         self.wake = wake
         self.lanes = {
@@ -175,7 +179,9 @@ class Delivery:
     def _all_read(self) -> bool:
         """Whether the journals hold nothing that was not handed to a lane."""
         self._follow()
-        if not self._run_over or (self._files is not None and not self._files.at_end()):
+        if not self._run_over or not self._users_are_read():
+            return False
+        if self._files is not None and not self._files.at_end():
             return False
         lane = self.lanes.get("logs")
         return lane is None or lane.is_parked or self._logs_are_read()
@@ -187,7 +193,13 @@ class Delivery:
 
     def _feed(self) -> bool:
         fed = False
-        for signal, batch in (("logs", self._log_batch), ("traces", self._span_batch), ("metrics", self._metric_batch)):
+        for signal, batch in (
+            ("logs", self._log_batch),
+            ("traces", partial(self._user_batch, "traces", users.spans)),
+            ("traces", self._span_batch),
+            ("metrics", partial(self._user_batch, "metrics", users.metrics)),
+            ("metrics", self._metric_batch),
+        ):
             lane = self.lanes.get(signal)
             if lane is not None and lane.is_idle:
                 made = batch()
@@ -267,6 +279,29 @@ class Delivery:
 
     def _is_untold(self, event: str) -> bool:
         return self._is_new("events", event)
+
+    def _user_batch(self, signal: str, convert: Callable[..., Any]) -> Optional[Batch]:
+        """What user code said through OpenTelemetry, as it was said."""
+        if signal == "traces" and not self._sends_spans():
+            return None
+        cursors: Dict[str, Cursor] = {}
+        said = self._users[signal].take(self.run.attempts, self._facts, cursors, _MOST_RECORDS, _MOST_BYTES)
+        if not said:
+            return None
+
+        def settled(bad: int) -> None:
+            self.checkpoint.cursors.update(cursors)
+            self._settled_batch(signal, len(said), bad)
+
+        return Batch(said, settled, lambda part: convert(part, self._resources.of_attempt, self._redaction))
+
+    def _users_are_read(self) -> bool:
+        """Whether all that user code said is with a lane, as far as there is one that takes it."""
+        return all(
+            records.is_read(self.run.attempts, self._facts)
+            for signal, records in self._users.items()
+            if signal in self.lanes and not self.lanes[signal].is_parked and (signal != "traces" or self._sends_spans())
+        )
 
     def _span_batch(self) -> Optional[Batch]:
         if not self._sends_spans():
@@ -365,4 +400,4 @@ class Delivery:
 
 def _cost(record: Dict[str, Any]) -> int:
     """About how many bytes a record takes in a request."""
-    return len(record.get("body", "")) + 400
+    return len(str(record.get("body", ""))) + 400

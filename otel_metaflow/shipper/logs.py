@@ -11,12 +11,13 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
-from otel_metaflow.shipper import structured
+from otel_metaflow.shipper import structured, users
 from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
@@ -68,11 +69,13 @@ class LogRecords:
         self._origins: Dict[Tuple[Optional[AttemptKey], bool], _Origin] = {}
 
     def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
-        """The log record of a line or logging record of an attempt."""
+        """The log record of a line, of a logging record, or of one of the logs API, of an attempt."""
         origin = self._origin(attempt)
         attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{origin.span_id}-{uid}"}
         if record["kind"] == layout.LOG:
             return self._of_logging(record, attributes, origin)
+        if record["kind"] == layout.RECORD:
+            return self._of_api(record, attributes, origin)
         return self._of_line(record, attributes, origin, _STDIO)
 
     def of_launcher(self, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
@@ -144,6 +147,26 @@ class LogRecords:
         # Not through the handler: SDKs before 1.45 empty lists of mixed types, and all of them take their time.
         made.log_record.attributes = {**(made.log_record.attributes or {}), **extra, **attributes}
         return ReadableLogRecord(made.log_record, origin.resource, made.instrumentation_scope, made.limits)
+
+    def _of_api(self, record: Dict[str, Any], attributes: Dict[str, Any], origin: _Origin) -> ReadableLogRecord:
+        """As user code emitted it through the logs API."""
+        context = origin.context
+        if record.get("spanId"):
+            context = set_span_in_context(NonRecordingSpan(users.span_context(record)), Context())
+        if "pid" in record:
+            attributes[names.PROCESS_PID] = record["pid"]
+        severity = record.get("severityNumber")
+        made = LogRecord(
+            timestamp=record["timeUnixNano"],
+            observed_timestamp=record.get("observedTimeUnixNano"),
+            context=context,
+            severity_number=SeverityNumber(severity) if severity is not None else None,
+            severity_text=record.get("severityText"),
+            body=self._redaction.value(record.get("body")),
+            attributes={**self._redaction.attributes(record.get("attributes") or {}), **attributes},
+            event_name=record.get("eventName"),
+        )
+        return ReadableLogRecord(made, origin.resource, users.scope(record, self._redaction))
 
     def _of_line(
         self,

@@ -1,25 +1,12 @@
-"""Metrics of attempts and runs, recorded through the SDK, one provider a step.
-
-Delta by default: a cumulative point of a process that lives once would be its first and its last, and
-back ends drop the first. OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE says otherwise where set.
-"""
+"""Metrics of attempts and runs, recorded through the SDK, one provider a step."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any, Dict, List, Sequence, Tuple
 
-from opentelemetry.sdk.metrics import (
-    Counter,
-    Histogram,
-    MeterProvider,
-    ObservableCounter,
-    ObservableGauge,
-    ObservableUpDownCounter,
-    UpDownCounter,
-)
-from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, ResourceMetrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, ResourceMetrics
 from opentelemetry.sdk.metrics.view import (
     ExplicitBucketHistogramAggregation,
     ExponentialBucketHistogramAggregation,
@@ -27,7 +14,7 @@ from opentelemetry.sdk.metrics.view import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_metaflow import __version__, names
+from otel_metaflow import __version__, names, temporality
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.shipper.resources import Resources
@@ -63,7 +50,7 @@ class _Recorder:
     """A meter of one resource, read on demand."""
 
     def __init__(self, resource: Resource) -> None:
-        self._reader = InMemoryMetricReader(preferred_temporality=_temporality())
+        self._reader = InMemoryMetricReader(preferred_temporality=temporality.preferred())
         provider = MeterProvider(
             metric_readers=[self._reader], resource=resource, shutdown_on_exit=False, views=_views()
         )
@@ -155,25 +142,8 @@ def _bounded(error_type: str) -> str:
     return error_type if error_type in _BOUNDED_ERRORS else "_OTHER"
 
 
-def _temporality() -> Dict[type, AggregationTemporality]:
-    """The preference, as https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/ defines its values."""
-    preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta").strip().lower()
-    delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
-    summing = cumulative if preference == "cumulative" else delta
-    observable = delta if preference not in ("cumulative", "lowmemory") else cumulative
-    return {
-        Counter: summing,
-        Histogram: summing,
-        ObservableCounter: observable,
-        UpDownCounter: cumulative,
-        ObservableUpDownCounter: cumulative,
-        ObservableGauge: cumulative,
-    }
-
-
 def _views() -> List[View]:
-    chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "").strip().lower()
-    if chosen == "base2_exponential_bucket_histogram":
+    if temporality.prefers_exponential():
         return [View(instrument_name=name, aggregation=ExponentialBucketHistogramAggregation()) for name in _HISTOGRAMS]
     return [
         View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(boundaries=bounds))

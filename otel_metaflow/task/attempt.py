@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from otel_metaflow import handover, secrets
+from otel_metaflow import handover, ids, secrets, traceparent
 from otel_metaflow.guard import contain, guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
-from otel_metaflow.task import lineage, usage
+from otel_metaflow.task import api, lineage, usage
 from otel_metaflow.task.logs import LoggingTap, describe_exception
 
 # Bound before user code runs, which may put others in their place.
@@ -45,9 +45,14 @@ class Attempt:
         self._ended = False
         self._taps: Iterable[StreamTap] = ()
         self._logging: Optional[LoggingTap] = None
+        self._traceparent = ""
+        self._outlet: Optional[api.Outlet] = None
 
     def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
         """Write the first record and begin to listen to stdout, stderr and logging."""
+        run = fields["flow"], fields["run"]
+        span_id = ids.attempt_span_id(*run, fields["step"], fields["task"], fields["attempt"], fields["namespace"])
+        self._traceparent = traceparent.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id)
         self._journal.append(
             layout.START,
             {
@@ -103,6 +108,16 @@ class Attempt:
         self._mask.add(secrets.known(os.environ))
         secrets.tell(self._folder / layout.SECRETS_PIPE, self._mask.values)
 
+    def offer_api(self) -> None:
+        """Be there for user code that uses OpenTelemetry, and for the subprocesses it starts."""
+        tap = self._logging
+        self._outlet = api.Outlet(
+            self._traceparent, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
+        )
+        api.offer(self._outlet)
+        if tap is not None:
+            api.mute_repeaters()
+
     def watch_metadata(self, metadata: Any) -> None:
         """See the error of an artifact that cannot be pickled: no hook is called for it.
 
@@ -131,6 +146,8 @@ class Attempt:
         if self._ended or _getpid() != self._pid:
             return
         self._ended = True
+        if self._outlet is not None:
+            self._outlet.close()
         error = self._exception or sys.exc_info()[1]
         hide_frames(error)
         fields: Dict[str, Any] = {

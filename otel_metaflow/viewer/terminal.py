@@ -31,6 +31,8 @@ _GIVEN_UP = {
     "corrupt": "lost in a damaged journal",
 }
 _BAR = 30
+# From which severity on a record is an error: logging.ERROR, and the logs API's.
+_ERROR = {layout.LOG: 40, layout.RECORD: 17}
 # How wide lines are where there is no terminal to fit in, as in a pipe.
 _WIDE = 200
 
@@ -100,7 +102,7 @@ def _counts(folder: Path, attempt: Attempt) -> str:
     counts: Counter[str] = Counter()
     for entry in logs.read(attempt.last_seen, final=True):
         counts["all"] += 1
-        if entry.record["kind"] == layout.LOG and entry.record.get("severityNumber", 0) >= 40:  # noqa: PLR2004 - logging.ERROR
+        if entry.record.get("severityNumber", 0) >= _ERROR.get(entry.record["kind"], 1):
             counts["errors"] += 1
     return f"{counts['all']}" + (f" ({counts['errors']} errors)" if counts["errors"] else "")
 
