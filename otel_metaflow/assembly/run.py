@@ -32,6 +32,11 @@ class Attempt:
         return self.clone is not None
 
     @property
+    def is_within_another(self) -> bool:
+        """Whether another task started it, as that of a `@parallel` step does: no launcher tells its end."""
+        return "within" in (self.start or {})
+
+    @property
     def inputs(self) -> List[layout.AttemptKey]:
         """The attempts that it read from; of a very wide join only some, see `input_count`."""
         named = (self.start or {}).get("inputs") or []

@@ -150,24 +150,27 @@ class Delivery:
 
     def _follow(self) -> None:
         """Take in what the journals say besides log lines."""
+        # The launcher's first: what it says of an attempt's end comes after all that the attempt said.
+        self._take_in(self.folder / layout.RUN_FILE)
         for path in sorted(self.folder.glob("*.jsonl")):
-            if path.name in self._read_out:
-                continue
-            tail = self._facts.get(path.name)
             key = layout.attempt_key(path.name)
-            if tail is None:
-                tail = self._facts[path.name] = Tail(path, facts_only=True)
-                if key is not None:
-                    self.run.attempt(key)
+            if key is None or path.name in self._read_out:
+                continue
+            self.run.attempt(key)
             if key in self._settled:
                 self._read_out.add(path.name)  # after this last look
-            while True:
-                before = tail.offset
-                for entry in tail.read():
-                    self.run.add(path.name, entry.record)
-                if tail.offset == before:
-                    break
+            self._take_in(path)
         self._settle()
+
+    def _take_in(self, path: Path) -> None:
+        tail = self._facts.get(path.name)
+        if tail is None:
+            tail = self._facts[path.name] = Tail(path, facts_only=True)
+        before = -1
+        while tail.offset != before:
+            before = tail.offset
+            for entry in tail.read():
+                self.run.add(path.name, entry.record)
 
     def _settle(self) -> None:
         """Find the attempts, and the run, of which nothing more will be heard."""
@@ -177,7 +180,7 @@ class Delivery:
                 continue
             # The launcher's word comes after all that it read from the task; where it will not speak, because it
             # is gone or because another task started this one (@parallel), the process's end decides.
-            unheard = launcher_gone or attempt.launch is None
+            unheard = launcher_gone or attempt.is_within_another
             if attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running()):
                 self._settled.add(key)
         self._run_over = launcher_gone and len(self._settled) == len(self.run.attempts)

@@ -227,8 +227,10 @@ def begin(
     mask = secrets.Mask(secrets.known(os.environ))
     made = Attempt(journal, mask, handed.folder, output, is_parallel=bool(getattr(node, "parallel_step", False)))
     outer = os.environ.get(handover.WITHIN)
-    if outer and Path(outer).parent == handed.folder and Path(outer) != journal.path:
-        made.echo_to(Path(outer))
+    is_within = bool(outer) and Path(str(outer)).parent == handed.folder and Path(str(outer)) != journal.path
+    if is_within:
+        made.echo_to(Path(str(outer)))
+        described["within"] = Path(str(outer)).name
     sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
     made.start(
         {

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, FrozenSet, List, Optional, Tuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_metaflow import ids, spawn
+from otel_metaflow import spawn
+from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Attempt, Run, load
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.layout import AttemptKey
 
 _STYLES = {
     "success": "green",
@@ -23,6 +25,7 @@ _STYLES = {
     "error": "red",
     "timeout": "red",
     "cancellation": "yellow",
+    "skip": "dim",
     "running": "cyan",
 }
 _GIVEN_UP = {
@@ -30,15 +33,17 @@ _GIVEN_UP = {
     "unwritten": "lost, the journal took no more",
     "corrupt": "lost in a damaged journal",
 }
-_BAR = 30
 # From which severity on a record is an error: logging.ERROR, and the logs API's.
 _ERROR = {layout.LOG: 40, layout.RECORD: 17}
+_BAR = 30
+# What a bar is made of: waiting to be launched, starting and loading, user code, storing.
+_WAIT, _START, _CODE, _STORE = "·", "░", "█", "▒"
 # How wide lines are where there is no terminal to fit in, as in a pipe.
 _WIDE = 200
 
 
 def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
-    """Print the run in `folder`."""
+    """Print the run in `folder`: its outcome, shape, attempts, what decided how long it took, and use by step."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=_WIDE, highlight=False)
@@ -52,48 +57,170 @@ def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
             f"  {_seconds(run.ended_at - run.started_at)}  started {_clock(run.started_at)}",
         )
     )
-    console.print(Text(f"trace {ids.trace_id(run.key.flow, run.key.run, run.key.namespace)}", style="dim"))
+    console.print(Text(f"trace {run.trace_id}", style="dim"))
+    if run.steps:
+        console.print(Text(f"shape {shape(run)}"))
+    if run.origin:
+        console.print(Text(f"resumes {run.key.flow}/{run.origin}"))
+    failure = story.failure_origin(run)
+    if failure is not None:
+        console.print(Text(f"failed first: {_name(failure)}: {_first_line(failure.error_message)}", style="red"))
     if run.attempts:
-        console.print(_waterfall(folder, run))
+        path = story.critical_path(run)
+        console.print(_waterfall(folder, run, path))
+        console.print(
+            Text(f"bar: {_WAIT} waiting  {_START} starting  {_CODE} user code  {_STORE} storing", style="dim")
+        )
+        console.print(Text(_decisive(path)))
+        console.print(_use(run))
     else:
         console.print("no attempt was recorded")
     console.print(Text(_delivery(folder), style="dim"))
 
 
-def _waterfall(folder: Path, run: Run) -> Table:
+def shape(run: Run) -> str:
+    """The steps of the flow from start to end: side by side in parentheses, a foreach with its width."""
+    following = {step: list(record.get("next") or ()) for step, record in run.steps.items()}
+    depth: Dict[str, int] = {}
+
+    def place(step: str, level: int, above: FrozenSet[str]) -> None:
+        if step in above or depth.get(step, -1) >= level:  # a step that leads back to itself stays where it is
+            return
+        depth[step] = level
+        for after in following.get(step, ()):
+            place(after, level + 1, above | {step})
+
+    led_to = {after for steps in following.values() for after in steps}
+    for step in following:
+        if step not in led_to:
+            place(step, 0, frozenset())
+    width = Counter(key.step for key in {AttemptKey(key.step, key.task, 0) for key in run.attempts})
+    levels: Dict[int, List[str]] = {}
+    for step, level in depth.items():
+        again = " ↺" if step in following.get(step, ()) else ""
+        count = width.get(step, 0)
+        levels.setdefault(level, []).append(step + (f"[{count}]" if count > 1 else "") + again)
+    return " > ".join(names[0] if len(names) == 1 else f"({' | '.join(names)})" for _, names in sorted(levels.items()))
+
+
+def _waterfall(folder: Path, run: Run, path: story.CriticalPath) -> Table:
     last = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()))
     span = max(1, last - run.started_at)
-    rows = [_row(folder, run, attempt, span) for attempt in run.in_order]
+    decisive = {attempt.key for attempt in path.attempts}
+    rows = [_row(folder, run, attempt, span, is_decisive=attempt.key in decisive) for attempt in run.in_order]
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    for index, name in enumerate(("attempt", "result", "took", "when", "logs")):
-        # Only the error gives way where the terminal is narrow.
+    for index, name in enumerate(("attempt", "result", "waited", "took", "when", "logs")):
+        # Only the note gives way where the terminal is narrow.
         width = max(len(name), *(len(row[index]) for row in rows))
-        table.add_column(name, no_wrap=True, min_width=width, justify="right" if name in ("took", "logs") else "left")
-    table.add_column("error", no_wrap=True, overflow="ellipsis")
+        right = name in ("waited", "took", "logs")
+        table.add_column(name, no_wrap=True, min_width=width, justify="right" if right else "left")
+    table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _row(folder: Path, run: Run, attempt: Attempt, span: int) -> Tuple[Text, ...]:
+def _row(folder: Path, run: Run, attempt: Attempt, span: int, *, is_decisive: bool) -> Tuple[Text, ...]:
     state = "running" if attempt.end is None and attempt.is_running() else attempt.result
     style = _STYLES[state]
-    retry = f" retry {attempt.key.attempt}" if attempt.key.attempt else ""
-    error = "" if state == "running" else (attempt.error_message or "").partition("\n")[0]
+    waited = story.queue_time(run, attempt)
     return (
-        Text(f"{attempt.key.step}/{attempt.key.task}{retry}"),
+        Text(f"{'*' if is_decisive else ' '} {_name(attempt)}"),
         Text(state, style=style),
+        Text("" if waited is None else _seconds(waited)),
         Text(_seconds(attempt.ended_at - attempt.started_at)),
-        Text(_bar(attempt, run.started_at, span), style=style),
+        Text(_bar(run, attempt, waited or 0, span), style=style),
         Text(_counts(folder, attempt)),
-        Text(error),
+        Text("" if state == "running" else _note(run, attempt)),
     )
 
 
-def _bar(attempt: Attempt, start: int, span: int) -> str:
-    begin = min(_BAR - 1, int((attempt.started_at - start) / span * _BAR))
-    length = max(1, round((attempt.ended_at - attempt.started_at) / span * _BAR))
-    return (" " * max(0, begin) + "█" * length)[:_BAR].ljust(_BAR)
+def _name(attempt: Attempt) -> str:
+    return f"{attempt.key.step}/{attempt.key.task}" + (f" retry {attempt.key.attempt}" if attempt.key.attempt else "")
+
+
+def _note(run: Run, attempt: Attempt) -> str:
+    """Why it failed, and what became of that; or whence it was taken."""
+    if attempt.clone is not None:
+        return f"cloned from {run.key.flow}/{attempt.clone['originRun']}"
+    if attempt.failed:
+        more = " (tried again)" if story.following(run, attempt) is not None else ""
+        return _first_line(attempt.error_message) + more
+    if (attempt.end or {}).get("caught"):
+        return f"caught {attempt.exception.get('type')}: {_first_line(str(attempt.exception.get('message')))}"
+    return ""
+
+
+def _first_line(text: Optional[str]) -> str:
+    return (text or "").partition("\n")[0]
+
+
+def _bar(run: Run, attempt: Attempt, waited: int, span: int) -> str:
+    """Where on the run's time the attempt lies, and what it did when."""
+    end = attempt.end or {}
+    began = int(end.get("codeStart") or (attempt.start or {}).get("timeUnixNano") or attempt.ended_at)
+    left = int(end.get("codeEnd") or attempt.ended_at)
+    parts = (
+        (attempt.started_at - waited, attempt.started_at, _WAIT),
+        (attempt.started_at, began, _START),
+        (began, left, _CODE),
+        (left, attempt.ended_at, _STORE),
+    )
+
+    def column(at: int) -> int:
+        return min(_BAR, max(0, round((at - run.started_at) / span * _BAR)))
+
+    cells = [" "] * _BAR
+    for start, stop, mark in parts:
+        cells[column(start) : column(stop)] = mark * (column(stop) - column(start))
+    if set(cells) == {" "}:  # too short for any
+        cells[min(_BAR - 1, column(attempt.started_at))] = _CODE
+    return "".join(cells)
+
+
+def _decisive(path: story.CriticalPath) -> str:
+    """What decided how long the run took: the attempts that are marked."""
+    if not path.attempts:
+        return "critical path: nothing ran"
+    waiting = f", {_seconds(path.waiting)} of it waiting" if path.waiting else ""
+    return f"critical path * {_seconds(path.duration)}{waiting}: {' > '.join(path.steps)}"
+
+
+def _use(run: Run) -> Table:
+    """What the attempts of each step used, the largest of them, beside what the step asked for."""
+    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    for name in ("step", "attempts", "cpu s", "cores", "asked", "memory", "asked", "read", "written"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "step" else "right")
+    steps: Dict[str, List[Attempt]] = {}
+    for attempt in run.in_order:
+        if not attempt.is_cloned:
+            steps.setdefault(attempt.key.step, []).append(attempt)
+    for step, attempts in steps.items():
+        asked = run.steps.get(step, {}).get("asked") or {}
+        cpu = [float(one.usage.get("cpu", 0)) for one in attempts]
+        cores = [
+            used / max(0.001, (one.ended_at - one.started_at) / 1e9) for used, one in zip(cpu, attempts, strict=True)
+        ]
+        table.add_row(
+            step,
+            str(len(attempts)),
+            f"{sum(cpu):.2f}",
+            f"{max(cores):.2f}",
+            f"{asked['cpu']:g}" if "cpu" in asked else "",
+            _bytes(max(int(one.usage.get("memoryPeak", 0)) for one in attempts)),
+            _bytes(int(asked["memory"] * (1 << 20))) if "memory" in asked else "",
+            _bytes(sum(int(one.usage.get("read", 0)) for one in attempts)),
+            _bytes(sum(int(one.usage.get("written", 0)) for one in attempts)),
+        )
+    return table
+
+
+def _bytes(count: int) -> str:
+    """As people say sizes; nothing for none."""
+    for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.0f} {unit}" if count >= 10 * size else f"{count / size:.1f} {unit}"
+    return f"{count} B" if count else ""
 
 
 def _counts(folder: Path, attempt: Attempt) -> str:
