@@ -644,6 +644,32 @@ def test_spans_of_user_code_follow_the_runs_sampling(place: Place, sampler: str,
     assert [span.name for span in telemetry.spans].count("of user code") == arrive
 
 
+def test_a_record_that_cannot_be_read_costs_itself_alone(place: Place) -> None:
+    """Of a later version, or made by a program of somebody's own that knows the format by half."""
+    body = """
+        from opentelemetry import metrics, trace
+        trace.get_tracer("x").start_span("before").end()
+        with open(os.environ["OTEL_METAFLOW_WITHIN"], "a") as journal:
+            for kind in ("span", "metric", "record"):
+                journal.write('{"kind":"%s","timeUnixNano":1,"severityNumber":99,"body":{"odd":true}}\\n' % kind)
+                journal.write('{"kind":"%s","timeUnixNano":1,"scope":{"name":7},"spanId":"zz"}\\n' % kind)
+        trace.get_tracer("x").start_span("after").end()
+        metrics.get_meter("x").create_counter("counted").add(1)
+        """
+    metaflow = {name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")}
+    telemetry = run(place.write(flow(body)), env=metaflow)
+    assert telemetry.exit_code == 0, telemetry.stderr + telemetry.stdout
+    assert {"before", "after"} <= {span.name for span in telemetry.spans}
+    names = {
+        metric.name
+        for data in telemetry.metrics
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert "counted" in names
+
+
 # Drift guards: what we stand on is partly the API's private affair.
 
 

@@ -5,6 +5,7 @@ Its log records go the way of all log records (assembly/logs.py, logs.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.shipper.redaction import Redaction
 
 Record = Dict[str, Any]
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,12 @@ class _UserSpan(ReadableSpan):
 
 
 def spans(said: Sequence[Said], resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> List[ReadableSpan]:
-    """The spans of records of kind span."""
-    return [span(each.record, resource_of(each.attempt), redaction) for each in said]
+    """The spans of records of kind span; one that cannot be read, of another version perhaps, is passed over."""
+    made: List[ReadableSpan] = []
+    for each in said:
+        with contextlib.suppress(*_UNREADABLE):
+            made.append(span(each.record, resource_of(each.attempt), redaction))
+    return made
 
 
 def span(record: Record, resource: Resource, redaction: Redaction) -> ReadableSpan:
@@ -200,11 +206,13 @@ def _link(link: Record, redaction: Redaction) -> Link:
 
 
 def metrics(said: Sequence[Said], resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> MetricsData:
-    """The metrics of records of kind metric, by attempt and scope."""
+    """The metrics of records of kind metric, by attempt and scope; one that cannot be read is passed over."""
     grouped: Dict[Resource, Dict[InstrumentationScope, List[Metric]]] = {}
     for each in said:
-        by_scope = grouped.setdefault(resource_of(each.attempt), {})
-        by_scope.setdefault(scope(each.record, redaction), []).append(_metric(each.record, redaction))
+        with contextlib.suppress(*_UNREADABLE):
+            metric = _metric(each.record, redaction)
+            by_scope = grouped.setdefault(resource_of(each.attempt), {})
+            by_scope.setdefault(scope(each.record, redaction), []).append(metric)
     return MetricsData(
         [
             ResourceMetrics(
