@@ -18,12 +18,12 @@ export BUILDAH_ISOLATION ?= chroot
 go_flags = -trimpath -ldflags='-s -w'
 go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 
-.PHONY: collector collector-run collector-test collector-generate vendors image
+.PHONY: collector collector-run collector-test collector-generate vendors image bench-collector
 
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-OURS := destinations origin
+OURS := destinations origin gate
 collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
@@ -39,6 +39,9 @@ collector-run: $(COLLECTOR) ## run it with the shipped configuration
 collector-test: ## tests of its Go code
 	$(foreach module,$(OURS),cd $(CURDIR)/collector/$(module) && go vet ./... && go test ./... &&) true
 
+bench-collector: $(COLLECTOR) $(VENDORS) ## what an outage of a vendor costs, and what the collector carries
+	.venv/bin/python bench/outages.py
+
 # The builder's own `go mod download` asks for modules that no build needs and that not every
 # proxy has, so it only writes the sources, and `go build` resolves them. Not every module is in
 # the checksum database either: the sums that get committed are what is checked from then on.
@@ -47,6 +50,8 @@ collector-generate: ## write its Go module anew, after a change of version or ma
 	cd collector/destinations && go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy
 	cd collector/origin && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
+	cd collector/gate && go get $(foreach module,component config/configoptional config/configretry consumer exporter pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+		$(foreach module,connector exporter/exporterhelper,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	$(call generate,collector,$(COLLECTOR))
 	$(call generate,tests/vendors,$(VENDORS))
 

@@ -180,6 +180,12 @@ TASK_MEMORY_PEAK = _called(
     "int, By",
     "resident, of the process or its largest child; of all together where samples of a long attempt saw more",
 )
+TASK_GPU_MEMORY_PEAK = _called(
+    "attempt",
+    "metaflow.task.gpu.memory.peak",
+    "int, By",
+    "of devices, in the samples of a long attempt, where `nvidia-smi` answers",
+)
 TASK_IO_READ = _called("attempt", "metaflow.task.io.read", "int, By", "from storage, where the kernel tells")
 TASK_IO_WRITE = _called("attempt", "metaflow.task.io.write", "int, By", "to storage, where the kernel tells")
 ASKED_CPU = _called(
@@ -277,6 +283,12 @@ TASK_ELAPSED = _called(
 )
 TASK_MEMORY = _called(
     "metaflow.task.heartbeat", "metaflow.task.memory.usage", "int, By", "resident, of the process and its descendants"
+)
+TASK_GPU_MEMORY = _called(
+    "metaflow.task.heartbeat", "metaflow.task.gpu.memory.usage", "int, By", "of devices, where `nvidia-smi` answers"
+)
+TASK_GPU_UTILIZATION = _called(
+    "metaflow.task.heartbeat", "metaflow.task.gpu.utilization", "double", "of those devices, from 0 to 1"
 )
 
 # Events

@@ -5,7 +5,7 @@
     def test_the_tree_of_my_flow():
         telemetry = run("examples/hello.py")
         assert telemetry.exit_code == 0
-        assert telemetry.tree().splitlines() == ["RUN HelloFlow success", "  start success", "  end success < start"]
+        assert "  greet success < start" in telemetry.tree().splitlines()
 
 The flow runs as its user would run it, in a process of its own, with `--with otel`; nothing is sent anywhere.
 Needs no test framework.

@@ -21,7 +21,7 @@ import struct
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -83,6 +83,7 @@ class Endpoint:
         tls: trustme.LeafCert | None = None,
         pace: float = 0.02,
         seed: int = 0,
+        flaps: Sequence[str] = (),
         most_bytes: int | None = None,
     ) -> None:
         self.fault = fault
@@ -95,7 +96,7 @@ class Endpoint:
         self.span_ids: Counter[str] = Counter()
         self._news = threading.Condition()
         self._released = threading.Event()
-        self._flaps = _flaps(protocol, seed)
+        self._flaps = _flaps(flaps or _FLAPS[protocol], seed)
         server = _Grpc if protocol == "grpc" else _Http
         self._server = server(self, port, tls, pace, most_bytes)
         self.port = self._server.port
@@ -178,12 +179,12 @@ def _spans(message: Any) -> Iterator[tuple[Any, Any]]:
                 yield span, resource.resource
 
 
-def _flaps(protocol: str, seed: int) -> Iterator[str]:
+def _flaps(faults: Sequence[str], seed: int) -> Iterator[str]:
     """Up for a few requests, down for a few, without end; the same for the same seed."""
     dice = random.Random(seed)
     while True:
         yield from ["ok"] * dice.randint(1, _MOST_IN_A_ROW)
-        yield from [dice.choice(_FLAPS[protocol])] * dice.randint(1, _MOST_IN_A_ROW)
+        yield from [dice.choice(faults)] * dice.randint(1, _MOST_IN_A_ROW)
 
 
 def _response(path: str, fault: str) -> Any:

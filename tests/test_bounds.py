@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +377,38 @@ def test_a_read_only_folder_costs_the_telemetry_and_says_so_once(place: Place, p
     assert seen(finished) == seen(plain)
     (line,) = [line for line in finished.stderr.splitlines() if "otel: " in line]
     assert f"cannot write journals in {place.home} (Read-only file system)" in line
+
+
+def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, plain: Finished) -> None:
+    """Also where a shipper was killed in between: what it had counted is not counted again."""
+    shutil.copytree(plain.home, place.home, ignore=shutil.ignore_patterns("*.pipe"))
+    finished = replace(plain, home=place.home)
+    (journal,) = finished.folder.glob("start.*.0.jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    damage = b'{"kind":"line","timeUnixNano":17\n'
+    for where in (2500, 2000, 100):  # beside what goes into the first batch, and in it
+        lines.insert(where, damage)
+    journal.write_bytes(b"".join(lines))
+    with Endpoint() as endpoint:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+        with (finished.folder / layout.SHIPPER_LOG).open("ab") as log:
+            shipper = subprocess.Popen(
+                [sys.executable, "-m", "otel_metaflow.shipper", str(finished.folder)],
+                env=place.environ(environment), stdout=log, stderr=log,
+            )  # fmt: skip
+        eventually(lambda: finished.checkpoint.delivered.get("logs"))
+        shipper.kill()
+        shipper.wait()
+        shipped = place.cli("ship", f"{finished.flow}/{finished.run}", env=environment)
+        assert shipped.returncode == 0, shipped.stderr
+        assert {f"line {number}" for number in range(3000)} <= set(endpoint.said)
+        dropped = [
+            (point_of["signal"], point_of["reason"], point.as_int)
+            for point_of, point in points(endpoint, "metaflow.telemetry.dropped")
+        ]
+    assert dropped == [("logs", "corrupt", 3)]
+    assert finished.checkpoint.given_up == {("logs", "corrupt"): 3}
+    assert "3 logs lost in a damaged journal" in place.cli("view", f"{finished.flow}/{finished.run}").stdout
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(0, 1_500))

@@ -217,9 +217,10 @@ def test_a_vendor_that_is_away_neither_holds_up_nor_doubles_the_other(tmp_path: 
     assert [len(items) for items in everything(vendors.datadog)] == [4, 4, 4]
 
 
-def test_the_queue_survives_a_crash(tmp_path: Path, vendors: Vendors) -> None:
-    """What was accepted while Splunk was away is on disk, and delivered by the next collector."""
-    environment = vendors.splunk_environment
+@pytest.mark.parametrize("route", ["splunk", "datadog", "datadog_otlp"])
+def test_the_queue_survives_a_crash(tmp_path: Path, vendors: Vendors, route: str) -> None:
+    """What was accepted while the vendor was away is on disk, and delivered by the next collector."""
+    environment = getattr(vendors, f"{route}_environment")
     vendors.stop()
     collector = Collector(tmp_path, environment)
     with collector:
@@ -227,9 +228,23 @@ def test_the_queue_survives_a_crash(tmp_path: Path, vendors: Vendors) -> None:
         collector.wait_for_output("Exporting failed", timeout=10)
         collector.kill()
     with Vendors(tmp_path / "vendors", vendors.ports) as again, Collector(tmp_path, environment):
-        again.wait_for(lambda: all(everything(again.splunk)))
-    assert {log.body for log in again.splunk.logs()} == {"a line", "train ended"}
-    assert {span.trace_id for span in again.splunk.spans()} == {sent.trace_id}
+        vendor = getattr(again, route)
+        again.wait_for(lambda: all(everything(vendor)))
+    assert {log.body for log in vendor.logs()} == {"a line", "train ended"}
+    assert {span.trace_id for span in vendor.spans()} == {sent.trace_id}
+
+
+def test_datadogs_exporter_loses_nothing_by_a_crash_after_it_took_it(tmp_path: Path, vendors: Vendors) -> None:
+    """What it has in memory only, spans for up to five seconds, is on disk still."""
+    collector = Collector(tmp_path, vendors.datadog_environment)
+    with collector:
+        sent = send(collector, "http/protobuf")
+        vendors.wait_for(vendors.datadog.metrics)
+        collector.kill()
+    with Collector(tmp_path, vendors.datadog_environment):
+        vendors.wait_for(lambda: all(everything(vendors.datadog)))
+    assert {log.body for log in vendors.datadog.logs()} == {"a line", "train ended"}
+    assert {span.trace_id for span in vendors.datadog.spans()} == {sent.trace_id}
 
 
 def test_health(tmp_path: Path) -> None:

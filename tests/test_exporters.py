@@ -308,3 +308,27 @@ def test_an_exporter_that_cannot_be_built_parks_the_lane_and_says_why() -> None:
     assert made.is_parked
     assert "OTEL_EXPORTER_OTLP_TIMEOUT" in made.trouble
     assert not ledger.settled
+
+
+def test_a_lane_that_leaves_waits_for_the_answer_that_is_due_and_sends_nothing_more() -> None:
+    """Or what was on its way would be sent again by the next shipper, and come twice."""
+    wake, go = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def exporter(batch: Sequence[int]) -> Answer:
+        calls.append(len(batch))
+        go.wait(30)
+        return LATER
+
+    ledger = Ledger()
+    made = Lane("logs", lambda: exporter, wake)
+    made.offer(ledger.batch(range(10)))
+    made.is_leaving = True
+    assert made.is_sending
+    go.set()
+    assert wake.wait(30)
+    made.step()
+    made.close()
+    assert not made.is_sending
+    assert not made.is_done
+    assert calls == [10]

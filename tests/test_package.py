@@ -84,7 +84,7 @@ def test_every_way_of_switching_it_on_works(
 @pytest.mark.parametrize(
     ("decorator", "message"),
     [
-        ("@otel(colour='red')", "@otel has no option 'colour'; allowed are attributes and logs"),
+        ("@otel(colour='red')", "@otel has no option 'colour'; allowed are attributes, logs, foreach_value"),
         ("@otel(logs=['stdin'])", "allows any of stdout, stderr, logging; 'stdin' is none"),
         ("@otel(logs=3)", "must be a list of any of stdout, stderr, logging, not int"),
         ("@otel(attributes=['a'])", "must be a dictionary such as"),

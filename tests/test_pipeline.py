@@ -65,22 +65,28 @@ def empty_lines(finished: Finished) -> int:
     return sum(line.endswith(")]") or line.rstrip().endswith(")]") for line in finished.stdout.splitlines())
 
 
+def short(name: str) -> str:
+    """The name of a span. Datadog's resources, for want of a service per flow, begin with the flow's name."""
+    return "RUN FanoutFlow" if name == "FanoutFlow" else name.removeprefix("FanoutFlow/")
+
+
 def assert_spans(vendor: Vendor, finished: Finished, trace_id: str, run_span_id: str) -> None:
-    by_name = Counter(span.name for span in vendor.spans())
+    by_name = Counter(short(span.name) for span in vendor.spans())
     assert by_name == {**ATTEMPTS, "RUN FanoutFlow": 1}
     for span in vendor.spans():
         assert span.trace_id == trace_id
         assert span.attributes["metaflow.flow.name"] == "FanoutFlow"
         assert span.attributes["metaflow.run.id"] == finished.run
-        if span.name == "RUN FanoutFlow":
+        name = short(span.name)
+        if name == "RUN FanoutFlow":
             assert span.span_id == run_span_id
             continue
-        step, task, attempt = span.name, span.attributes["metaflow.task.id"], int(span.attributes["metaflow.attempt"])
+        step, task, attempt = name, span.attributes["metaflow.task.id"], int(span.attributes["metaflow.attempt"])
         assert span.attributes["metaflow.step.name"] == step
         assert span.parent_id == run_span_id
         assert span.span_id == ids.attempt_span_id("FanoutFlow", finished.run, step, task, attempt)
     (failed,) = [span for span in vendor.spans() if span.status == "error"]
-    assert (failed.name, failed.attributes["metaflow.attempt"]) == ("work", "0")
+    assert (short(failed.name), failed.attributes["metaflow.attempt"]) == ("work", "0")
     assert failed.attributes["error.type"] == "RuntimeError"
 
 
@@ -107,7 +113,7 @@ def assert_logs(vendor: Vendor, finished: Finished, trace_id: str) -> None:
 
 def assert_metrics(vendor: Vendor, finished: Finished) -> None:
     metrics = [metric for metric in vendor.metrics() if metric.name.startswith("metaflow.")]
-    assert all(metric.attributes["metaflow.run.id"] == finished.run for metric in metrics)
+    assert not any("metaflow.run.id" in metric.attributes for metric in metrics), "each run would be a paid dimension"
     attempts: Counter[str] = Counter()
     for metric in metrics:
         if metric.name == "metaflow.task.duration":

@@ -87,8 +87,8 @@ def test_a_second_run_is_served_by_the_shipper_of_the_first_in_its_own_words(sta
         again = standing.run(second.url)
         again.wait_delivered()
         assert shippers(standing.place) == [pid]
-        assert (first.bodies["a line"], second.bodies["a line"]) == (1, 1)
-        assert len(second.spans) == 2
+        assert (first.said["a line"], second.said["a line"]) == (1, 1)
+        assert len(second.span_ids) == 2
 
 
 def test_runs_in_an_outage_gather_no_shippers_and_are_all_delivered_after_it(standing: Standing) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from otel_metaflow.assembly import lines
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
@@ -160,3 +161,14 @@ def test_damage_costs_only_the_lines_it_touches(tmp_path: Path, damage: bytes, c
     path.write_bytes(b"".join(good)[:cut])
     whole = b"".join(good)[:cut].count(b"\n")
     assert len(list(Tail(path).read())) == whole
+
+
+def test_reports_that_nobody_will_read_are_not_remembered_for_ever() -> None:
+    """A launcher that was killed, or whose journal is full, leaves a task that goes on to report."""
+    stream = lines.Subtraction()
+    for number in range(lines.MOST_WAITING + 1_000):
+        stream.report(1, lines.Report(f"line {number}", 8, SECOND + number))
+    assert stream._waiting == lines.MOST_WAITING
+    assert len(stream._texts) == lines.MOST_WAITING
+    list(stream.release(SECOND, final=True))
+    assert stream.unread == lines.MOST_WAITING + 1_000

@@ -96,7 +96,7 @@ ODD_RUNS = {
     ),
     "python -O": Odd(env={"PYTHONOPTIMIZE": "2"}),
     "python -I": Odd(python=["-I"]),
-    "python -W error": Odd(env={"PYTHONWARNINGS": "error"}),
+    "python -W error::UserWarning": Odd(env={"PYTHONWARNINGS": "error::UserWarning"}),
     "python -X dev": Odd(env={"PYTHONDEVMODE": "1"}),
     "locale C": Odd(env={"LC_ALL": "C", "LANG": "C"}),
     "ascii": Odd(env={"PYTHONIOENCODING": "ascii:backslashreplace"}),

@@ -143,10 +143,12 @@ func ids(list any) []string {
 	return found
 }
 
-// nameOf is what follows the slash in an id: datadog.otlp of logs/datadog.otlp.
+// nameOf is what follows the slash in an id, destination and route: datadog.otlp of logs/datadog.otlp
+// and of logs/datadog.otlp.again, for a route may take more than one pipeline.
 func nameOf(id string) string {
 	_, name, _ := strings.Cut(id, "/")
-	return name
+	parts := strings.SplitN(name, ".", 3)
+	return strings.Join(parts[:min(2, len(parts))], ".")
 }
 
 // dropDeadEnds takes connectors that no kept pipeline receives from any more out of the

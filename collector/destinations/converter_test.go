@@ -86,6 +86,9 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 				pipelines = append(pipelines, signal)
 				for _, name := range strings.Fields(test.pipelines) {
 					pipelines = append(pipelines, signal+"/"+name)
+					if name == "datadog.exporter" {
+						pipelines = append(pipelines, signal+"/datadog.exporter.gate")
+					}
 				}
 			}
 			for _, name := range strings.Fields(test.pipelines) {
@@ -102,7 +105,7 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 				}
 			}
 			if strings.Contains(test.pipelines, "datadog.exporter") {
-				connectors = append([]string{"datadog/stats"}, connectors...)
+				connectors = append(append([]string{"datadog/stats"}, connectors...), "metaflow_gate/datadog")
 			}
 			if got := keys(conf, "connectors"); got != strings.Join(connectors, " ") {
 				t.Errorf("connectors: %s", got)

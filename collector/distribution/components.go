@@ -34,6 +34,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	otlpreceiver "go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
+	gate "otel-metaflow.local/gate"
 	origin "otel-metaflow.local/origin"
 )
 
@@ -135,6 +136,7 @@ func components() (otelcol.Factories, error) {
 		forwardconnector.NewFactory(),
 		datadogconnector.NewFactory(),
 		routingconnector.NewFactory(),
+		gate.NewFactory(),
 	)
 	if err != nil {
 		return otelcol.Factories{}, err
@@ -143,6 +145,7 @@ func components() (otelcol.Factories, error) {
 		forwardconnector.NewFactory().Type(): "go.opentelemetry.io/collector/connector/forwardconnector v0.144.0",
 		datadogconnector.NewFactory().Type(): "github.com/open-telemetry/opentelemetry-collector-contrib/connector/datadogconnector v0.144.0",
 		routingconnector.NewFactory().Type(): "github.com/open-telemetry/opentelemetry-collector-contrib/connector/routingconnector v0.144.0",
+		gate.NewFactory().Type():             "otel-metaflow.local/gate v0.0.0",
 	})
 
 	return factories, nil

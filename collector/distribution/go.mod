@@ -41,6 +41,7 @@ require (
 	go.opentelemetry.io/collector/receiver/otlpreceiver v0.144.0
 	go.opentelemetry.io/collector/service v0.144.0
 	otel-metaflow.local/destinations v0.0.0
+	otel-metaflow.local/gate v0.0.0
 	otel-metaflow.local/origin v0.0.0
 )
 
@@ -412,3 +413,5 @@ require (
 replace otel-metaflow.local/destinations => ../destinations
 
 replace otel-metaflow.local/origin => ../origin
+
+replace otel-metaflow.local/gate => ../gate

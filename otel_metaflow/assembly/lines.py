@@ -25,6 +25,9 @@ HOLD = 200_000_000
 HOLD_SUSPICIOUS = 3_000_000_000
 # Without anything read for so long, the pipe is empty and every reported line has been through it.
 IDLE = 1_000_000_000
+# So many reports wait at most: more lines than a pipe of 64 KB holds, and the launcher puts aside, are on their
+# way to nobody. Without a bound, a launcher that was killed would have the shipper remember all that followed.
+MOST_WAITING = 70_000
 # So many waiting reports are looked at for a garbled line; more are waiting only while the launcher lags.
 _MOST_LOOKED_AT = 256
 
@@ -94,6 +97,11 @@ class Subtraction:
         reports.append(report)
         self._texts[report.text] = self._texts.get(report.text, 0) + 1
         self._waiting += 1
+        if self._waiting > MOST_WAITING:
+            newest, oldest = self._newest_taken, self._reports[pid].popleft()
+            self._taken(oldest)
+            self._newest_taken = newest
+            self.unread += 1
 
     def read(self, raw: Raw) -> None:
         """A line was read from the pipe."""

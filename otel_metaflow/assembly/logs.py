@@ -74,8 +74,9 @@ class AttemptLogs:
 
     @property
     def corrupt(self) -> int:
-        """How many lines of the two journals were no records."""
-        return self._task.corrupt + self._output.corrupt
+        """How many lines of the two journals were no records, before what `cursor()` says."""
+        task, output = self._handed_out()
+        return self._task.corrupt_before(task) + self._output.corrupt_before(output)
 
     @property
     def unread(self) -> int:
@@ -84,11 +85,14 @@ class AttemptLogs:
 
     def cursor(self) -> Cursor:
         """Where to go on from after what was handed out so far."""
-        task = self._entries[0].start if self._entries else self._task.offset
-        output = self._raw[0].start if self._raw else self._output.offset
+        task, output = self._handed_out()
         held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
         sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
         return Cursor(self._clean, sent, sorted(held | self._unread))
+
+    def _handed_out(self) -> Tuple[int, int]:
+        task = self._entries[0].start if self._entries else self._task.offset
+        return task, self._raw[0].start if self._raw else self._output.offset
 
     def may_begin(self, attempt: Attempt) -> bool:
         """Whether it is known of whom the records speak: the task's first record was read, or there is none yet."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Deque, Dict, Iterator, NamedTuple, Optional
 
 from otel_metaflow.journal import layout
 
@@ -47,6 +48,7 @@ class Tail:
         self._facts_only = facts_only
         self._only = f'{{"kind":"{only}"'.encode() if only else b""
         self._counted = counted
+        self._damage: Deque[int] = deque()
 
     def read(self, limit: int = CHUNK) -> Iterator[Entry]:
         """Yield the records of at most about `limit` bytes and move on past each.
@@ -80,6 +82,13 @@ class Tail:
                 yield Entry(record, start, self.offset)
             elif line and start >= self._counted:
                 self.corrupt += 1
+                self._damage.append(start)
+
+    def corrupt_before(self, offset: int) -> int:
+        """How many corrupt lines were met before `offset`, which only grows from call to call."""
+        while self._damage and self._damage[0] < offset:
+            self._damage.popleft()
+        return self.corrupt - len(self._damage)
 
     def at_end(self) -> bool:
         """Whether nothing whole is left to read now."""

@@ -18,6 +18,8 @@ from otel_metaflow.journal import layout
 
 # How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
+# How long it tries to deliver what others left behind, each: it has just found the endpoint up.
+_LINGER_OTHERS = 2.0
 # Behind the run, but not in the scheduler's idle class: a step that keeps all cores busy would starve it there.
 _NICE = 10
 # How long it leaves the cores to the run before it begins, in seconds: a line may take one to be on its way.
@@ -119,7 +121,7 @@ def _ship(folder: Path, lock: int, waiting: standby.Standby, wake: threading.Eve
     for other in unfinished(environment.home):
         held = spawn.try_lock(other)
         if held is not None:
-            ship(environment, other, linger=0.0)
+            ship(environment, other, linger=_LINGER_OTHERS)
             os.close(held)
 
 

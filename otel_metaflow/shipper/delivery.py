@@ -115,6 +115,7 @@ class Delivery:
 
     def _work(self, linger: float, give_way: Callable[[], bool]) -> None:
         since: Optional[float] = None
+        is_leaving = False
         while True:
             self.wake.clear()
             self._follow()
@@ -130,10 +131,16 @@ class Delivery:
                 break
             if self._run_over and self._trouble():
                 since = since or time.monotonic()
-                if time.monotonic() - since > linger or give_way():
+                if give_way():
                     break
+                is_leaving = is_leaving or time.monotonic() - since > linger
             else:
                 since = None
+            if is_leaving:
+                for lane in self.lanes.values():
+                    lane.is_leaving = True
+                if not any(lane.is_sending for lane in self.lanes.values()):
+                    break
             if not fed:
                 self.wake.wait(_POLL)
 
@@ -177,8 +184,9 @@ class Delivery:
         if self._files is not None and not self._files.at_end():
             return False
         lane = self.lanes.get("logs")
-        if lane is None or lane.is_parked:
-            return True
+        return lane is None or lane.is_parked or self._logs_are_read()
+
+    def _logs_are_read(self) -> bool:
         return self._launcher_lines.at_end() and all(self._attempt_logs(key).at_end() for key in self.run.attempts)
 
     # Feeding the lanes
@@ -351,7 +359,7 @@ class Delivery:
     def _logs_are_over(self) -> bool:
         """Whether it is known how many log records were given up."""
         lane = self.lanes.get("logs")
-        return lane is None or lane.is_parked or (lane.is_idle and self._all_read())
+        return lane is None or lane.is_parked or (lane.is_idle and self._logs_are_read())
 
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:

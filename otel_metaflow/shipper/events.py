@@ -124,11 +124,14 @@ class Events:
         sample = self._pulse.of(attempt)
         if sample is None:
             return
-        facts = {
+        facts: Dict[str, Any] = {
             names.TASK_ELAPSED: float(elapsed),
             names.TASK_MEMORY: sample.memory,
             names.TASK_CPU_TIME: sample.cpu,
         }
+        if sample.gpu is not None:
+            facts[names.TASK_GPU_MEMORY] = sample.gpu.memory
+            facts[names.TASK_GPU_UTILIZATION] = sample.gpu.utilization
         yield Event(
             f"beat {number}",
             lambda: self._of_attempt(

@@ -46,6 +46,7 @@ class Lane:
         self.signal = signal
         self.trouble = ""
         self.is_parked = False
+        self.is_leaving = False  # nothing more is to be sent
         self._build = build
         self._wake = wake
         self._batch: Optional[Batch] = None
@@ -94,7 +95,12 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether the lane can take a batch."""
-        return self._batch is None and not self.is_parked
+        return self._batch is None and not self.is_parked and not self.is_leaving
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether an answer is due: who leaves before it comes sends the same again another time."""
+        return self._sent_at is not None
 
     @property
     def is_busy(self) -> bool:
@@ -135,7 +141,7 @@ class Lane:
                 answer = Answer(Verdict.RETRY, f"did not finish within {_PATIENCE:.0f} s", is_late=True)
             self._sent_at = None
             self._take(answer, took)
-        is_due = self._sent_at is None and time.monotonic() >= self._retry_at
+        is_due = self._sent_at is None and not self.is_leaving and time.monotonic() >= self._retry_at
         if self._batch is not None and not self.is_parked and is_due:
             self._sent_at = time.monotonic()
             self._requests.put(self._batch.wrap(self._next_piece()))

@@ -133,9 +133,8 @@ class LogRecords:
             "levelno": record.get("severityNumber", logging.INFO),
             "levelname": str(record.get("severityText", "")),
             "msg": body if said is None else said.body,
-            **self._redaction.attributes(extra if said is None else {**said.attributes, **extra}),
-            **attributes,
         }
+        extra = self._redaction.attributes(extra if said is None else {**said.attributes, **extra})
         if self._handler is None:
             self._handler = self._make_handler()
         token = attach(origin.context)
@@ -146,6 +145,8 @@ class LogRecords:
         made = self._collector.record
         assert made is not None  # noqa: S101 - the handler emits synchronously
         made.log_record.timestamp = record["timeUnixNano"]
+        # Not through the handler: SDKs before 1.45 empty lists of mixed types, and all of them take their time.
+        made.log_record.attributes = {**(made.log_record.attributes or {}), **extra, **attributes}
         return ReadableLogRecord(made.log_record, origin.resource, made.instrumentation_scope, made.limits)
 
     def _of_api(self, record: Dict[str, Any], attributes: Dict[str, Any], origin: _Origin) -> ReadableLogRecord:

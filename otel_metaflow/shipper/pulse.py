@@ -10,6 +10,7 @@ import psutil
 
 from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.shipper import gpu
 
 # Reading the process tree takes milliseconds, so not with every look at the journals.
 _EVERY = 10.0
@@ -20,6 +21,7 @@ class Sample(NamedTuple):
 
     memory: int
     cpu: float
+    gpu: Optional[gpu.Use] = None
 
 
 class Pulse:
@@ -27,6 +29,7 @@ class Pulse:
 
     def __init__(self) -> None:
         self._peaks: Dict[AttemptKey, int] = {}
+        self._gpu_peaks: Dict[AttemptKey, int] = {}
         self._last: Dict[AttemptKey, tuple[float, Optional[Sample]]] = {}
 
     def of(self, attempt: Attempt) -> Optional[Sample]:
@@ -37,15 +40,22 @@ class Pulse:
             sample = _sample(int((attempt.start or {}).get("pid", 0)))
             self._last[attempt.key] = (now, sample)
             if sample is not None:
-                self._peaks[attempt.key] = max(sample.memory, self._peaks.get(attempt.key, 0))
+                self._peaks[attempt.key] = max(sample.memory, self.peak(attempt.key))
+                if sample.gpu is not None:
+                    self._gpu_peaks[attempt.key] = max(sample.gpu.memory, self.gpu_peak(attempt.key))
         return sample
 
     def peak(self, key: AttemptKey) -> int:
         """The largest memory that any sample of the attempt showed, in bytes; 0 without a sample."""
         return self._peaks.get(key, 0)
 
+    def gpu_peak(self, key: AttemptKey) -> int:
+        """The same of device memory."""
+        return self._gpu_peaks.get(key, 0)
+
 
 def _sample(pid: int) -> Optional[Sample]:
+    seen = set()
     try:
         process = psutil.Process(pid)
         memory, cpu = 0, 0.0
@@ -54,6 +64,7 @@ def _sample(pid: int) -> Optional[Sample]:
                 times = one.cpu_times()
                 memory += one.memory_info().rss
                 cpu += times.user + times.system
+                seen.add(one.pid)
     except (psutil.Error, ValueError):
         return None
-    return Sample(memory, cpu) if memory else None
+    return Sample(memory, cpu, gpu.of(seen)) if memory else None

@@ -52,6 +52,7 @@ class Spans:
             **_place(attempt, run.steps.get(attempt.key.step, {})),
             **_times(run, attempt),
             **_use(attempt, run.steps.get(attempt.key.step, {}), self._pulse.peak(attempt.key)),
+            names.TASK_GPU_MEMORY_PEAK: self._pulse.gpu_peak(attempt.key) or None,
         }
         if isinstance(attributes.get(names.FOREACH_VALUE), str):
             attributes[names.FOREACH_VALUE] = self._redaction.text(attributes[names.FOREACH_VALUE])
