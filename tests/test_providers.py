@@ -512,6 +512,20 @@ def test_a_limit_that_is_no_number_costs_the_spans_and_not_the_step(place: Place
     assert "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer but got many" in finished.stdout
 
 
+def test_looking_for_the_api_is_not_importing_it(place: Place) -> None:
+    """Libraries ask whether it is there before they use it."""
+    body = """
+        import importlib.util
+        assert importlib.util.find_spec("opentelemetry.trace") is not None
+        assert not importlib.util.find_spec("opentelemetry.no_such_module")
+        from opentelemetry import trace
+        trace.get_tracer("x").start_span("found").end()
+        """
+    finished = place.run(flow(body))
+    assert finished.code == 0, finished.stderr + finished.stdout
+    assert [record["name"] for record in said(finished, layout.SPAN)] == ["found"]
+
+
 def test_the_same_seed_gives_other_ids(place: Place) -> None:
     """`random.seed(42)` belongs to the user's model."""
     body = """
