@@ -17,15 +17,26 @@ from typing import Any
 
 import pytest
 from endpoint import Endpoint
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from running import Finished, Place
 
 import otel_metaflow
 from otel_metaflow import ids
+from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.reader import Tail
+from otel_metaflow.journal.reader import Tail, parse
+from otel_metaflow.providers import points, spans
+from otel_metaflow.shipper import users
+from otel_metaflow.shipper.redaction import Redaction
+from otel_metaflow.task import api
 from otel_metaflow.testing import run
 
 SECRET = "correct-horse-battery"
@@ -682,6 +693,98 @@ def test_a_record_that_cannot_be_read_costs_itself_alone(place: Place) -> None:
         for metric in scope.metrics
     }
     assert "counted" in names
+
+
+def test_what_was_measured_survives_an_exit_that_runs_no_handlers(place: Place) -> None:
+    """os._exit, by which forked children leave, and sometimes a step."""
+    body = """
+        from opentelemetry import metrics
+        metrics.get_meter("x").create_counter("counted").add(2)
+        os._exit(3)
+        """
+    finished = place.run(flow(body))
+    assert finished.code == 1
+    (counted,) = said(finished, layout.METRIC)
+    assert counted["sum"]["dataPoints"][0]["asInt"] == 2
+
+
+# From the SDK to the journal and back
+
+ATTRIBUTES = st.dictionaries(
+    st.text(min_size=1),
+    st.one_of(
+        st.text(),
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False),
+        st.booleans(),
+        st.lists(st.text()),
+        st.lists(st.integers(-(2**63), 2**63 - 1)),
+    ),
+    max_size=8,
+)
+
+
+class Written:
+    """A journal in memory, and what a shipper makes of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.outlet = api.Outlet(f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [parse(line.encode()) for line in self.lines]
+
+
+@given(ATTRIBUTES, ATTRIBUTES, st.text(), st.sampled_from(list(trace.SpanKind)))
+def test_a_span_comes_out_of_the_journal_as_it_went_in(
+    attributes: dict[str, Any], more: dict[str, Any], name: str, kind: trace.SpanKind
+) -> None:
+    """Whatever it is called and holds."""
+    written = Written()
+    provider = spans.provider(written.outlet)
+    plain = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(plain))
+    tracer = provider.get_tracer("library", "1", attributes={"of": "scope"})
+    with tracer.start_as_current_span("parent") as parent:
+        span = tracer.start_span(name, kind=kind, attributes=attributes, links=[trace.Link(parent.context, more)])
+        span.add_event(name, more)
+        span.set_status(trace.StatusCode.ERROR, name)
+        span.end()
+    (original, _) = plain.get_finished_spans()
+    made = users.span(written.records()[0], original.resource, Redaction())
+    assert made.to_json() == original.to_json()
+    assert made.instrumentation_scope == original.instrumentation_scope
+
+
+@pytest.mark.parametrize("preference", ["delta", "cumulative", "lowmemory"])
+@pytest.mark.parametrize("buckets", ["explicit_bucket_histogram", "base2_exponential_bucket_histogram"])
+def test_metrics_come_out_of_the_journal_as_they_went_in(
+    monkeypatch: pytest.MonkeyPatch, preference: str, buckets: str
+) -> None:
+    """Each kind of instrument, by the standard variables."""
+    monkeypatch.setattr(os, "_exit", os._exit)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", buckets)
+    written = Written()
+    journal = points.JournalMetrics(written.outlet, lambda: None)
+    meter = journal.provider.get_meter("library", "1")
+    parent = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)))
+    with trace.use_span(parent):  # for exemplars
+        meter.create_counter("counter", unit="1").add(3, {"a": "b"})
+        meter.create_up_down_counter("level").add(-1.5)
+        meter.create_gauge("gauge").set(7)
+        for size in (0, 0.5, 3, 1e9):
+            meter.create_histogram("histogram", description="sizes").record(size, {"n": 1})
+    meter.create_observable_counter("seen", [lambda _: [metrics.Observation(4, {"x": 1.5})]])
+    originals: list[Any] = []
+    read = journal._reader.get_metrics_data
+    monkeypatch.setattr(journal._reader, "get_metrics_data", lambda: originals.append(read()) or originals[-1])
+    journal.write()
+    (original,) = originals
+    said_of = [users.Said(Attempt(layout.AttemptKey("start", "1", 0)), record) for record in written.records()]
+    assert len(said_of) == 5
+    made = users.metrics(said_of, lambda _: original.resource_metrics[0].resource, Redaction())
+    assert encode_metrics(made) == encode_metrics(original)
 
 
 # Drift guards: what we stand on is partly the API's private affair.
