@@ -735,6 +735,16 @@ class Written:
         return [parse(line.encode()) for line in self.lines]
 
 
+class Unmasked(Redaction):
+    """Leaves names and values that look like secrets as they are."""
+
+    def text(self, text: str) -> str:
+        return text
+
+    def value(self, value: Any, name: str = "") -> Any:
+        return value
+
+
 @given(ATTRIBUTES, ATTRIBUTES, st.text(), st.sampled_from(list(trace.SpanKind)))
 def test_a_span_comes_out_of_the_journal_as_it_went_in(
     attributes: dict[str, Any], more: dict[str, Any], name: str, kind: trace.SpanKind
@@ -751,7 +761,7 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
         span.set_status(trace.StatusCode.ERROR, name)
         span.end()
     (original, _) = plain.get_finished_spans()
-    made = users.span(written.records()[0], original.resource, Redaction())
+    made = users.span(written.records()[0], original.resource, Unmasked())
     assert made.to_json() == original.to_json()
     assert made.instrumentation_scope == original.instrumentation_scope
 
