@@ -741,7 +741,7 @@ class Unmasked(Redaction):
     def text(self, text: str) -> str:
         return text
 
-    def value(self, value: Any, name: str = "") -> Any:
+    def value(self, value: Any, name: str = "") -> Any:  # noqa: ARG002
         return value
 
 
