@@ -45,7 +45,7 @@ lint: $(STAMP) ## style, types and import contracts
 
 .PHONY: test
 test: $(STAMP) collector vendors collector-test ## all tests; builds both collectors on the first run
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, about an hour

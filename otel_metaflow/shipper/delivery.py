@@ -67,6 +67,8 @@ class Delivery:
         self.checkpoint.write()
         self._facts: Dict[str, Tail] = {}
         self._settled: Set[layout.AttemptKey] = set()
+        self._read_out: Set[str] = set()  # files of settled attempts that were read to their end
+        self._told_out: Set[layout.AttemptKey] = set()  # attempts of which no log record will come
         self._offered: Set[Tuple[str, str]] = set()  # signal and name of what a lane has, or had
         self._run_over = False
         self._follow()
@@ -149,12 +151,16 @@ class Delivery:
     def _follow(self) -> None:
         """Take in what the journals say besides log lines."""
         for path in sorted(self.folder.glob("*.jsonl")):
+            if path.name in self._read_out:
+                continue
             tail = self._facts.get(path.name)
+            key = layout.attempt_key(path.name)
             if tail is None:
                 tail = self._facts[path.name] = Tail(path, facts_only=True)
-                key = layout.attempt_key(path.name)
                 if key is not None:
                     self.run.attempt(key)
+            if key in self._settled:
+                self._read_out.add(path.name)  # after this last look
             while True:
                 before = tail.offset
                 for entry in tail.read():
@@ -260,8 +266,11 @@ class Delivery:
             if entry.record["kind"] == layout.LINE:
                 yield self._records.of_launcher(entry.record, f"r{entry.start}"), _cost(entry.record)
         for key, attempt in list(self.run.attempts.items()):
+            if key in self._told_out:
+                continue
             logs = self._attempt_logs(key)
             final = key in self._settled
+            before = len(events)
             if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
                 with closing(logs.read(now, final=final)) as entries:
                     try:
@@ -273,6 +282,10 @@ class Delivery:
                 # With the last word on an attempt, so that it is counted once.
                 events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
                 yield event.make(), _EVENT_COST
+            is_told = final and len(events) == before and logs.at_end() and not logs.holds
+            # A failed one may still be followed by another attempt, which is an event too.
+            if is_told and story.is_final(self.run, attempt, run_is_over=self._run_over) is not None:
+                self._told_out.add(key)
         for event in self._events.of_run(self._is_untold, is_over=self._run_over):
             events[event.name] = 0
             yield event.make(), _EVENT_COST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Dict, Mapping, Optional
 
 from opentelemetry.context import Context
@@ -39,9 +40,15 @@ class _HashedResource(Resource):
         return self._hash
 
 
+@lru_cache(maxsize=1)
+def _sdk() -> Mapping[str, Any]:
+    """What the SDK says of itself; asked once, for it starts threads to find out."""
+    found = Resource.create({}).attributes
+    return {name: value for name, value in found.items() if name.startswith("telemetry.sdk.")}
+
+
 def _resource(attributes: Mapping[str, Any]) -> Resource:
-    sdk = {name: value for name, value in Resource.create({}).attributes.items() if name.startswith("telemetry.sdk.")}
-    return _HashedResource({**sdk, **attributes})
+    return _HashedResource({**_sdk(), **attributes})
 
 
 class Resources:
