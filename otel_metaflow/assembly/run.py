@@ -145,9 +145,10 @@ class Attempt:
         A line that the launcher read is there even if the task's own journal was full, and the other way round.
         """
         of_task = (self.end or {}).get("lost", {})
+        records = int(of_task.get(layout.LOG, 0)) + int(of_task.get(layout.RECORD, 0))
         if self.exit is None:
-            return int(of_task.get(layout.LINE, 0)) + int(of_task.get(layout.LOG, 0))
-        return int(of_task.get(layout.LOG, 0)) + max(0, int(self.exit.get("lost", {}).get(layout.LINE, 0)) - unread)
+            return int(of_task.get(layout.LINE, 0)) + records
+        return records + max(0, int(self.exit.get("lost", {}).get(layout.LINE, 0)) - unread)
 
     def is_running(self) -> bool:
         """Whether its process is alive; asked only where no record answers."""

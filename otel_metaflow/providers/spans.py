@@ -8,6 +8,7 @@ import time
 from typing import Any, Dict, Optional
 
 from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -149,7 +150,9 @@ def provider(outlet: Outlet) -> TracerProvider:
     Raises:
         ValueError: a variable of the SDK's has a value that it does not take.
     """
-    made = _Provider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False, id_generator=_Ids())
+    # Older SDKs count their spans in metrics, which would be taken for the user's.
+    meters = NoOpMeterProvider()
+    made = _Provider(ALWAYS_ON, Resource.get_empty(), False, id_generator=_Ids(), meter_provider=meters)
     spans = JournalSpans(outlet)
     made.add_span_processor(spans)
     outlet.at_end(spans.close)

@@ -314,7 +314,7 @@ class Delivery:
     def _users_are_read(self) -> bool:
         """Whether all that user code said is with a lane, as far as there is one that takes it."""
         return all(
-            records.is_read(self.run.attempts, self._facts)
+            records.is_read(self._facts)
             for signal, records in self._users.items()
             if signal in self.lanes and not self.lanes[signal].is_parked and (signal != "traces" or self._sends_spans())
         )

@@ -24,6 +24,7 @@ from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span
 _STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)
 _LAUNCHER = InstrumentationScope(names.SCOPE_LAUNCHER, __version__)
 _BLANK = logging.makeLogRecord({}).__dict__
+_SEVERITIES = {severity.value for severity in SeverityNumber}
 _NUL = "\x00"
 _REPLACEMENT = "\ufffd"
 # Such as 2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] Task is starting. (metaflow/cli.py, logger)
@@ -151,7 +152,7 @@ class LogRecords:
     def _of_api(self, record: Dict[str, Any], attributes: Dict[str, Any], origin: _Origin) -> ReadableLogRecord:
         """As user code emitted it through the logs API."""
         context = origin.context
-        if record.get("spanId"):
+        if record.get("spanId") and record.get("traceId"):
             context = set_span_in_context(NonRecordingSpan(users.span_context(record)), Context())
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
@@ -160,7 +161,7 @@ class LogRecords:
             timestamp=record["timeUnixNano"],
             observed_timestamp=record.get("observedTimeUnixNano"),
             context=context,
-            severity_number=SeverityNumber(severity) if severity is not None else None,
+            severity_number=SeverityNumber(severity) if severity in _SEVERITIES else None,
             severity_text=record.get("severityText"),
             body=self._redaction.value(record.get("body")),
             attributes={**self._redaction.attributes(record.get("attributes") or {}), **attributes},

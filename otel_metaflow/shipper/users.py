@@ -5,10 +5,11 @@ Its log records go the way of all log records (assembly/logs.py, logs.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
@@ -41,6 +42,7 @@ from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.shipper.redaction import Redaction
 
 Record = Dict[str, Any]
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class UserRecords:
         self._tails: Dict[layout.AttemptKey, Tail] = {}
         self._waiting: Dict[layout.AttemptKey, Deque[Entry]] = {}
 
-    def is_read(self, attempts: Mapping[layout.AttemptKey, Attempt], facts: Mapping[str, Tail]) -> bool:
-        """Whether all that `facts` have seen was handed out."""
-        return not any(self._waiting.values()) and not any(self._behind(key, facts) for key in attempts)
+    def is_read(self, facts: Mapping[str, Tail]) -> bool:
+        """Whether all that `facts`, the readers of all else, have passed over was handed out."""
+        return not any(self._waiting.get(key) or self._is_behind(key, fact) for key, fact in _speaking(facts))
 
     def take(
         self,
@@ -77,32 +79,30 @@ class UserRecords:
         """The next records, at most about so many; `cursors` says how far they go."""
         taken: List[Said] = []
         size = 0
-        for key, attempt in list(attempts.items()):
-            for entry in self._entries(key, facts):
+        for key, fact in _speaking(facts):
+            for entry in self._entries(key, fact):
                 cursors[self._name(key)] = Cursor(sent=(entry.end, 0))
-                taken.append(Said(attempt, entry.record))
+                taken.append(Said(attempts[key], entry.record))
                 size += entry.end - entry.start
                 if len(taken) >= most or size >= most_bytes:
                     return taken
         return taken
 
-    def _entries(self, key: layout.AttemptKey, facts: Mapping[str, Tail]) -> Iterator[Entry]:
+    def _entries(self, key: layout.AttemptKey, fact: Tail) -> Iterator[Entry]:
         waiting = self._waiting.setdefault(key, deque())
         while True:
             while waiting:
                 yield waiting.popleft()
-            if not self._behind(key, facts):
+            if not self._is_behind(key, fact):
                 return
             before = self._tail(key).offset
             waiting.extend(self._tail(key).read())
             if self._tail(key).offset == before:  # the file is gone
                 return
 
-    def _behind(self, key: layout.AttemptKey, facts: Mapping[str, Tail]) -> bool:
-        """Whether user code's records lie beyond what was read; without opening the file."""
-        path = layout.attempt_file(self._folder, key)
-        fact = facts.get(path.name)
-        return fact is not None and fact.said > 0 and fact.said > self._tail(key).offset
+    def _is_behind(self, key: layout.AttemptKey, fact: Tail) -> bool:
+        """Whether records of user code lie beyond what was read; without opening the file."""
+        return fact.said > self._tail(key).offset
 
     def _tail(self, key: layout.AttemptKey) -> Tail:
         if key not in self._tails:
@@ -112,6 +112,14 @@ class UserRecords:
 
     def _name(self, key: layout.AttemptKey) -> str:
         return f"{self._kind} {key}"
+
+
+def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Tail]]:
+    """The attempts whose user code said anything: most say nothing, and are not looked at again and again."""
+    for name, fact in facts.items():
+        key = layout.attempt_key(name) if fact.said else None
+        if key is not None:
+            yield key, fact
 
 
 class _UserSpan(ReadableSpan):
@@ -138,8 +146,12 @@ class _UserSpan(ReadableSpan):
 
 
 def spans(said: Sequence[Said], resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> List[ReadableSpan]:
-    """The spans of records of kind span."""
-    return [span(each.record, resource_of(each.attempt), redaction) for each in said]
+    """The spans of records of kind span; one that cannot be read, of another version perhaps, is passed over."""
+    made: List[ReadableSpan] = []
+    for each in said:
+        with contextlib.suppress(*_UNREADABLE):
+            made.append(span(each.record, resource_of(each.attempt), redaction))
+    return made
 
 
 def span(record: Record, resource: Resource, redaction: Redaction) -> ReadableSpan:
@@ -200,11 +212,13 @@ def _link(link: Record, redaction: Redaction) -> Link:
 
 
 def metrics(said: Sequence[Said], resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> MetricsData:
-    """The metrics of records of kind metric, by attempt and scope."""
+    """The metrics of records of kind metric, by attempt and scope; one that cannot be read is passed over."""
     grouped: Dict[Resource, Dict[InstrumentationScope, List[Metric]]] = {}
     for each in said:
-        by_scope = grouped.setdefault(resource_of(each.attempt), {})
-        by_scope.setdefault(scope(each.record, redaction), []).append(_metric(each.record, redaction))
+        with contextlib.suppress(*_UNREADABLE):
+            metric = _metric(each.record, redaction)
+            by_scope = grouped.setdefault(resource_of(each.attempt), {})
+            by_scope.setdefault(scope(each.record, redaction), []).append(metric)
     return MetricsData(
         [
             ResourceMetrics(

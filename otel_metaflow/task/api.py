@@ -110,14 +110,10 @@ def _answer(name: str) -> None:
 class _Watch:
     """A finder that finds nothing itself, and knows when the API's modules have been executed."""
 
-    def __init__(self) -> None:
-        self._waiting = set(_ANSWERS)
-
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """The module's spec as the other finders know it, with the answer behind its execution."""
-        if name not in self._waiting:
+        if name not in _ANSWERS:
             return None
-        self._waiting.discard(name)
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
             spec = find(name, path, target) if find is not None and finder is not self else None
