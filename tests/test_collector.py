@@ -253,17 +253,19 @@ def test_health(tmp_path: Path) -> None:
         assert requests.get(collector.health, timeout=5).json()["status"] == "Server available"
 
 
-def test_every_combination_of_destinations_is_a_valid_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlays", [[], ["filelog"], ["awscloudwatch"], ["filelog", "awscloudwatch"]])
+def test_every_combination_of_destinations_is_a_valid_configuration(tmp_path: Path, overlays: list[str]) -> None:
     """What is left of the shipped configuration is whole, whatever the environment switches off."""
     datadog = {"DD_API_KEY": "abc"}
     splunk = {"SPLUNK_HEC_URL": "https://localhost:8088", "SPLUNK_HEC_TOKEN": "t"}
     otlp = {"OTLP_FORWARD_ENDPOINT": "http://localhost:4318"}
+    configs = [PRODUCT_CONFIG, *(PRODUCT_CONFIG.with_name(f"{name}.yaml") for name in overlays)]
     for chosen in itertools.product([{}, datadog, {**datadog, "DATADOG_ROUTE": "otlp"}], [{}, splunk], [{}, otlp]):
         environment = {"HOME": str(tmp_path)}
         for each in chosen:
             environment |= each
         result = subprocess.run(
-            [PRODUCT, "validate", "--config", PRODUCT_CONFIG],
+            [PRODUCT, "validate", *(f"--config={config}" for config in configs)],
             env=environment,
             capture_output=True,
             text=True,

@@ -80,7 +80,7 @@ def test_the_splunk_forwarder_reads_each_line_as_an_event_of_its_time(text: str)
     inputs, props = conf(AGENTS / "splunk-forwarder/inputs.conf"), conf(AGENTS / "splunk-forwarder/props.conf")
     (monitor,) = inputs.sections()
     assert monitor.startswith("monitor://")
-    assert Path(monitor.removeprefix("monitor://")).name == files.NAME
+    assert fnmatch.fnmatch(f"/var/log/metaflow/{files.NAME}", monitor.removeprefix("monitor://"))
     settings: Any = props[inputs[monitor]["sourcetype"]]
     assert (settings["INDEXED_EXTRACTIONS"], settings["KV_MODE"]) == ("json", "none")
 
@@ -99,12 +99,25 @@ def test_the_splunk_forwarder_reads_each_line_as_an_event_of_its_time(text: str)
 
 @pytest.mark.parametrize("number", [1, 9])
 def test_a_renamed_file_is_no_new_one(number: int) -> None:
-    """What agents watch does not match what a file is renamed to."""
+    """The Agent watches the file in use, and follows it; a forwarder knows a file by its beginning, not by its name."""
     renamed = f"/var/log/metaflow/{files.NAME}.{number}"
     (source,) = yaml.safe_load((AGENTS / "datadog-agent/conf.d/metaflow.d/conf.yaml").read_text())["logs"]
-    (monitor,) = conf(AGENTS / "splunk-forwarder/inputs.conf").sections()
-    for watched in (source["path"], monitor.removeprefix("monitor://"), "/var/log/metaflow/*.jsonl"):
-        assert not fnmatch.fnmatch(renamed, watched)
+    assert not fnmatch.fnmatch(renamed, source["path"])
+    inputs = conf(AGENTS / "splunk-forwarder/inputs.conf")
+    (monitor,) = inputs.sections()
+    assert fnmatch.fnmatch(renamed, monitor.removeprefix("monitor://"))
+    assert not fnmatch.fnmatch("/var/log/metaflow/.lock", monitor.removeprefix("monitor://"))
+    assert "crcSalt" not in inputs[monitor]
+
+
+def test_two_files_do_not_begin_alike(text: str) -> None:
+    """What a forwarder knows a file by: its first bytes hold the record's own id and time."""
+    inputs = conf(AGENTS / "splunk-forwarder/inputs.conf")
+    (monitor,) = inputs.sections()
+    beginning = text[: int(inputs[monitor]["initCrcLength"])]
+    first = json.loads(text.splitlines()[0])
+    assert first["timestamp"] in beginning
+    assert first["span_id"] in beginning
 
 
 def test_the_lambda_forwarder_is_subscribed_and_may_be_called() -> None:

@@ -10,6 +10,7 @@ package gate
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -45,8 +46,13 @@ type Config struct {
 	Retry   configretry.BackOffConfig                                `mapstructure:"retry_on_failure"`
 }
 
-// intakes are Datadog's own addresses, to be followed by the site.
+// Datadog's own addresses, to be followed by the site, and what is asked for there: a proxy may know
+// nothing but the paths that the exporter uses.
 const (
+	logsPath    = "/api/v2/logs"
+	tracesPath  = "/api/v0.2/traces"
+	metricsPath = "/api/v1/validate"
+
 	logsIntake    = "https://http-intake.logs."
 	tracesIntake  = "https://trace.agent."
 	metricsIntake = "https://api."
@@ -80,7 +86,7 @@ func NewFactory() connector.Factory {
 }
 
 func logs(ctx context.Context, set connector.Settings, cfg component.Config, next consumer.Logs) (connector.Logs, error) {
-	g := newGate(cfg.(*Config), cfg.(*Config).Logs, logsIntake)
+	g := newGate(cfg.(*Config), cfg.(*Config).Logs, logsIntake, logsPath)
 	queue, err := exporterhelper.NewLogs(ctx, settings(set), cfg, func(ctx context.Context, data plog.Logs) error {
 		return g.pass(ctx, func(ctx context.Context) error {
 			// A copy: whoever takes it may change it, and it may be needed again.
@@ -93,7 +99,7 @@ func logs(ctx context.Context, set connector.Settings, cfg component.Config, nex
 }
 
 func traces(ctx context.Context, set connector.Settings, cfg component.Config, next consumer.Traces) (connector.Traces, error) {
-	g := newGate(cfg.(*Config), cfg.(*Config).Traces, tracesIntake)
+	g := newGate(cfg.(*Config), cfg.(*Config).Traces, tracesIntake, tracesPath)
 	queue, err := exporterhelper.NewTraces(ctx, settings(set), cfg, func(ctx context.Context, data ptrace.Traces) error {
 		return g.pass(ctx, func(ctx context.Context) error {
 			given := ptrace.NewTraces()
@@ -105,7 +111,7 @@ func traces(ctx context.Context, set connector.Settings, cfg component.Config, n
 }
 
 func metrics(ctx context.Context, set connector.Settings, cfg component.Config, next consumer.Metrics) (connector.Metrics, error) {
-	g := newGate(cfg.(*Config), cfg.(*Config).Metrics, metricsIntake)
+	g := newGate(cfg.(*Config), cfg.(*Config).Metrics, metricsIntake, metricsPath)
 	queue, err := exporterhelper.NewMetrics(ctx, settings(set), cfg, func(ctx context.Context, data pmetric.Metrics) error {
 		return g.pass(ctx, func(ctx context.Context) error {
 			given := pmetric.NewMetrics()
@@ -147,9 +153,9 @@ func (g metricsGate) Shutdown(ctx context.Context) error {
 	return g.Metrics.Shutdown(ctx)
 }
 
-func newGate(c *Config, way Way, intake string) *gate {
+func newGate(c *Config, way Way, intake, path string) *gate {
 	return &gate{
-		endpoint: c.endpoint(way, intake),
+		endpoint: strings.TrimRight(c.endpoint(way, intake), "/") + path,
 		dwell:    way.Dwell,
 		retains:  way.Retains,
 		client:   &http.Client{Timeout: c.Timeout},
