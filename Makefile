@@ -48,7 +48,7 @@ test: $(STAMP) collector vendors collector-test ## all tests; builds both collec
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, about an hour
+bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in half an hour
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python bench
 

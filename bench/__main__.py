@@ -1,6 +1,6 @@
 """Measures what telemetry costs, prints the tables of docs/figures.md and draws docs/figures.svg.
 
-make bench                                       # everything, about an hour
+make bench                                       # everything, half an hour
 python bench --only tasks --flow linear5 --rounds 5
 """
 

@@ -63,7 +63,7 @@ def _flow(body: str) -> str:
     return f"from metaflow import FlowSpec, step\nclass BenchFlow(FlowSpec):\n{body}BenchFlow()\n"
 
 
-WORKS = {"linear5": linear(5, 30), "linear50": linear(50, 10), "foreach20": fan_out(20, 16, 30)}
+WORKS = {"linear5": linear(5, 30), "linear50": linear(50, 4), "foreach20": fan_out(20, 16, 8)}
 
 
 def _run(label: str, installed: dict[str, Environment], work: Work, urls: dict[str, str]) -> Cost:

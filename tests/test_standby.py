@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from pathlib import Path
 
@@ -51,14 +53,15 @@ class Standing:
     def __init__(self, place: Place) -> None:
         self.place = place
         self._flow = place.write(FLOW)
-        (place.path / "runtime").mkdir()
+        # Not below the test's own folder: the name of a socket may be about a hundred bytes long, unix(7).
+        self.runtime = Path(tempfile.mkdtemp(prefix="standby"))
 
     def run(self, url: str, **variables: str) -> Finished:
         finished = self.place.run(
             self._flow,
             env={
                 "OTEL_EXPORTER_OTLP_ENDPOINT": url,
-                "XDG_RUNTIME_DIR": str(self.place.path / "runtime"),
+                "XDG_RUNTIME_DIR": str(self.runtime),
                 "OTEL_METAFLOW_STANDBY": "60",
                 "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
                 **variables,
@@ -68,14 +71,16 @@ class Standing:
         return finished
 
     def wait_standing(self) -> None:
-        eventually(lambda: list((self.place.path / "runtime").glob("*/*.sock")))
+        eventually(lambda: list(self.runtime.glob("*/*.sock")))
 
 
 @pytest.fixture
 def standing(place: Place) -> Standing:
-    yield Standing(place)
+    made = Standing(place)
+    yield made
     for pid in shippers(place):
         os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(made.runtime)
 
 
 def test_a_second_run_is_served_by_the_shipper_of_the_first_in_its_own_words(standing: Standing) -> None:
