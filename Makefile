@@ -47,6 +47,12 @@ lint: $(STAMP) ## style, types and import contracts
 test: $(STAMP) collector vendors collector-test ## all tests; builds both collectors on the first run
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
+.PHONY: test-oldest
+test-oldest: collector vendors ## the same tests with the oldest OpenTelemetry that we allow
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --editable '.[dev]' --constraint tests/oldest.txt
+	$(VENV)-oldest/bin/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in half an hour
 	$(BIN)/pip install --quiet --editable '.[bench]'
@@ -54,4 +60,4 @@ bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in hal
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf $(VENV) .demo collector/dist tests/vendors/dist
+	rm -rf $(VENV) $(VENV)-oldest .demo collector/dist tests/vendors/dist
