@@ -95,6 +95,39 @@ def test_each_line_comes_once_wherever_the_reader_is_stopped(
     assert max(Counter(uid for uid, _ in found).values(), default=0) <= 1
 
 
+@st.composite
+def shuffles(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What processes reported that print with several arguments, and what a pipe holds of their pieces."""
+    writers: list[list[str]] = []
+    task: list[dict[str, Any]] = []
+    for pid in range(draw(st.integers(2, 3))):
+        pieces: list[str] = []
+        for number in range(draw(st.integers(1, 3))):
+            words = [draw(st.sampled_from(["node", "shard", "x"])), str(pid), str(number)]
+            task.append(line(SECOND + number * 1000 + pid, " ".join(words), pid=pid + 1))
+            pieces += [words[0], " ", words[1], " ", words[2], "\n"]
+        writers.append(pieces)
+    pipe = ""
+    while any(writers):
+        pipe += draw(st.sampled_from([pieces for pieces in writers if pieces])).pop(0)
+    output = [line(2 * SECOND, body) for body in pipe.split("\n")[:-1]]
+    return sorted(task, key=lambda record: record["timeUnixNano"]), output
+
+
+@given(shuffles(), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+def test_prints_of_several_arguments_are_known_again_however_they_are_shuffled(
+    tmp_path: Path, shuffle: tuple[list[dict[str, Any]], list[dict[str, Any]]], with_subprocess: bool
+) -> None:
+    """Each piece is written apart; a line of a subprocess after them stays what it is."""
+    task, output = shuffle
+    more = [line(5 * SECOND, "of a subprocess")] if with_subprocess else []
+    write(layout.attempt_file(tmp_path, KEY), task)
+    write(layout.output_file(tmp_path, KEY), [*output, *more])
+    found = Counter(record["body"] for _, record in read_all(tmp_path))
+    assert found == Counter(record["body"] for record in [*task, *more])
+
+
 @pytest.mark.parametrize(
     ("reported", "raw"),
     [

@@ -239,7 +239,7 @@ def test_nodes_of_a_parallel_step(told: Callable[..., Telemetry]) -> None:
         @parallel
         @step
         def train(self):
-            print(f"node {current.parallel.node_index}")
+            print("node", current.parallel.node_index)
             self.next(self.join)
         @step
         def join(self, inputs):

@@ -13,10 +13,10 @@ the pipe has passed.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import Deque, Dict, Iterator, List, Optional
+from typing import Deque, Dict, Iterator, List, Optional, Sequence
 
 # How long a line that was read and not reported is held, in nanoseconds of the journal's time: reports
 # come first by causality, so this only has to cover a clock that is set back, and garbled lines.
@@ -30,6 +30,8 @@ IDLE = 1_000_000_000
 MOST_WAITING = 70_000
 # So many waiting reports are looked at for a garbled line; more are waiting only while the launcher lags.
 _MOST_LOOKED_AT = 256
+# So many lines that were read are looked at together, in case they are reported ones, shuffled.
+_MOST_SHUFFLED = 32
 
 
 @dataclass(slots=True)
@@ -121,8 +123,10 @@ class Subtraction:
                 return
             if not final and age < HOLD_SUSPICIOUS and self._may_be_garbled(raw):
                 return
-            self._held.popleft()
             passed = None if final or now - self._last_read > IDLE else self._newest_taken
+            if self._take_shuffled():
+                continue
+            self._held.popleft()
             rest = self._taken_apart(raw, passed)
             if rest is not None:
                 yield rest
@@ -172,8 +176,8 @@ class Subtraction:
         if not raw.text:
             # The second newline of two that fell together, perhaps: it waits as long as the first.
             return True
-        looked_at = islice(self._all_reports(), _MOST_LOOKED_AT)
-        return any(report.text and report.text in raw.text for report in looked_at)
+        # A report whose turn should have come is missing: it is in what was read around this line, perhaps.
+        return any(reports and reports[0].at <= raw.read for reports in self._reports.values())
 
     def _all_reports(self) -> Iterator[Report]:
         for reports in self._reports.values():
@@ -210,6 +214,35 @@ class Subtraction:
         self._spare_newlines += newlines
         return Raw(rest, len(rest), raw.at, raw.offset, raw.read) if rest else None
 
+    def _take_shuffled(self) -> bool:
+        """Take the lines held first for the reported lines that they are, shuffled; whether they were.
+
+        `print` writes each of its arguments apart, and the pieces of several processes come in any order: what
+        was read then holds the very characters of what was reported, newlines counted, in each one's own order.
+        """
+        if not self._waiting:
+            return False
+        reports = sorted(islice(self._all_reports(), _MOST_LOOKED_AT), key=lambda report: report.at)
+        raws = list(islice(self._held, _MOST_SHUFFLED))
+        read = said = 0  # how many of each are looked at
+        surplus = 0  # how many characters more were read than said
+        while True:
+            if read and said and not surplus and _is_shuffled(raws[:read], reports[:said]):
+                break
+            if surplus <= 0 and read < len(raws):
+                surplus += len(raws[read].text) + 1
+                read += 1
+            elif said < len(reports):
+                surplus -= len(reports[said].text) + 1
+                said += 1
+            else:
+                return False
+        for raw in raws[:read]:
+            self._held.remove(raw)
+        for report in reports[:said]:
+            self._forget(report)
+        return True
+
     def _reported_end(self, raw: Raw) -> Optional[Report]:
         """The reported line before which somebody wrote a text without a newline, a prompt say.
 
@@ -242,6 +275,20 @@ class Subtraction:
                 reports.remove(report)
                 self._taken(report)
                 return
+
+
+def _is_shuffled(raws: Sequence[Raw], reports: Sequence[Report]) -> bool:
+    """Whether the lines read are the reported ones, their pieces in another order."""
+    read = "".join(raw.text + "\n" for raw in raws)
+    if Counter(read) != Counter("".join(report.text + "\n" for report in reports)):
+        return False
+    return all(_is_within(report.text + "\n", read) for report in reports)
+
+
+def _is_within(text: str, other: str) -> bool:
+    """Whether the characters of `text` stand in `other` in their order, others between them."""
+    rest = iter(other)
+    return all(character in rest for character in text)
 
 
 def _same(report: Report, raw: Raw) -> bool:
