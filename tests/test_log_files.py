@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from collectors import ROOT
 from endpoint import Endpoint as Receiver
 from running import Finished, Place, eventually
 
-from otel_metaflow.assembly.run import Run, load
 from otel_metaflow.shipper import files
 from otel_metaflow.shipper.events import Events
+from otel_metaflow.shipper.following import Following
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.pulse import Pulse
 from otel_metaflow.shipper.redaction import Redaction
@@ -44,18 +43,19 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finished
 
 
-def of(directory: Path, folder: Path, run: Run) -> files.Files:
+def of(directory: Path, ended: Finished) -> files.Files:
     """The files of a run, as its delivery makes them."""
-    resources, redaction = Resources(run), Redaction()
-    events = Events(run, resources, redaction, Pulse())
-    return files.Files(directory, folder, run, LogRecords(run, resources), events, time.time_ns)
+    following = Following(ended.home, ended.folder)
+    following.look()
+    resources, redaction = Resources(following.run), Redaction()
+    events = Events(following.run, resources, redaction, Pulse())
+    return files.Files(directory, following, LogRecords(following.run, resources), events)
 
 
 def write_out(ended: Finished, directory: Path) -> files.Files:
     """What a shipper does with a run that is over, until nothing is left."""
-    run = load(ended.home, ended.folder)
-    made = of(directory, ended.folder, run)
-    while made.feed(set(run.attempts), run_is_over=True):
+    made = of(directory, ended)
+    while made.feed():
         pass
     return made
 
@@ -181,17 +181,16 @@ def test_files_are_rotated_and_the_oldest_goes(
 def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each whole line is one record of one of them."""
     monkeypatch.setattr(files, "_BATCH", 500)
-    run = load(fresh.home, fresh.folder)
     writers = []
     for _ in range(3):
         # As shippers of three runs: none sees what another noted.
         (fresh.folder / "log-files.json").unlink(missing_ok=True)
-        made = of(tmp_path, fresh.folder, run)
+        made = of(tmp_path, fresh)
         made._state.path = tmp_path / f"state-{len(writers)}"
         writers.append(made)
 
     def work(writer: files.Files) -> None:
-        while writer.feed(set(run.attempts), run_is_over=True):
+        while writer.feed():
             pass
 
     threads = [threading.Thread(target=work, args=(writer,)) for writer in writers]

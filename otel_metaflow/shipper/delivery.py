@@ -9,20 +9,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.assembly.run import Run
+from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.reader import Tail
 from otel_metaflow.settings import Destination, Settings
 from otel_metaflow.shipper import exporters, sampling, users
 from otel_metaflow.shipper.events import Events
 from otel_metaflow.shipper.exporters import Exporter
 from otel_metaflow.shipper.files import Files
+from otel_metaflow.shipper.following import Following
 from otel_metaflow.shipper.lane import Batch, Lane
+from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
 from otel_metaflow.shipper.pulse import Pulse
@@ -36,8 +36,6 @@ _POLL = 0.4
 _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000
 _RUN = "RUN"
-# About how many bytes an event takes in a request.
-_EVENT_COST = 1_000
 
 
 @dataclass(frozen=True)
@@ -59,34 +57,28 @@ class Delivery:
         wake: threading.Event,
         build: Callable[[Destination], Exporter] = exporters.build,
     ) -> None:
-        self.folder = folder
-        self.run = Run(layout.run_key(home, folder))
         self.checkpoint = Checkpoint.read(folder)
         self.checkpoint.complete = False
         self._corrupt_before = self.checkpoint.corrupt
         self.checkpoint.write()
-        self._facts: Dict[str, Tail] = {}
-        self._settled: Set[layout.AttemptKey] = set()
-        self._read_out: Set[str] = set()  # files of settled attempts that were read to their end
-        self._told_out: Set[layout.AttemptKey] = set()  # attempts of which no log record will come
+        self._following = Following(home, folder)
+        self._following.look()
+        run = self.run = self._following.run
         self._offered: Set[Tuple[str, str]] = set()  # signal and name of what a lane has, or had
-        self._run_over = False
-        self._follow()
-        self._is_sampled = sampling.is_sampled(self.run, environment)
+        self._is_sampled = sampling.is_sampled(run, environment)
         self._keeps_failed = environment.keep_failed
-        redaction = self._redaction = Redaction(environment.redact)
-        self._resources = Resources(self.run, sampled=self._is_sampled or self._keeps_failed)
+        self._redaction = Redaction(environment.redact)
+        self._resources = Resources(run, sampled=self._is_sampled or self._keeps_failed)
         pulse = Pulse()
-        self._spans = Spans(home, self.run, self._resources, redaction, pulse, detail=environment.detail)
-        self._events = Events(self.run, self._resources, redaction, pulse)
-        self._records = LogRecords(self.run, self._resources, environment.redact)
-        self._metrics = Metrics(self.run, self._resources)
-        self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
+        self._spans = Spans(home, run, self._resources, self._redaction, pulse, detail=environment.detail)
+        events = Events(run, self._resources, self._redaction, pulse)
+        self._metrics = Metrics(run, self._resources)
         self._users = {
             "traces": users.UserRecords(folder, layout.SPAN, self._cursor),
             "metrics": users.UserRecords(folder, layout.METRIC, self._cursor),
         }
-        self._launcher_lines = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
+        records = LogRecords(run, self._resources, environment.redact)
+        self._logs = LogFeed(self._following, records, events, self._cursor, partial(self._is_new, "events"))
         self.wake = wake
         self.lanes = {
             signal: Lane(signal, partial(build, destination), self.wake)
@@ -95,8 +87,8 @@ class Delivery:
         self._files: Optional[Files] = None
         if environment.log_dir is not None:
             # Records of its own: redaction remembers, line by line, whether it is inside a private key.
-            records = LogRecords(self.run, self._resources, environment.redact)
-            self._files = Files(environment.log_dir, folder, self.run, records, self._events, time.time_ns)
+            records = LogRecords(run, self._resources, environment.redact)
+            self._files = Files(environment.log_dir, self._following, records, events)
 
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until all is sent, or until nothing more can be for `linger` seconds after the run's end.
@@ -120,18 +112,18 @@ class Delivery:
         is_leaving = False
         while True:
             self.wake.clear()
-            self._follow()
+            self._following.look()
             for lane in self.lanes.values():
                 lane.step()
             fed = self._feed()
             if self._files is not None:
-                fed |= self._files.feed(self._settled, run_is_over=self._run_over)
+                fed |= self._files.feed()
                 self.checkpoint.delivered["files"] = self._files.written
             self._note_trouble()
             idle = not fed and not any(lane.is_busy for lane in self.lanes.values())
-            if self._run_over and idle and self._all_read():
+            if self._following.run_is_over and idle and self._all_read():
                 break
-            if self._run_over and self._trouble():
+            if self._following.run_is_over and self._trouble():
                 since = since or time.monotonic()
                 if give_way():
                     break
@@ -146,57 +138,15 @@ class Delivery:
             if not fed:
                 self.wake.wait(_POLL)
 
-    # Reading
-
-    def _follow(self) -> None:
-        """Take in what the journals say besides log lines."""
-        # The launcher's first: what it says of an attempt's end comes after all that the attempt said.
-        self._take_in(self.folder / layout.RUN_FILE)
-        for path in sorted(self.folder.glob("*.jsonl")):
-            key = layout.attempt_key(path.name)
-            if key is None or path.name in self._read_out:
-                continue
-            self.run.attempt(key)
-            if key in self._settled:
-                self._read_out.add(path.name)  # after this last look
-            self._take_in(path)
-        self._settle()
-
-    def _take_in(self, path: Path) -> None:
-        tail = self._facts.get(path.name)
-        if tail is None:
-            tail = self._facts[path.name] = Tail(path, facts_only=True)
-        before = -1
-        while tail.offset != before:
-            before = tail.offset
-            for entry in tail.read():
-                self.run.add(path.name, entry.record)
-
-    def _settle(self) -> None:
-        """Find the attempts, and the run, of which nothing more will be heard."""
-        launcher_gone = self.run.start is None or self.run.closed or not self.run.launcher_is_alive()
-        for key, attempt in self.run.attempts.items():
-            if key in self._settled:
-                continue
-            # The launcher's word comes after all that it read from the task; where it will not speak, because it
-            # is gone or because another task started this one (@parallel), the process's end decides.
-            unheard = launcher_gone or attempt.is_within_another
-            if attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running()):
-                self._settled.add(key)
-        self._run_over = launcher_gone and len(self._settled) == len(self.run.attempts)
-
     def _all_read(self) -> bool:
         """Whether the journals hold nothing that was not handed to a lane."""
-        self._follow()
-        if not self._run_over or not self._users_are_read():
+        self._following.look()
+        if not self._following.run_is_over or not self._users_are_read():
             return False
         if self._files is not None and not self._files.at_end():
             return False
         lane = self.lanes.get("logs")
-        return lane is None or lane.is_parked or self._logs_are_read()
-
-    def _logs_are_read(self) -> bool:
-        return self._launcher_lines.at_end() and all(self._attempt_logs(key).at_end() for key in self.run.attempts)
+        return lane is None or lane.is_parked or self._logs.is_read()
 
     # Feeding the lanes
 
@@ -220,19 +170,12 @@ class Delivery:
     def _cursor(self, name: str) -> Cursor:
         return self.checkpoint.cursors.get(name) or Cursor()
 
-    def _attempt_logs(self, key: layout.AttemptKey) -> AttemptLogs:
-        logs = self._logs.get(key)
-        if logs is None:
-            logs = self._logs[key] = AttemptLogs(self.folder, key, self._cursor(str(key)))
-        return logs
-
     def _log_batch(self) -> Optional[Batch]:
         records: List[Any] = []
-        cursors: Dict[str, Cursor] = {}
-        events: Dict[str, int] = {}
+        progress = Progress()
         size = 0
         # Closed at once when the batch is full: closing is what notes how far it came.
-        with closing(self._pending_logs(cursors, events)) as pending:
+        with closing(self._logs.pending(progress)) as pending:
             for record, cost in pending:
                 records.append(record)
                 size += cost
@@ -241,67 +184,27 @@ class Delivery:
         if not records and not self.lanes["logs"].is_done:
             return None  # what is in doubt may have to be read again
         if not records:
-            self._note_logs(cursors, events)
+            self._note_logs(progress)
             return None
-        self._offered.update(("events", name) for name in events)
+        self._offered.update(("events", name) for name in progress.events)
 
         def settled(bad: int) -> None:
-            self._note_logs(cursors, events)
+            self._note_logs(progress)
             self._settled_batch("logs", len(records), bad)
 
         return Batch(records, settled)
 
-    def _note_logs(self, cursors: Dict[str, Cursor], events: Dict[str, int]) -> None:
-        self.checkpoint.cursors.update(cursors)
-        self.checkpoint.sent["events"].update(events)
-        self.checkpoint.unwritten += sum(events.values())
-
-    def _pending_logs(
-        self, cursors: Dict[str, Cursor], events: Dict[str, int]
-    ) -> Generator[Tuple[Any, int], None, None]:
-        """Log records that were not handed out, with their size.
-
-        `cursors` say how far it came, `events` which attempts are told to the end, and what their journals lost.
-        """
-        now = time.time_ns()
-        for entry in self._launcher_lines.read():
-            cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
-            if entry.record["kind"] == layout.LINE:
-                yield self._records.of_launcher(entry.record, f"r{entry.start}"), _cost(entry.record)
-        for key, attempt in list(self.run.attempts.items()):
-            if key in self._told_out:
-                continue
-            logs = self._attempt_logs(key)
-            final = key in self._settled
-            before = len(events)
-            if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
-                with closing(logs.read(now, final=final)) as entries:
-                    try:
-                        for log in entries:
-                            yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
-                    finally:
-                        cursors[str(key)] = logs.cursor()
-            for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
-                # With the last word on an attempt, so that it is counted once.
-                events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
-                yield event.make(), _EVENT_COST
-            is_told = final and len(events) == before and logs.at_end() and not logs.holds
-            # A failed one may still be followed by another attempt, which is an event too.
-            if is_told and story.is_final(self.run, attempt, run_is_over=self._run_over) is not None:
-                self._told_out.add(key)
-        for event in self._events.of_run(self._is_untold, is_over=self._run_over):
-            events[event.name] = 0
-            yield event.make(), _EVENT_COST
-
-    def _is_untold(self, event: str) -> bool:
-        return self._is_new("events", event)
+    def _note_logs(self, progress: Progress) -> None:
+        self.checkpoint.cursors.update(progress.cursors)
+        self.checkpoint.sent["events"].update(progress.events)
+        self.checkpoint.unwritten += sum(progress.events.values())
 
     def _user_batch(self, signal: str, convert: Callable[..., Any]) -> Optional[Batch]:
         """What user code said through OpenTelemetry, as it was said."""
         if signal == "traces" and not self._sends_spans():
             return None
         cursors: Dict[str, Cursor] = {}
-        said = self._users[signal].take(self.run.attempts, self._facts, cursors, _MOST_RECORDS, _MOST_BYTES)
+        said = self._users[signal].take(self.run.attempts, self._following.tails, cursors, _MOST_RECORDS, _MOST_BYTES)
         if not said:
             return None
 
@@ -314,7 +217,7 @@ class Delivery:
     def _users_are_read(self) -> bool:
         """Whether all that user code said is with a lane, as far as there is one that takes it."""
         return all(
-            records.is_read(self._facts)
+            records.is_read(self._following.tails)
             for signal, records in self._users.items()
             if signal in self.lanes and not self.lanes[signal].is_parked and (signal != "traces" or self._sends_spans())
         )
@@ -326,15 +229,17 @@ class Delivery:
         for key in self._unsent("traces"):
             attempt = self.run.attempts[key]
             # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
-            if story.is_final(self.run, attempt, run_is_over=self._run_over) is not None:
-                items.append(Item(str(key), self._spans.of_attempt(attempt, run_is_over=self._run_over)))
+            if story.is_final(self.run, attempt, run_is_over=self._following.run_is_over) is not None:
+                items.append(Item(str(key), self._spans.of_attempt(attempt, run_is_over=self._following.run_is_over)))
         if self._run_is_due("traces"):
             items.append(Item(_RUN, [self._spans.of_run()]))
         return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value])
 
     def _sends_spans(self) -> bool:
         """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
-        return self._is_sampled or (self._keeps_failed and self._run_over and self.run.result in ("failure", "error"))
+        return self._is_sampled or (
+            self._keeps_failed and self._following.run_is_over and self.run.result in ("failure", "error")
+        )
 
     def _metric_batch(self) -> Optional[Batch]:
         items = [Item(str(key), self.run.attempts[key]) for key in self._unsent("metrics")]
@@ -355,7 +260,7 @@ class Delivery:
         return data
 
     def _unsent(self, signal: str) -> List[layout.AttemptKey]:
-        return [key for key in self.run.attempts if key in self._settled and self._is_new(signal, str(key))][
+        return [key for key in self.run.attempts if key in self._following.settled and self._is_new(signal, str(key))][
             :_MOST_RECORDS
         ]
 
@@ -365,7 +270,7 @@ class Delivery:
     def _run_is_due(self, signal: str) -> bool:
         """Whether the run's own span or metrics can be made: it has a launcher, and all its attempts went before."""
         return (
-            self._run_over
+            self._following.run_is_over
             and self.run.has_launcher
             and self._is_new(signal, _RUN)
             and not any(self._is_new(signal, str(key)) for key in self.run.attempts)
@@ -375,7 +280,7 @@ class Delivery:
     def _logs_are_over(self) -> bool:
         """Whether it is known how many log records were given up."""
         lane = self.lanes.get("logs")
-        return lane is None or lane.is_parked or (lane.is_idle and self._logs_are_read())
+        return lane is None or lane.is_parked or (lane.is_idle and self._logs.is_read())
 
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:
@@ -396,8 +301,7 @@ class Delivery:
         self.checkpoint.write()
 
     def _note_corrupt(self) -> None:
-        corrupt = sum(logs.corrupt for logs in self._logs.values()) + self._launcher_lines.corrupt
-        self.checkpoint.corrupt = self._corrupt_before + corrupt
+        self.checkpoint.corrupt = self._corrupt_before + self._logs.corrupt
 
     def _trouble(self) -> Dict[str, str]:
         trouble = {signal: lane.trouble for signal, lane in self.lanes.items()}
@@ -412,8 +316,3 @@ class Delivery:
             self.checkpoint.write()
             for signal, reason in trouble.items():
                 print(f"{signal}: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - shipper.log
-
-
-def _cost(record: Dict[str, Any]) -> int:
-    """About how many bytes a record takes in a request."""
-    return len(str(record.get("body", ""))) + 400

@@ -15,14 +15,13 @@ import os
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from otel_metaflow import names
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.assembly.run import Run
-from otel_metaflow.journal import layout
-from otel_metaflow.journal.reader import Tail
-from otel_metaflow.shipper.events import Event, Events
+from otel_metaflow.assembly.logs import Cursor
+from otel_metaflow.shipper.events import Events
+from otel_metaflow.shipper.following import Following
+from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.logs import LogRecords
 
 NAME = "metaflow.jsonl"
@@ -41,29 +40,28 @@ _RESERVED = frozenset(
 class Files:
     """Writes the log records of one run."""
 
-    def __init__(
-        self, directory: Path, folder: Path, run: Run, records: LogRecords, events: Events, now: Callable[[], int]
-    ) -> None:
-        """`directory` is made if need be; `now` gives nanoseconds since 1970."""
+    def __init__(self, directory: Path, following: Following, records: LogRecords, events: Events) -> None:
+        """`directory` is made if need be."""
         self.trouble = ""
         self._directory = directory
-        self._folder = folder
-        self._run = run
-        self._now = now
-        self._records = records
-        self._events = events
-        self._state = _State.read(folder / _STATE)
+        self._run = following.run
+        self._state = _State.read(following.folder / _STATE)
         self.written = self._state.written
-        self._tail = Tail(folder / layout.RUN_FILE, self._cursor(layout.RUN_FILE).sent[0])
-        self._logs: Dict[layout.AttemptKey, AttemptLogs] = {}
+        self._logs = LogFeed(
+            following,
+            records,
+            events,
+            lambda name: self._state.cursors.get(name) or Cursor(),
+            lambda event: event not in self._state.told,
+        )
         self._waiting: Optional[_Batch] = None
         # Records that stand in the files though it was not noted, and whether there may be more of them.
         self._unnoted: Set[str] = set()
         self._is_unsure = True
 
-    def feed(self, settled: Set[layout.AttemptKey], *, run_is_over: bool) -> bool:
-        """Write what there is, of `settled` attempts to the end; whether anything was."""
-        batch = self._waiting or self._next(settled, run_is_over=run_is_over)
+    def feed(self) -> bool:
+        """Write what there is; whether anything was."""
+        batch = self._waiting or self._next()
         if not batch.lines:
             return False
         self._waiting = batch
@@ -80,26 +78,12 @@ class Files:
 
     def at_end(self) -> bool:
         """Whether all that is in the journals now was written."""
-        return (
-            self._waiting is None
-            and self._tail.at_end()
-            and all(self._attempt(key).at_end() for key in self._run.attempts)
-        )
+        return self._waiting is None and self._logs.is_read()
 
-    # Reading the journals
-
-    def _cursor(self, name: str) -> Cursor:
-        return self._state.cursors.get(name) or Cursor()
-
-    def _attempt(self, key: layout.AttemptKey) -> AttemptLogs:
-        if key not in self._logs:
-            self._logs[key] = AttemptLogs(self._folder, key, self._cursor(str(key)))
-        return self._logs[key]
-
-    def _next(self, settled: Set[layout.AttemptKey], *, run_is_over: bool) -> _Batch:
+    def _next(self) -> _Batch:
         batch = _Batch()
-        with closing(self._pending(settled, batch, run_is_over=run_is_over)) as pending:
-            for record in pending:
+        with closing(self._logs.pending(batch.progress)) as pending:
+            for record, _ in pending:
                 uid, line = _line(record)
                 batch.lines.append((uid, line))
                 batch.size += len(line)
@@ -108,33 +92,6 @@ class Files:
         if not batch.lines:
             self._state.take(batch)
         return batch
-
-    def _pending(
-        self, settled: Set[layout.AttemptKey], batch: _Batch, *, run_is_over: bool
-    ) -> Generator[Any, None, None]:
-        for entry in self._tail.read():
-            batch.cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
-            if entry.record["kind"] == layout.LINE:
-                yield self._records.of_launcher(entry.record, f"r{entry.start}")
-        for key, attempt in list(self._run.attempts.items()):
-            logs, final = self._attempt(key), key in settled
-            if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
-                with closing(logs.read(self._now(), final=final)) as entries:
-                    try:
-                        for log in entries:
-                            yield self._records.of_attempt(attempt, log.record, log.uid)
-                    finally:
-                        batch.cursors[str(key)] = logs.cursor()
-            yield from self._told(self._events.of_attempt(attempt, self._is_untold, is_over=final), batch)
-        yield from self._told(self._events.of_run(self._is_untold, is_over=run_is_over), batch)
-
-    def _is_untold(self, event: str) -> bool:
-        return event not in self._state.told
-
-    def _told(self, due: Iterator[Event], batch: _Batch) -> Iterator[Any]:
-        for event in due:
-            batch.told.add(event.name)
-            yield event.make()
 
     # Writing the files
 
@@ -183,8 +140,7 @@ class _Batch:
     def __init__(self) -> None:
         self.lines: List[Tuple[str, bytes]] = []
         self.size = 0
-        self.cursors: Dict[str, Cursor] = {}
-        self.told: Set[str] = set()
+        self.progress = Progress()
 
 
 class _State:
@@ -216,8 +172,8 @@ class _State:
 
     def take(self, batch: _Batch) -> None:
         """The batch is written."""
-        self.cursors.update(batch.cursors)
-        self.told |= batch.told
+        self.cursors.update(batch.progress.cursors)
+        self.told.update(batch.progress.events)
         self.written += len(batch.lines)
 
     def note(self, file: Path) -> None:

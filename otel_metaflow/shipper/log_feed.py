@@ -1,0 +1,106 @@
+"""The log records of a run in the order in which they are handed out: to the endpoint, and to files."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Generator, Set, Tuple
+
+from otel_metaflow.assembly import story
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.reader import Tail
+from otel_metaflow.shipper.events import Events
+from otel_metaflow.shipper.following import Following
+from otel_metaflow.shipper.logs import LogRecords
+
+_EVENT_COST = 1_000
+
+
+@dataclass
+class Progress:
+    """How far the journals are read with a batch: cursors by file or attempt, and the events that are told with it.
+
+    With each event stands how many records were lost of the attempt whose last word it is.
+    """
+
+    cursors: Dict[str, Cursor] = field(default_factory=dict)
+    events: Dict[str, int] = field(default_factory=dict)
+
+
+class LogFeed:
+    """Log records for one taker, each once; `cursor` and `is_untold` say how far that taker has come."""
+
+    def __init__(
+        self,
+        following: Following,
+        records: LogRecords,
+        events: Events,
+        cursor: Callable[[str], Cursor],
+        is_untold: Callable[[str], bool],
+    ) -> None:
+        self._following = following
+        self._records = records
+        self._events = events
+        self._cursor = cursor
+        self._is_untold = is_untold
+        self._launcher = Tail(following.folder / layout.RUN_FILE, cursor(layout.RUN_FILE).sent[0])
+        self._attempts: Dict[layout.AttemptKey, AttemptLogs] = {}
+        self._told_out: Set[layout.AttemptKey] = set()  # attempts of which no record will come
+
+    @property
+    def corrupt(self) -> int:
+        """How many lines of the journals were no records."""
+        return sum(logs.corrupt for logs in self._attempts.values()) + self._launcher.corrupt
+
+    def is_read(self) -> bool:
+        """Whether all that is in the journals now was handed out."""
+        return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._following.run.attempts)
+
+    def pending(self, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
+        """Records that were not handed out, with about how many bytes each takes in a request.
+
+        A caller that has enough closes the generator; `progress` then says how far it came.
+        """
+        for entry in self._launcher.read():
+            progress.cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
+            if entry.record["kind"] == layout.LINE:
+                yield self._records.of_launcher(entry.record, f"r{entry.start}"), _cost(entry.record)
+        for key in list(self._following.run.attempts):
+            if key not in self._told_out:
+                yield from self._of_attempt(key, progress)
+        for event in self._events.of_run(self._is_untold, is_over=self._following.run_is_over):
+            progress.events[event.name] = 0
+            yield event.make(), _EVENT_COST
+
+    def _of_attempt(self, key: layout.AttemptKey, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
+        run = self._following.run
+        attempt, logs = run.attempts[key], self._logs(key)
+        final = key in self._following.settled
+        before = len(progress.events)
+        if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
+            with closing(logs.read(time.time_ns(), final=final)) as entries:
+                try:
+                    for log in entries:
+                        yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
+                finally:
+                    progress.cursors[str(key)] = logs.cursor()
+        for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
+            # With the last word on an attempt, so that it is counted once.
+            progress.events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
+            yield event.make(), _EVENT_COST
+        is_told = final and len(progress.events) == before and logs.at_end() and not logs.holds
+        # A failed one may still be followed by another attempt, which is an event too.
+        if is_told and story.is_final(run, attempt, run_is_over=self._following.run_is_over) is not None:
+            self._told_out.add(key)
+
+    def _logs(self, key: layout.AttemptKey) -> AttemptLogs:
+        logs = self._attempts.get(key)
+        if logs is None:
+            logs = self._attempts[key] = AttemptLogs(self._following.folder, key, self._cursor(str(key)))
+        return logs
+
+
+def _cost(record: Dict[str, Any]) -> int:
+    return len(str(record.get("body", ""))) + 400
