@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     quiet: bool = False
     logs: Tuple[str, ...] = LOG_SOURCES
     flush_timeout: float = 0.0
-    standby: float = 60.0
+    standby: float = 30.0
     detail: int = 1
     sampler: str = "parentbased_always_on"
     sampler_ratio: float = 1.0
@@ -105,7 +105,7 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         quiet=_flag(env, "OTEL_METAFLOW_QUIET", problems),
         logs=_log_sources(env, problems),
         flush_timeout=_seconds(env, "OTEL_METAFLOW_FLUSH_TIMEOUT", 5.0 if in_container(env) else 0.0, problems),
-        standby=_seconds(env, "OTEL_METAFLOW_STANDBY", 60.0, problems),
+        standby=_seconds(env, "OTEL_METAFLOW_STANDBY", 30.0, problems),
         detail=int(_chosen(env, "OTEL_METAFLOW_DETAIL", ("1", "2"), problems)),
         sampler=_chosen(env, "OTEL_TRACES_SAMPLER", SAMPLERS, problems),
         sampler_ratio=_ratio(env, problems),

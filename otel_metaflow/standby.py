@@ -1,7 +1,7 @@
 """A shipper that has delivered its run stands by for the next one, which then starts none.
 
 Starting a shipper costs a quarter of a second of CPU, nearly all of it the import of the SDK, and a run on
-two cores feels that. One shipper a user and installation waits on a socket, for a minute after its work is
+two cores feels that. One shipper a user and installation waits on a socket, for half a minute after its work is
 done, or while its endpoint is down; a launcher hands it the folder of its run and its own environment, as
 if it had started it. So short runs in a row, and runs during an outage, do not gather shippers either.
 """
