@@ -46,7 +46,7 @@ def write(home: Path, tasks: int) -> Path:
 
 
 _DELIVER = """
-import json, resource, sys, threading, time
+import json, re, sys, threading, time
 from pathlib import Path
 from otel_metaflow import settings
 from otel_metaflow.shipper.answers import DELIVERED
@@ -56,7 +56,9 @@ environment = settings.read({"OTEL_METAFLOW_HOME": str(home), "OTEL_EXPORTER_OTL
 began = time.perf_counter()
 done = Delivery(home, folder, environment, threading.Event(), lambda _: lambda _: DELIVERED).work(linger=0.0)
 took = time.perf_counter() - began
-print(json.dumps([done, took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+# Not ru_maxrss, which begins with the size of the process that started this one.
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
+print(json.dumps([done, took, peak]))
 """
 
 
