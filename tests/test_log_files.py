@@ -14,12 +14,12 @@ from collectors import ROOT
 from endpoint import Endpoint as Receiver
 from running import Finished, Place, eventually
 
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper import files
 from otel_metaflow.shipper.events import Events
 from otel_metaflow.shipper.following import Following
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources
 
 FANOUT = ROOT / "examples/fanout.py"

@@ -10,8 +10,8 @@ from otel_metaflow import ids, names
 from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal.layout import RunKey
 from otel_metaflow.launcher import origin
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources
 from otel_metaflow.shipper.spans import Spans
 

@@ -34,8 +34,8 @@ from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail, parse
 from otel_metaflow.providers import points, spans
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper import users
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.task import api
 from otel_metaflow.testing import run
 

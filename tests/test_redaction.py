@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import Place
 
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.secrets import MASK, Mask, known
-from otel_metaflow.shipper.redaction import Redaction
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 SECRETS = {

@@ -15,6 +15,7 @@ from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.journal import layout
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.settings import Destination, Settings
 from otel_metaflow.shipper import exporters, sampling, users
 from otel_metaflow.shipper.events import Events
@@ -26,7 +27,6 @@ from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
 from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources
 from otel_metaflow.shipper.spans import Spans
 

@@ -12,9 +12,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_metaflow import __version__, names
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper import spans
 from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
 _SCOPE = InstrumentationScope(names.SCOPE, __version__)

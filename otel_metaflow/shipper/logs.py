@@ -17,8 +17,8 @@ from otel_metaflow import __version__, names
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper import structured, users
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id
 
 _STDIO = InstrumentationScope(names.SCOPE_STDIO, __version__)

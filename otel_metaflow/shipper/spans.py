@@ -14,8 +14,8 @@ from otel_metaflow import __version__, ids, names
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run, load
 from otel_metaflow.journal import layout
+from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.redaction import Redaction
 from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span_id, span_context
 
 _SCOPE = InstrumentationScope(names.SCOPE, __version__)

@@ -39,7 +39,7 @@ from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Entry, Tail
-from otel_metaflow.shipper.redaction import Redaction
+from otel_metaflow.redaction import Redaction
 
 Record = Dict[str, Any]
 _UNREADABLE = (KeyError, ValueError, TypeError, AttributeError)

@@ -18,6 +18,7 @@ from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.assembly.run import Attempt, Run, load
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.viewer import report
 
 _STYLES = {
     "success": "green",
@@ -48,7 +49,7 @@ def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
     if not console.is_terminal:
         console = Console(file=console.file, width=_WIDE, highlight=False)
     run = load(home, folder)
-    state = _state(run)
+    state = report.run_state(run)
     console.print(
         Text.assemble(
             (str(run.key), "bold"),
@@ -104,8 +105,7 @@ def shape(run: Run) -> str:
 
 
 def _waterfall(folder: Path, run: Run, path: story.CriticalPath) -> Table:
-    last = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()))
-    span = max(1, last - run.started_at)
+    span = max(1, report.ended_at(run) - run.started_at)
     decisive = {attempt.key for attempt in path.attempts}
     rows = [_row(folder, run, attempt, span, is_decisive=attempt.key in decisive) for attempt in run.in_order]
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
@@ -121,7 +121,7 @@ def _waterfall(folder: Path, run: Run, path: story.CriticalPath) -> Table:
 
 
 def _row(folder: Path, run: Run, attempt: Attempt, span: int, *, is_decisive: bool) -> Tuple[Text, ...]:
-    state = "running" if attempt.end is None and attempt.is_running() else attempt.result
+    state = report.attempt_state(attempt)
     style = _STYLES[state]
     waited = story.queue_time(run, attempt)
     return (
@@ -191,26 +191,21 @@ def _use(run: Run) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
     for name in ("step", "attempts", "cpu s", "cores", "asked", "memory", "asked", "read", "written"):
         table.add_column(name, no_wrap=True, justify="left" if name == "step" else "right")
-    steps: Dict[str, List[Attempt]] = {}
-    for attempt in run.in_order:
-        if not attempt.is_cloned:
-            steps.setdefault(attempt.key.step, []).append(attempt)
-    for step, attempts in steps.items():
+    for step, attempts in report.by_step(run, list(run.in_order)).items():
+        if not attempts:
+            continue
         asked = run.steps.get(step, {}).get("asked") or {}
-        cpu = [float(one.usage.get("cpu", 0)) for one in attempts]
-        cores = [
-            used / max(0.001, (one.ended_at - one.started_at) / 1e9) for used, one in zip(cpu, attempts, strict=True)
-        ]
+        used = report.use(attempts)
         table.add_row(
             step,
-            str(len(attempts)),
-            f"{sum(cpu):.2f}",
-            f"{max(cores):.2f}",
+            str(used["attempts"]),
+            f"{used['cpuSeconds']:.2f}",
+            f"{used['cores']:.2f}",
             f"{asked['cpu']:g}" if "cpu" in asked else "",
-            _bytes(max(int(one.usage.get("memoryPeak", 0)) for one in attempts)),
+            _bytes(used["memoryPeak"]),
             _bytes(int(asked["memory"] * (1 << 20))) if "memory" in asked else "",
-            _bytes(sum(int(one.usage.get("read", 0)) for one in attempts)),
-            _bytes(sum(int(one.usage.get("written", 0)) for one in attempts)),
+            _bytes(used["read"]),
+            _bytes(used["written"]),
         )
     return table
 
@@ -232,10 +227,6 @@ def _counts(folder: Path, attempt: Attempt) -> str:
         if entry.record.get("severityNumber", 0) >= _ERROR.get(entry.record["kind"], 1):
             counts["errors"] += 1
     return f"{counts['all']}" + (f" ({counts['errors']} errors)" if counts["errors"] else "")
-
-
-def _state(run: Run) -> str:
-    return "running" if run.end is None and run.is_running() else run.result
 
 
 def _delivery(folder: Path) -> str:

@@ -1,0 +1,167 @@
+"""A run as plain values: what `view --json` prints, and what the page and the card are drawn from.
+
+Names are those of the journal (docs/journal.md) where it has one; times are nanoseconds since 1970
+(`...UnixNano`), durations seconds (`...Seconds`), sizes bytes. What is not known is not there. Texts are
+masked as those that leave: a page is made to be shown around.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Set
+
+from otel_metaflow import ids
+from otel_metaflow.assembly import story
+from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.redaction import Redaction
+
+Values = Dict[str, Any]
+
+_NANO = 1e9
+_MEBIBYTE = 1 << 20
+
+
+def run_state(run: Run) -> str:
+    """The run's result, or `running`."""
+    return "running" if run.end is None and run.is_running() else run.result
+
+
+def attempt_state(attempt: Attempt) -> str:
+    """The attempt's result, or `running`."""
+    return "running" if attempt.end is None and attempt.is_running() else attempt.result
+
+
+def of_run(run: Run, redaction: Redaction) -> Values:
+    """The run, its steps in the order in which they first ran, and its attempts in that of their start."""
+    key = run.key
+    path = story.critical_path(run)
+    failure = story.failure_origin(run)
+    critical = {attempt.key for attempt in path.attempts}
+    attempts = list(run.in_order)
+    return _known(
+        {
+            "flow": key.flow,
+            "run": key.run,
+            "namespace": key.namespace or None,
+            "state": run_state(run),
+            "startTimeUnixNano": run.started_at,
+            "endTimeUnixNano": ended_at(run),
+            "durationSeconds": (ended_at(run) - run.started_at) / _NANO,
+            "traceId": run.trace_id,
+            "spanId": ids.run_span_id(key.flow, key.run, key.namespace),
+            "resource": redaction.attributes((run.start or {}).get("resource") or {}),
+            "origin": run.origin,
+            "triggers": list((run.start or {}).get("triggers") or ()) or None,
+            "failure": None if failure is None else name(failure.key),
+            "exception": redaction.value((run.end or {}).get("exception")),
+            "criticalPath": {
+                "attempts": [name(attempt.key) for attempt in path.attempts],
+                "durationSeconds": path.duration / _NANO,
+                "waitingSeconds": path.waiting / _NANO,
+            },
+            "steps": [_of_step(run, step, ran) for step, ran in by_step(run, attempts).items()],
+            "attempts": [of_attempt(run, attempt, redaction, critical) for attempt in attempts],
+        }
+    )
+
+
+def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[AttemptKey]) -> Values:
+    """One attempt; `critical` are those that decided how long the run took.
+
+    It queued until `launchTimeUnixNano`, its process started at `startTimeUnixNano`, user code ran from
+    `codeStartTimeUnixNano` to `codeEndTimeUnixNano`, and all was stored at `endTimeUnixNano`.
+    """
+    start, end, key = attempt.start or {}, attempt.end or {}, attempt.key
+    waited = story.queue_time(run, attempt)
+    before = story.previous(run, attempt)
+    clone = attempt.clone
+    return _known(
+        {
+            "name": name(key),
+            "step": key.step,
+            "task": key.task,
+            "attempt": key.attempt,
+            "spanId": ids.attempt_span_id(run.key.flow, run.key.run, *key, run.key.namespace),
+            "state": attempt_state(attempt),
+            "startTimeUnixNano": attempt.started_at,
+            "launchTimeUnixNano": (attempt.launch or {}).get("timeUnixNano"),
+            "codeStartTimeUnixNano": end.get("codeStart"),
+            "codeEndTimeUnixNano": end.get("codeEnd"),
+            "endTimeUnixNano": attempt.ended_at,
+            "queueSeconds": None if waited is None else waited / _NANO,
+            "durationSeconds": (attempt.ended_at - attempt.started_at) / _NANO,
+            "critical": True if key in critical else None,
+            "inputs": [name(read) for read in attempt.inputs] or None,
+            "inputCount": attempt.input_count or None,
+            "retries": None if before is None else name(before.key),
+            "triedAgain": True if attempt.failed and story.following(run, attempt) is not None else None,
+            "foreachIndex": [int(index) for index, _ in start.get("foreach") or ()] or None,
+            "foreachValue": redaction.value(start.get("foreachValue")),
+            "clonedFrom": None if clone is None else f"{run.key.flow}/{clone['originRun']}",
+            "caught": True if end.get("caught") else None,
+            "exitCode": attempt.exit_code,
+            "signal": attempt.signal_name,
+            "error": redaction.text(attempt.error_message) if attempt.error_message else None,
+            "exception": redaction.value(attempt.exception) or None,
+            "usage": attempt.usage or None,
+            "artifacts": end.get("artifacts"),
+        }
+    )
+
+
+def ended_at(run: Run) -> int:
+    """When the last of the run ended, in nanoseconds since 1970; of one that runs, what was seen last."""
+    return max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
+
+
+def name(key: AttemptKey) -> str:
+    """STEP/TASK, and the attempt's number from its first retry on: STEP/TASK/1."""
+    return f"{key.step}/{key.task}" + (f"/{key.attempt}" if key.attempt else "")
+
+
+def by_step(run: Run, attempts: List[Attempt]) -> Dict[str, List[Attempt]]:
+    """What ran of each step: those of the flow's graph as the launcher told them, then any that only ran."""
+    steps: Dict[str, List[Attempt]] = {step: [] for step in run.steps}
+    for attempt in attempts:
+        members = steps.setdefault(attempt.key.step, [])
+        if not attempt.is_cloned:
+            members.append(attempt)
+    return steps
+
+
+def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
+    record = run.steps.get(step, {})
+    asked = record.get("asked") or {}
+    return _known(
+        {
+            "name": step,
+            "type": record.get("type"),
+            "next": record.get("next"),
+            "file": record.get("file"),
+            "line": record.get("line"),
+            "asked": _known({**asked, "memory": _bytes(asked.get("memory"))}) or None,
+            "used": use(ran) if ran else None,
+        }
+    )
+
+
+def use(attempts: List[Attempt]) -> Values:
+    """What attempts used: all of their CPU seconds and bytes read and written, the most cores and memory of one."""
+    cpu = [float(attempt.usage.get("cpu", 0)) for attempt in attempts]
+    took = [max(0.001, (attempt.ended_at - attempt.started_at) / _NANO) for attempt in attempts]
+    return {
+        "attempts": len(attempts),
+        "cpuSeconds": sum(cpu),
+        "cores": max(used / seconds for used, seconds in zip(cpu, took, strict=True)),
+        "memoryPeak": max(int(attempt.usage.get("memoryPeak", 0)) for attempt in attempts),
+        "read": sum(int(attempt.usage.get("read", 0)) for attempt in attempts),
+        "written": sum(int(attempt.usage.get("written", 0)) for attempt in attempts),
+    }
+
+
+def _bytes(megabytes: Optional[float]) -> Optional[int]:
+    return None if megabytes is None else int(megabytes * _MEBIBYTE)
+
+
+def _known(values: Values) -> Values:
+    return {name: value for name, value in values.items() if value is not None}
