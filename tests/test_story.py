@@ -101,6 +101,13 @@ def test_a_clock_that_goes_backwards_gives_no_negative_time() -> None:
     assert (path.duration, path.waiting) == (0, 0)
 
 
+def test_an_attempt_begins_no_sooner_than_its_launch() -> None:
+    """The kernel tells when a process started to 10 ms, rounded down: to before the run, even."""
+    key = AttemptKey("start", "1", 0)
+    attempt = Attempt(key, start=record(130, processStartTimeUnixNano=95), launch=record(100))
+    assert attempt.started_at == 100
+
+
 def test_attempts_that_name_each_other_in_a_circle_end() -> None:
     """A journal may be damaged, or made to deceive."""
     run = Run(RunKey("F", "1"), start=record(0), end=record(9, result="success"))

@@ -50,13 +50,13 @@ class Attempt:
 
     @property
     def started_at(self) -> int:
-        """Start of its process, in nanoseconds since 1970."""
+        """Start of its process, in nanoseconds since 1970; the kernel rounds it down, to before its launch even."""
         if self.clone is not None:
             return int(self.clone["timeUnixNano"])
         start = self.start or {}
-        launched = (self.launch or {}).get("timeUnixNano", 0)
+        launched: int = (self.launch or {}).get("timeUnixNano", 0)
         own: int = start.get("processStartTimeUnixNano") or start.get("timeUnixNano") or 0
-        return own or launched or self.last_seen
+        return max(own, launched) or self.last_seen
 
     @property
     def ended_at(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from time import time_ns
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from otel_metaflow import secrets
@@ -62,14 +63,15 @@ class Output:
             fields["length"] = length
         self._journal.append(layout.LINE, fields)
 
-    def launched(self, key: layout.AttemptKey, pid: int, streams: Sequence[str]) -> RawLines:
-        """A task's process has been started; what is read from it, of `streams`, goes to what is returned."""
+    def launched(self, key: layout.AttemptKey, at: int, pid: int, streams: Sequence[str]) -> RawLines:
+        """A task's process has been started, no sooner than `at`; what is read from it goes to what is returned."""
         self.attempts += 1
         self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
         journal = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
         self._journal.append(
             layout.LAUNCH,
             {
+                "timeUnixNano": at,
                 "step": key.step,
                 "task": key.task,
                 "attempt": key.attempt,
@@ -145,10 +147,10 @@ def watch_workers(output: Output, logged: Callable[[str], Optional[Sequence[str]
     launch, emit_log, terminate = Worker._launch, Worker.emit_log, Worker.terminate  # noqa: SLF001
 
     @guarded
-    def note_launch(worker: Any, pid: int) -> None:
+    def note_launch(worker: Any, at: int, pid: int) -> None:
         streams = logged(worker.task.step)
         if streams is not None and not worker.task.is_cloned:
-            worker.otel_lines = output.launched(_key(worker.task), pid, streams)
+            worker.otel_lines = output.launched(_key(worker.task), at, pid, streams)
 
     @guarded
     def note_end(task: Any, code: int, killed: bool) -> None:
@@ -156,8 +158,9 @@ def watch_workers(output: Output, logged: Callable[[str], Optional[Sequence[str]
             output.ended(_key(task), code, killed=killed)
 
     def watched_launch(worker: Any) -> Any:
+        at = time_ns()
         process = launch(worker)
-        note_launch(worker, process.pid)
+        note_launch(worker, at, process.pid)
         return process
 
     def watched_terminate(worker: Any) -> Any:
