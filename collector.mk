@@ -23,7 +23,7 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-OURS := destinations origin gate
+OURS := destinations door environment origin gate
 collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
@@ -47,7 +47,8 @@ bench-collector: $(COLLECTOR) $(VENDORS) ## what an outage of a vendor costs, an
 # the checksum database either: the sums that get committed are what is checked from then on.
 collector-generate: export GONOSUMDB = *
 collector-generate: ## write its Go module anew, after a change of version or manifest
-	cd collector/destinations && go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy
+	$(foreach ours,destinations door environment,cd $(CURDIR)/collector/$(ours) && \
+		go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy &&) true
 	cd collector/origin && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	cd collector/gate && go get $(foreach module,component config/configoptional config/configretry consumer exporter pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
@@ -71,6 +72,7 @@ endef
 image: $(IMAGE_FILES)/otelcol-metaflow ## the collector's container image
 	$(if $(BUILDER),,$(error make image needs buildah, podman or docker))
 	mkdir -p $(IMAGE_FILES)/queue
+	go version -m $< > $(IMAGE_FILES)/modules.txt
 	cp $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)) $(IMAGE_FILES)/ca-certificates.crt
 	$(BUILDER) build --build-context build=$(IMAGE_FILES) -t $(IMAGE) collector
 

@@ -39,6 +39,12 @@ def test_the_container_is_not_root_and_can_write_to_its_queue_only(container: Co
     assert volume["Destination"] == "/var/lib/otelcol-metaflow"
     assert list((process / "root/var/lib/otelcol-metaflow").iterdir())
 
+    modules = (process / "root/usr/share/otelcol-metaflow/modules.txt").read_text()
+    binary = process / "root/otelcol-metaflow"
+    listed = subprocess.check_output(["go", "version", "-m", str(binary)], text=True)
+    assert modules.splitlines()[1:] == listed.splitlines()[1:]  # the bill of materials is this binary's
+    assert "\tdep\tgithub.com/open-telemetry/opentelemetry-collector-contrib/exporter/datadogexporter\t" in modules
+
     executables = [path.name for path in (process / "root").iterdir() if path.is_file()]
     assert executables == ["otelcol-metaflow"]
 

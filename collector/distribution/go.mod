@@ -23,7 +23,6 @@ require (
 	github.com/open-telemetry/opentelemetry-collector-contrib/receiver/filelogreceiver v0.144.0
 	go.opentelemetry.io/collector/component v1.50.0
 	go.opentelemetry.io/collector/confmap v1.50.0
-	go.opentelemetry.io/collector/confmap/provider/envprovider v1.50.0
 	go.opentelemetry.io/collector/confmap/provider/fileprovider v1.50.0
 	go.opentelemetry.io/collector/confmap/provider/yamlprovider v1.50.0
 	go.opentelemetry.io/collector/connector v0.144.0
@@ -41,6 +40,8 @@ require (
 	go.opentelemetry.io/collector/receiver/otlpreceiver v0.144.0
 	go.opentelemetry.io/collector/service v0.144.0
 	otel-metaflow.local/destinations v0.0.0
+	otel-metaflow.local/door v0.0.0
+	otel-metaflow.local/environment v0.0.0
 	otel-metaflow.local/gate v0.0.0
 	otel-metaflow.local/origin v0.0.0
 )
@@ -310,6 +311,7 @@ require (
 	go.opentelemetry.io/collector/config/configretry v1.50.0 // indirect
 	go.opentelemetry.io/collector/config/configtelemetry v0.144.0 // indirect
 	go.opentelemetry.io/collector/config/configtls v1.50.0 // indirect
+	go.opentelemetry.io/collector/confmap/provider/envprovider v1.50.0 // indirect
 	go.opentelemetry.io/collector/confmap/xconfmap v0.144.0 // indirect
 	go.opentelemetry.io/collector/connector/connectortest v0.144.0 // indirect
 	go.opentelemetry.io/collector/connector/xconnector v0.144.0 // indirect
@@ -411,6 +413,10 @@ require (
 )
 
 replace otel-metaflow.local/destinations => ../destinations
+
+replace otel-metaflow.local/door => ../door
+
+replace otel-metaflow.local/environment => ../environment
 
 replace otel-metaflow.local/origin => ../origin
 

@@ -1,0 +1,33 @@
+// Package environment reads variables into the configuration, as `${env:NAME:-default}`.
+//
+// It is the collector's own provider but for one thing: a variable that is set to nothing counts as not
+// set, as the OpenTelemetry specification has it for all SDKs. Compose files, Helm charts and Task
+// definitions pass on empty variables where nobody set any, and the default is meant for those too.
+package environment
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/provider/envprovider"
+)
+
+// NewFactory is what the collector's generated main.go calls.
+func NewFactory() confmap.ProviderFactory {
+	return confmap.NewProviderFactory(func(settings confmap.ProviderSettings) confmap.Provider {
+		return provider{envprovider.NewFactory().Create(settings)}
+	})
+}
+
+type provider struct{ confmap.Provider }
+
+// Retrieve returns the value of a variable, or the default.
+func (p provider) Retrieve(ctx context.Context, uri string, watcher confmap.WatcherFunc) (*confmap.Retrieved, error) {
+	name, fallback, hasFallback := strings.Cut(strings.TrimPrefix(uri, p.Scheme()+":"), ":-")
+	if hasFallback && os.Getenv(name) == "" {
+		return confmap.NewRetrievedFromYAML([]byte(fallback))
+	}
+	return p.Provider.Retrieve(ctx, uri, watcher)
+}

@@ -1,0 +1,145 @@
+"""Who may send to the collector, over what, and what it gives away."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+from collectors import PRODUCT, PRODUCT_CONFIG, ROOT, Collector, CollectorError, Container, Vendors
+from running import Place, eventually
+from test_collector import send
+
+from otel_metaflow.assembly.checkpoint import Checkpoint
+
+TOKEN = "0f3c2a7be41d"
+SECRETS = {
+    "OTLP_TOKEN": TOKEN,
+    "DD_API_KEY": "0123456789abcdef0123456789abcdef",
+    "SPLUNK_HEC_TOKEN": "5d1c0e5a-0000-4000-8000-8c2f1e7d3b9a",
+    "OTLP_FORWARD_HEADERS": "{authorization: Basic dXNlcjpwYXNz}",
+}
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, Path]:
+    """Certificates of an authority: of the collector, and of a client."""
+    authority = trustme.CA()
+    files = {name: tmp_path / f"{name}.pem" for name in ("authority", "certificate", "key", "client", "client_key")}
+    authority.cert_pem.write_to_path(str(files["authority"]))
+    server, client = authority.issue_cert("localhost"), authority.issue_cert("client@example.org")
+    server.cert_chain_pems[0].write_to_path(str(files["certificate"]))
+    server.private_key_pem.write_to_path(str(files["key"]))
+    client.cert_chain_pems[0].write_to_path(str(files["client"]))
+    client.private_key_pem.write_to_path(str(files["client_key"]))
+    return files
+
+
+def speaks_tls(tls: dict[str, Path]) -> dict[str, str]:
+    return {"OTLP_TLS_CERT_FILE": str(tls["certificate"]), "OTLP_TLS_KEY_FILE": str(tls["key"])}
+
+
+def endpoint(collector: Collector, protocol: str, tls: dict[str, Path]) -> dict[str, str]:
+    """What a user sets to send to a collector that speaks TLS."""
+    url = collector.grpc if protocol == "grpc" else collector.http
+    return {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url.replace("http:", "https:"),
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(tls["authority"]),
+        "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
+    }
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_who_shows_the_token_is_let_in_over_tls(
+    place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
+) -> None:
+    """Who does not is told which variable to look at; the run is not held up, and nothing is lost."""
+    door = {"OTLP_TOKEN": TOKEN, **speaks_tls(tls)}
+    with Collector(tmp_path, {**vendors.splunk_environment, **door}) as collector:
+        env = endpoint(collector, protocol, tls)
+        finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env=env)
+        assert finished.code == 0
+        eventually(lambda: "OTEL_EXPORTER_OTLP_HEADERS" in " ".join(finished.checkpoint.trouble.values()))
+        env["OTEL_EXPORTER_OTLP_HEADERS"] = f"Authorization=Bearer%20{TOKEN}"
+        shipped = eventually(
+            lambda: (found := place.cli("ship", f"HelloFlow/{finished.run}", env=env)).returncode == 0 and found
+        )
+        assert TOKEN not in shipped.stdout + shipped.stderr
+        eventually(lambda: Checkpoint.read(finished.folder).complete)
+        vendors.wait_for(lambda: any(span.name == "RUN HelloFlow" for span in vendors.splunk.spans()))
+    assert len(vendors.splunk.spans()) == len({span.span_id for span in vendors.splunk.spans()})
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_certificate_of_the_sender_stands_for_a_token(
+    place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
+) -> None:
+    """Then nobody can be let in who has none, so it may listen beyond this machine."""
+    door = {"OTLP_TLS_CLIENT_CA_FILE": str(tls["authority"]), "LISTEN_HOST": "0.0.0.0", **speaks_tls(tls)}
+    with Collector(tmp_path, {**vendors.splunk_environment, **door}) as collector:
+        env = endpoint(collector, protocol, tls)
+        env["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"] = str(tls["client"])
+        env["OTEL_EXPORTER_OTLP_CLIENT_KEY"] = str(tls["client_key"])
+        place.run(ROOT / "examples/hello.py", "--with", "otel", env=env).wait_delivered()
+        vendors.wait_for(lambda: any(span.name == "RUN HelloFlow" for span in vendors.splunk.spans()))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
+    """Unless that is said; one line says how."""
+    with pytest.raises(CollectorError) as error, Collector(tmp_path, {"LISTEN_HOST": host}):
+        pass
+    (line,) = (line for line in str(error.value).splitlines() if line.startswith("Error"))
+    assert "would take telemetry from anybody: set OTLP_TOKEN" in line
+    with Collector(tmp_path, {"LISTEN_HOST": host, "OTLP_ALLOW_ANONYMOUS": "true"}) as collector:
+        send(collector, "http/protobuf", line="from anybody")
+        collector.wait_for_output("from anybody", timeout=10)
+
+
+def test_the_image_does_not_listen_to_strangers(tmp_path: Path, image: str) -> None:
+    """It listens beyond itself, so by its defaults it asks for a token or for a word."""
+    with (
+        pytest.raises(CollectorError, match="set OTLP_TOKEN to a secret that senders must show"),
+        Container(tmp_path, {"LISTEN_HOST": "0.0.0.0"}, image),
+    ):
+        pass
+
+
+def test_a_variable_that_is_set_to_nothing_is_not_set(tmp_path: Path, vendors: Vendors) -> None:
+    """Compose files and charts pass on empty variables: every default holds for those too."""
+    rows = [line.split("|")[1] for line in (ROOT / "collector/README.md").read_text().splitlines() if "| `" in line]
+    variables = {name.strip(" `"): "" for row in rows for name in row.split(",") if name.strip(" `").isupper()}
+    assert len(variables) > 30
+    ports = {name for name in variables if name.endswith("_PORT")}
+    with Collector(
+        tmp_path, {name: "" for name in variables if name not in {*ports, "QUEUE_DIR"}} | vendors.splunk_environment
+    ) as collector:
+        send(collector, "http/protobuf")
+        vendors.wait_for(vendors.splunk.logs)
+    for route in ("", "exporter", "otlp"):
+        chosen = {"DD_API_KEY": SECRETS["DD_API_KEY"], "DATADOG_ROUTE": route, "HOME": str(tmp_path)}
+        subprocess.run([PRODUCT, "validate", f"--config={PRODUCT_CONFIG}"], env=variables | chosen, check=True)
+
+
+def test_no_secret_is_in_what_it_prints(tmp_path: Path) -> None:
+    """Not at start, not while every vendor is away, not in the help; and no variable holds one by default."""
+    away = {
+        "DD_DD_URL": "http://localhost:1",
+        "DD_APM_DD_URL": "http://localhost:1",
+        "DD_LOGS_CONFIG_LOGS_DD_URL": "http://localhost:1",
+        "SPLUNK_HEC_URL": "http://localhost:1",
+        "OTLP_FORWARD_ENDPOINT": "http://localhost:1",
+    }
+    with Collector(tmp_path, {**SECRETS, **away}) as collector:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization=Bearer%20{TOKEN}")
+            send(collector, "http/protobuf")
+        for exporter in ("splunk_hec", "otlp_http/forward"):
+            collector.wait_for_output(f'"{exporter}"', timeout=20)
+        collector.wait_for_output("connection refused", timeout=20)
+    for command in (["--help"], ["components"], ["validate", f"--config={PRODUCT_CONFIG}"]):
+        done = subprocess.run([PRODUCT, *command], env=SECRETS | away, capture_output=True, text=True, check=True)
+        assert not [name for name, secret in SECRETS.items() if secret in done.stdout + done.stderr]
+    assert not [line for line in collector.output.splitlines() if any(secret in line for secret in SECRETS.values())]

@@ -1,0 +1,75 @@
+"""The manifests: against the schemas of the API, and against the collector that they run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from collectors import ROOT, Collector, CollectorError
+
+MANIFEST = ROOT / "collector/kubernetes/collector.yaml"
+OBJECTS: dict[str, dict[str, Any]] = {found["kind"]: found for found in yaml.safe_load_all(MANIFEST.read_text())}
+POD = OBJECTS["Deployment"]["spec"]["template"]
+(CONTAINER,) = POD["spec"]["containers"]
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_an_object_is_what_the_api_takes(kind: str, version: str) -> None:
+    """With no name that the schema does not know."""
+    kubernetes_validate.validate(OBJECTS[kind], version, strict=True)
+
+
+def test_a_misspelled_name_would_be_found() -> None:
+    """The schemas are really applied."""
+    wrong = OBJECTS["Service"] | {"spec": OBJECTS["Service"]["spec"] | {"selektor": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_objects_find_each_other() -> None:
+    """Labels, names of ports and of the volume."""
+    labels = POD["metadata"]["labels"]
+    assert OBJECTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert OBJECTS["Service"]["spec"]["selector"] == labels
+    assert OBJECTS["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert {port["targetPort"]: port["port"] for port in OBJECTS["Service"]["spec"]["ports"]}.items() <= ports.items()
+    allowed = {port["port"] for rule in OBJECTS["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
+    assert allowed <= ports.keys()
+    (volume,) = POD["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == OBJECTS["PersistentVolumeClaim"]["metadata"]["name"]
+    (mount,) = CONTAINER["volumeMounts"]
+    dockerfile = (ROOT / "collector/Dockerfile").read_text()
+    assert f"QUEUE_DIR={mount['mountPath']}\n" in dockerfile
+    user = POD["spec"]["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}\n" in dockerfile
+
+
+def test_the_memory_limit_is_above_the_one_at_which_it_refuses() -> None:
+    """Or the kernel would kill what should have said no."""
+    variables = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+    limit = re.fullmatch(r"(\d+)Mi", CONTAINER["resources"]["limits"]["memory"])
+    assert limit is not None
+    assert int(limit.group(1)) >= 1.5 * int(variables["MEMORY_LIMIT_MIB"])
+
+
+def test_every_variable_is_one_of_the_collectors() -> None:
+    """No key stands in the file, and what stands there is written as the collector's own page has it."""
+    documented = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "collector/README.md").read_text()))
+    variables = {variable["name"] for variable in CONTAINER["env"]}
+    assert variables <= documented
+    assert not [name for name in variables if "KEY" in name or "TOKEN" in name]
+
+
+def test_it_starts_with_these_variables_and_a_secret(tmp_path: Path) -> None:
+    """Empty ones included; without the token of the Secret it does not."""
+    environment = {variable["name"]: variable["value"] for variable in CONTAINER["env"]} | {"LISTEN_HOST": "0.0.0.0"}
+    with Collector(tmp_path, environment | {"OTLP_TOKEN": "s3cret"}) as collector:
+        assert "sending to sample" in collector.output
+    with pytest.raises(CollectorError, match="set OTLP_TOKEN"), Collector(tmp_path, environment):
+        pass
