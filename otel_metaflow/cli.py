@@ -29,7 +29,7 @@ def view(run: str) -> None:
 
     environment = settings.read()
     folder = _folder(environment, run)
-    terminal.show(environment.home, folder)
+    terminal.show(environment.home, folder, environment.trace_url)
 
 
 @main.command(name="id")

@@ -22,7 +22,8 @@ WITHIN = "OTEL_METAFLOW_WITHIN"
 class Handover(NamedTuple):
     """The settings of a run, as far as its tasks need them.
 
-    `folder` is where the journals of the run are, None where none can be written.
+    `folder` is where the journals of the run are, None where none can be written; `trace_url` the template of
+    links.py.
     """
 
     flow: str
@@ -31,6 +32,7 @@ class Handover(NamedTuple):
     folder: Optional[Path]
     logs: Tuple[str, ...]
     most_bytes: int
+    trace_url: str
 
 
 def give(handover: Handover, environ: Mapping[str, str]) -> str:

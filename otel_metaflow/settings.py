@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
+from otel_metaflow import links
+
 SIGNALS = ("traces", "metrics", "logs")
 SAMPLERS = (
     "parentbased_always_on", "always_on", "always_off", "traceidratio", "parentbased_always_off",
@@ -64,6 +66,7 @@ class Settings(NamedTuple):
     journal_max_days: float = 14.0
     destinations: Mapping[str, Destination] = MappingProxyType({})
     log_dir: Optional[Path] = None
+    trace_url: str = ""
     problems: Tuple[str, ...] = ()
 
     @property
@@ -115,6 +118,7 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),
         destinations={} if problems else destinations,
         log_dir=_folder(env.get("OTEL_METAFLOW_LOG_DIR")),
+        trace_url=_trace_url(env, problems),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -233,6 +237,15 @@ def _pattern(env: Mapping[str, str], problems: List[str]) -> str:
         problems.append(f"OTEL_METAFLOW_REDACT is {text!r}, which is no regular expression ({error})")
         return ""
     return text
+
+
+def _trace_url(env: Mapping[str, str], problems: List[str]) -> str:
+    template = env.get(links.VARIABLE, "").strip()
+    problem = links.problem(template)
+    if problem is not None:
+        problems.append(problem)
+        return ""
+    return template
 
 
 def _number(env: Mapping[str, str], variable: str, default: float, unit: str, problems: List[str]) -> float:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence
 
-from otel_metaflow import closing, handover, ids, resource, secrets, settings, spawn, traceparent
+from otel_metaflow import closing, handover, ids, links, resource, secrets, settings, spawn, traceparent
 from otel_metaflow.guard import guarded, hide_frames, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
@@ -112,6 +112,13 @@ class Run:
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
             say(closing.line(self.folder, self.key, self.environment, self._output.attempts))
+            if self.environment.trace_url and self.environment.is_shipping:
+                say(f"trace {self._trace_url()}")
+
+    def _trace_url(self) -> str:
+        lead = traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key))
+        trace_id, span_id = lead.split("-")[1:3]
+        return links.fill(self.environment.trace_url, self.key.flow, self.key.run, trace_id, span_id)
 
 
 def _result(exception: Optional[BaseException]) -> str:
@@ -135,6 +142,7 @@ def start(flow: str, run: str, node: Any, decorators: Iterable[Any], options: Di
             None if _run is None else _run.folder,
             environment.logs,
             environment.journal_max_bytes,
+            environment.trace_url,
         )
     if _run is not None:
         _run.add_step(node, decorators, options)

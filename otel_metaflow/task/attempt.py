@@ -118,6 +118,18 @@ class Attempt:
         if tap is not None:
             api.mute_repeaters()
 
+    def note_trace_url(self, template: str, metadata: Any, fields: Dict[str, Any]) -> None:
+        """Register the link to this attempt's span as metadata of the task; with a metadata service, one request."""
+        from metaflow.metadata_provider import MetaDatum
+
+        from otel_metaflow import links
+
+        _, trace_id, span_id, _ = self._traceparent.split("-")
+        url = links.fill(template, fields["flow"], fields["run"], trace_id, span_id)
+        tags = [f"attempt_id:{fields['attempt']}"]
+        datum = MetaDatum(field="otel-trace-url", value=url, type="otel-trace-url", tags=tags)
+        metadata.register_metadata(fields["run"], fields["step"], fields["task"], [datum])
+
     def watch_metadata(self, metadata: Any) -> None:
         """See the error of an artifact that cannot be pickled: no hook is called for it.
 
@@ -232,25 +244,25 @@ def begin(
         made.echo_to(Path(str(outer)))
         described["within"] = Path(str(outer)).name
     sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
-    made.start(
-        {
-            "flow": flow,
-            "run": run,
-            "namespace": handed.namespace,
-            "step": step,
-            "task": task,
-            "attempt": attempt,
-            "maxUserCodeRetries": max_user_code_retries,
-            "logs": sources,
-            "attributes": options.get("attributes") or {},
-            **lineage.describe(inputs, frames, node.type, mask, value=bool(options.get("foreach_value"))),
-            **described,
-        },
-        sources,
-    )
+    fields = {
+        "flow": flow,
+        "run": run,
+        "namespace": handed.namespace,
+        "step": step,
+        "task": task,
+        "attempt": attempt,
+        "maxUserCodeRetries": max_user_code_retries,
+        "logs": sources,
+        "attributes": options.get("attributes") or {},
+        **lineage.describe(inputs, frames, node.type, mask, value=bool(options.get("foreach_value"))),
+        **described,
+    }
+    made.start(fields, sources)
     try:
+        if handed.trace_url:
+            made.note_trace_url(handed.trace_url, metadata, fields)
         made.watch_metadata(metadata)
-    except Exception as error:  # noqa: BLE001 - not a hook; without it only the error's name is missing
+    except Exception as error:  # noqa: BLE001 - not a hook; without it an error's name or a link is missing
         contain(error)
     return made
 
@@ -263,7 +275,15 @@ def _found_out(flow: str, run: str) -> Optional[handover.Handover]:
     if environment.disabled:
         return None
     folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
-    return handover.Handover(flow, run, environment.namespace, folder, environment.logs, environment.journal_max_bytes)
+    return handover.Handover(
+        flow,
+        run,
+        environment.namespace,
+        folder,
+        environment.logs,
+        environment.journal_max_bytes,
+        environment.trace_url,
+    )
 
 
 def say_unwritable(error: OSError, home: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Set
 
-from otel_metaflow import ids
+from otel_metaflow import ids, links
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal.layout import AttemptKey
@@ -31,8 +31,19 @@ def attempt_state(attempt: Attempt) -> str:
     return "running" if attempt.end is None and attempt.is_running() else attempt.result
 
 
-def of_run(run: Run, redaction: Redaction) -> Values:
-    """The run, its steps in the order in which they first ran, and its attempts in that of their start."""
+def trace_url(run: Run, template: str) -> Optional[str]:
+    """Where the run's trace is shown, by the template of OTEL_METAFLOW_TRACE_URL; None without one."""
+    if not template:
+        return None
+    key = run.key
+    return links.fill(template, key.flow, key.run, run.trace_id, ids.run_span_id(key.flow, key.run, key.namespace))
+
+
+def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
+    """The run, its steps in the order of the flow's graph, and its attempts in that of their start.
+
+    `template` is that of OTEL_METAFLOW_TRACE_URL.
+    """
     key = run.key
     path = story.critical_path(run)
     failure = story.failure_origin(run)
@@ -49,6 +60,7 @@ def of_run(run: Run, redaction: Redaction) -> Values:
             "durationSeconds": (ended_at(run) - run.started_at) / _NANO,
             "traceId": run.trace_id,
             "spanId": ids.run_span_id(key.flow, key.run, key.namespace),
+            "traceUrl": trace_url(run, template),
             "resource": redaction.attributes((run.start or {}).get("resource") or {}),
             "origin": run.origin,
             "triggers": list((run.start or {}).get("triggers") or ()) or None,

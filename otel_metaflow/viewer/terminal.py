@@ -43,7 +43,7 @@ _WAIT, _START, _CODE, _STORE = "·", "░", "█", "▒"
 _WIDE = 200
 
 
-def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
+def show(home: Path, folder: Path, trace_url: str = "", console: Optional[Console] = None) -> None:
     """Print the run in `folder`: its outcome, shape, attempts, what decided how long it took, and use by step."""
     console = console or Console()
     if not console.is_terminal:
@@ -58,7 +58,7 @@ def show(home: Path, folder: Path, console: Optional[Console] = None) -> None:
             f"  {_seconds(run.ended_at - run.started_at)}  started {_clock(run.started_at)}",
         )
     )
-    console.print(Text(f"trace {run.trace_id}", style="dim"))
+    console.print(Text(f"trace {report.trace_url(run, trace_url) or run.trace_id}", style="dim"))
     if run.steps:
         console.print(Text(f"shape {shape(run)}"))
     if run.origin:
