@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -89,6 +90,37 @@ def ship(run: str | None, everything: bool, wait: float) -> None:
     folders = list(sweep.unfinished(environment.home)) if run is None else [_folder(environment, run)]
     failed = [folder for folder in folders if not _ship(environment, folder, wait)]
     sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds for each leg."
+)
+@click.option("--health", metavar="URL", help="The collector's health, if not on the endpoint's host at port 13133.")
+@click.option("--metrics", metavar="URL", help="The collector's own metrics, if not there at port 8888.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def doctor(timeout: float, health: str | None, metrics: str | None, *, as_json: bool) -> None:
+    """Send a marked span, log record and metric, and say leg by leg how far they come.
+
+    Exits with 0 if all is well, with 1 if something failed.
+    """
+    from otel_metaflow.shipper.doctor import examine
+    from otel_metaflow.shipper.reach import State
+
+    colours = {State.OK: "green", State.FAILED: "red", State.WARNING: "yellow", State.SKIPPED: "bright_black"}
+    found = []
+    for finding in examine(settings.read(), timeout, health, metrics):
+        found.append(finding)
+        if not as_json:
+            state = click.style(f"{finding.state.value:4}", fg=colours[finding.state])
+            click.echo(f"{state}  {finding.leg:12}  {finding.says}")
+            if finding.do:
+                click.echo(f"{'':6}{'':14}do: {finding.do}")
+    is_well = all(finding.state is not State.FAILED for finding in found)
+    if as_json:
+        legs = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]
+        click.echo(json.dumps({"ok": is_well, "legs": legs}, indent=2))
+    sys.exit(0 if is_well else 1)
 
 
 @main.command()

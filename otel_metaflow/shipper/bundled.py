@@ -1,0 +1,120 @@
+"""What the bundled collector says of itself: its health, and what became of what it took in.
+
+Health is the health_check extension's, the counts are the Collector's own metrics in Prometheus' text format
+(https://opentelemetry.io/docs/collector/internal-telemetry/).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+
+import requests
+
+_HEALTH_PORT, _METRICS_PORT = 13133, 8888
+_LOOK_AGAIN = 0.25
+# Datadog's exporter is asked for nothing that it has not had the time to send: seven seconds for spans.
+_PATIENCE = 15.0
+_LINE = re.compile(r"^otelcol_exporter_(\w+?)(?:_total)?\{([^}]*)\} (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ITEMS = {"logs": "log_records", "traces": "spans", "metrics": "metric_points"}
+_ADVICE = (
+    ("datadog", "check DD_API_KEY and DD_SITE where the collector runs; its output says what Datadog answered"),
+    ("splunk", "check SPLUNK_HEC_URL, SPLUNK_HEC_TOKEN and the indexes where the collector runs; its output says more"),
+    ("forward", "check OTLP_FORWARD_ENDPOINT and OTLP_FORWARD_HEADERS where the collector runs; its output says more"),
+)
+
+Leg = Tuple[str, str, str]
+"""Name, what was found, and what to do if that is bad."""
+
+
+class Counts(NamedTuple):
+    """The counts of the exporters; keys are the name of the count, exporter and signal, if it has one."""
+
+    values: Dict[Tuple[str, str, str], float]
+
+    @property
+    def queues(self) -> Sequence[Tuple[str, str]]:
+        """Exporter and signal of each queue there is."""
+        return sorted((exporter, signal) for name, exporter, signal in self.values if name == "queue_capacity")
+
+    def of(self, what: str, exporter: str, signal: str) -> float:
+        """How many items of a signal were `sent`, or failed for good: `send_failed`."""
+        return self.values.get((f"{what}_{_ITEMS[signal]}", exporter, ""), 0.0)
+
+    def waiting(self, exporter: str, signal: str) -> int:
+        """How many items wait in a queue."""
+        return int(self.values.get(("queue_size", exporter, signal), 0.0))
+
+
+class Collector:
+    """The collector at a host, if there is one; `health` and `metrics` are its addresses if they are not the usual."""
+
+    def __init__(self, host: str, health: Optional[str], metrics: Optional[str]) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        self._is_named = bool(health)
+        self._health = health or f"http://{shown}:{_HEALTH_PORT}/"
+        self._metrics = metrics or f"http://{shown}:{_METRICS_PORT}/metrics"
+
+    def health(self, timeout: float) -> Iterator[Leg]:
+        """Ask it how it is."""
+        answer = _get(self._health, min(timeout, 2.0))
+        if answer is None:
+            do = "check the address after --health" if self._is_named else ""
+            yield "collector", f"{self._health} does not answer" if do else "", do
+        elif answer.ok:
+            yield "collector", f"{self._health} is well", ""
+        else:
+            do = "look at the collector's output: it is starting, stopping or out of memory"
+            yield "collector", f"{self._health} answered {answer.status_code}", do
+
+    def counts(self) -> Optional[Counts]:
+        """What it has counted; None where it does not say."""
+        answer = _get(self._metrics, 2.0)
+        if answer is None or not answer.ok:
+            return None
+        values: Dict[Tuple[str, str, str], float] = {}
+        for name, text, value in _LINE.findall(answer.text):
+            labels = dict(_LABEL.findall(text))
+            values[name, labels.get("exporter", ""), labels.get("data_type", "")] = float(value)
+        return Counts(values)
+
+    def onward(self, before: Optional[Counts], signals: Sequence[str], timeout: float) -> Iterator[Leg]:
+        """Say for each exporter what became of what it was sent since `before`."""
+        if before is None:
+            return
+        now = before
+        waited = [(exporter, signal) for exporter, signal in before.queues if signal in signals]
+        open_ = list(waited)
+        deadline = time.monotonic() + max(timeout, _PATIENCE)
+        while open_ and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+            now = self.counts() or now
+            open_ = [one for one in open_ if not _grew(before, now, "sent", *one)]
+            if any(_grew(before, now, "send_failed", *one) for one in open_):
+                break
+        for exporter in dict.fromkeys(exporter for exporter, _ in waited):
+            stuck = [signal for name, signal in open_ if name == exporter]
+            yield f"to {exporter}", *_became(exporter, stuck, before, now)
+
+
+def _became(exporter: str, stuck: Sequence[str], before: Counts, now: Counts) -> Tuple[str, str]:
+    if not stuck:
+        return "sent", ""
+    do = next((advice for part, advice in _ADVICE if part in exporter), "look at the collector's output")
+    waiting = sum(now.waiting(exporter, signal) for signal in stuck)
+    if any(_grew(before, now, "send_failed", exporter, signal) for signal in stuck):
+        return f"{' and '.join(stuck)} refused for good", do
+    return f"{' and '.join(stuck)} not sent yet; {waiting} items wait in its queue", do
+
+
+def _grew(before: Counts, now: Counts, what: str, exporter: str, signal: str) -> bool:
+    return now.of(what, exporter, signal) > before.of(what, exporter, signal)
+
+
+def _get(url: str, timeout: float) -> Optional[requests.Response]:
+    try:
+        return requests.get(url, timeout=timeout)
+    except requests.exceptions.RequestException:
+        return None
