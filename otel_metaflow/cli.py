@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import List, NoReturn, Tuple
 
@@ -24,13 +25,31 @@ def main() -> None:
 
 @main.command()
 @click.argument("run", metavar="FLOW/RUN")
-def view(run: str) -> None:
+@click.option("--html", metavar="FILE", help="Write it as a page that holds all it needs; - for standard output.")
+@click.option("--open", "opens", is_flag=True, help="Show that page in the browser.")
+def view(run: str, html: str | None, *, opens: bool) -> None:
     """Draw a run as a waterfall, from its journals."""
-    from otel_metaflow.viewer import terminal
-
     environment = settings.read()
     folder = _folder(environment, run)
-    terminal.show(environment.home, folder, environment.trace_url)
+    if html is None and not opens:
+        from otel_metaflow.viewer import terminal
+
+        terminal.show(environment.home, folder, environment.trace_url)
+        return
+    from otel_metaflow.viewer import page
+
+    text = page.html(environment, folder)
+    if html == "-":
+        click.echo(text)
+        return
+    path = Path(html) if html else Path(tempfile.mkdtemp(prefix="otel-metaflow-")) / f"{run.replace('/', '-')}.html"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        _fail(f"cannot write {path} ({error.strerror}); name another file after --html")
+    click.echo(f"wrote {path}", err=True)
+    if opens:
+        click.launch(path.resolve().as_uri())
 
 
 @main.command(name="id")

@@ -1,0 +1,91 @@
+"""What a run's processes printed and logged, a line at a time, for whoever shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, NamedTuple, Optional
+
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.assembly.run import Attempt
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.reader import Tail
+from otel_metaflow.redaction import Redaction
+
+DEBUG, INFO, WARN, ERROR = 1, 2, 3, 4
+# Up to which severity number of OpenTelemetry a level goes (and trace, below debug, counts as that).
+_OF_OTEL = ((8, DEBUG), (12, INFO), (16, WARN))
+
+
+class Line(NamedTuple):
+    """One record: when (nanoseconds since 1970), how bad, from which stream or logger, and what; may hold newlines."""
+
+    at: int
+    level: int
+    source: str
+    text: str
+
+
+def of_attempt(folder: Path, attempt: Attempt, pattern: str = "") -> Iterator[Line]:
+    """The log records of an attempt, as far as they are there now, masked as those that leave.
+
+    `pattern` is one more regular expression whose matches are masked.
+    """
+    redaction = Redaction(pattern)
+    for entry in AttemptLogs(folder, attempt.key, Cursor()).read(attempt.last_seen, final=True):
+        record = entry.record
+        kind = record["kind"]
+        if kind == layout.LINE:
+            yield _printed(record, redaction)
+        else:
+            yield _logged(record, redaction) if kind == layout.LOG else _emitted(record, redaction)
+
+
+def of_launcher(folder: Path, pattern: str = "") -> Iterator[Line]:
+    """What the launcher itself printed: Metaflow's own messages."""
+    redaction = Redaction(pattern)
+    tail = Tail(folder / layout.RUN_FILE, only=layout.LINE)
+    before = -1
+    while tail.offset != before:
+        before = tail.offset
+        for entry in tail.read():
+            yield _printed(entry.record, redaction)
+
+
+def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
+    stream = str(record.get("stream", ""))
+    text = redaction.line(str(record.get("body", "")), stream)
+    level = INFO
+    if text.startswith("{"):
+        level = _told(text) or INFO
+    elif "\r" in text:  # a progress bar shows its last state
+        text = text.rstrip("\r").rpartition("\r")[2]
+    return Line(record["timeUnixNano"], level, stream, text)
+
+
+def _told(text: str) -> Optional[int]:
+    """The level that a line of structlog or python-json-logger tells."""
+    from otel_metaflow.shipper import structured
+
+    said = structured.parse(text)
+    return _level(int(said.severity.value)) if said is not None and said.severity is not None else None
+
+
+def _logged(record: Dict[str, Any], redaction: Redaction) -> Line:
+    number = int(record.get("severityNumber") or 0)
+    level = ERROR if number >= 40 else WARN if number >= 30 else INFO if number >= 20 else DEBUG  # noqa: PLR2004 - logging's
+    text = redaction.text(str(record.get("body", "")))
+    trace = (record.get("exception") or {}).get("stacktrace")
+    if trace:
+        text = f"{text}\n{redaction.text(str(trace)).rstrip()}"
+    return Line(record["timeUnixNano"], level, str(record.get("logger", "root")), text)
+
+
+def _emitted(record: Dict[str, Any], redaction: Redaction) -> Line:
+    body = redaction.value(record.get("body"))
+    text = str(record.get("eventName") or "") if body is None else body if isinstance(body, str) else str(body)
+    source = str((record.get("scope") or {}).get("name", ""))
+    return Line(record["timeUnixNano"], _level(int(record.get("severityNumber") or 9)), source, text)
+
+
+def _level(number: int) -> int:
+    return next((level for most, level in _OF_OTEL if number <= most), ERROR)

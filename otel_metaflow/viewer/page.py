@@ -1,0 +1,202 @@
+"""A run as one HTML file that holds all it needs: it asks the network for nothing, and runs nothing it was told.
+
+What the run said travels as compressed JSON and is put on the page as text, never as markup; a policy in the
+page's head lets no script run but its own, known by its hash. Drawn by hand, not by a library: bars, a small graph
+and a long list are three hundred lines, where the smallest charting library that draws a waterfall is more than
+the whole page.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+from otel_metaflow import __version__
+from otel_metaflow.assembly import story
+from otel_metaflow.assembly.run import Attempt, Run, load
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.reader import Tail
+from otel_metaflow.redaction import Redaction
+from otel_metaflow.settings import Settings
+from otel_metaflow.viewer import lines, report
+from otel_metaflow.viewer.lines import Line
+
+MOST_LINES = 200_000
+"""How many log lines a page holds; of more, each attempt keeps its errors and what it said last."""
+
+_LEAST = 100  # lines that every attempt may keep, however much the others said
+_CHUNK = 1 << 18  # characters of log lines that are unpacked together
+_MOST_SPANS = 20_000  # spans of user code
+_LONGEST = 20_000  # characters of a line: more is nothing to look at on a page
+_LAUNCHER = "launcher"
+
+
+class Part(NamedTuple):
+    """The lines of one attempt, or of the launcher; `cut` says how many more there are."""
+
+    name: str
+    lines: List[Line]
+    cut: int = 0
+
+
+def html(environment: Settings, folder: Path) -> str:
+    """The page of the run in `folder`, as far as its journals go now."""
+    run = load(environment.home, folder)
+    redaction = Redaction(environment.redact)
+    values = report.of_run(run, redaction, environment.trace_url)
+    values["drawnTimeUnixNano"] = time.time_ns()
+    values["version"] = __version__
+    for attempt, spans in _user_spans(folder, run, redaction).items():
+        values.setdefault("spans", {})[attempt] = spans
+    chunks: List[str] = []
+    values["logs"] = {}
+    batch: List[Part] = []
+    size = 0
+    for part in _parts(folder, run, environment.redact):
+        values["logs"][part.name] = _about(part, len(chunks))
+        batch.append(part)
+        size += sum(len(line.text) + 20 for line in part.lines)
+        if size > _CHUNK:
+            chunks.append(_packed(_rows(batch, run.started_at)))
+            batch, size = [], 0
+    chunks.append(_packed(_rows(batch, run.started_at)))
+    return _filled(run, [_packed(values), *chunks])
+
+
+def _filled(run: Run, blocks: Sequence[str]) -> str:
+    static = resources.files("otel_metaflow.viewer") / "static"
+    style, script, page = ((static / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{_hash(script)}'; style-src 'sha256-{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    texts = {
+        "POLICY": policy,
+        "TITLE": _escaped(f"{run.key} · {report.run_state(run)}"),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": "\n".join(f'<script type="text/plain" class="packed">{block}</script>' for block in blocks),
+    }
+    return re.sub("@@([A-Z]+)@@", lambda place: texts[place.group(1)], page)
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _packed(values: Any) -> str:
+    """JSON, gzip, base64: a tenth of the size, and no character in it that means anything to HTML."""
+    text = json.dumps(values, separators=(",", ":"), default=str)
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 5, mtime=0)).decode()
+
+
+def _about(part: Part, chunk: int) -> Dict[str, Any]:
+    return {
+        "chunk": chunk,
+        "count": len(part.lines),
+        "errors": sum(line.level >= lines.ERROR for line in part.lines),
+        "cut": part.cut,
+    }
+
+
+def _rows(parts: Sequence[Part], zero: int) -> Dict[str, List[Tuple[float, int, str, str]]]:
+    """By attempt: milliseconds since the run began, level, stream or logger, text."""
+    return {
+        part.name: [((at - zero) // 1000 / 1000, level, source, text) for at, level, source, text in part.lines]
+        for part in parts
+    }
+
+
+def _parts(folder: Path, run: Run, pattern: str) -> Iterator[Part]:
+    """The lines of the launcher and of each attempt: first those of the attempts that matter most."""
+    left = MOST_LINES
+    waiting = sorted(run.attempts.values(), key=_rank(run))
+    part = _kept(_LAUNCHER, lines.of_launcher(folder, pattern), max(_LEAST, left - _LEAST * len(waiting)))
+    yield part
+    left -= len(part.lines)
+    for number, attempt in enumerate(waiting, 1):
+        most = max(_LEAST, left - _LEAST * (len(waiting) - number))
+        part = _kept(report.name(attempt.key), lines.of_attempt(folder, attempt, pattern), most)
+        left -= len(part.lines)
+        yield part
+
+
+def _rank(run: Run) -> Any:
+    critical = {attempt.key for attempt in story.critical_path(run).attempts}
+
+    def rank(attempt: Attempt) -> Tuple[bool, bool, int, Any]:
+        return not attempt.failed, attempt.key not in critical, attempt.started_at, attempt.key
+
+    return rank
+
+
+def _kept(name: str, found: Iterator[Line], most: int) -> Part:
+    """At most `most` lines: all errors as far as they fit, and of the rest the last."""
+    kept: List[Line] = []
+    cut = 0
+    for line in found:
+        kept.append(line if len(line.text) <= _LONGEST else line._replace(text=line.text[:_LONGEST] + " …"))
+        if len(kept) > 2 * most:
+            shorter = _shortened(kept, most)
+            cut += len(kept) - len(shorter)
+            kept = shorter
+    shorter = _shortened(kept, most)
+    cut += len(kept) - len(shorter)
+    return Part(name, sorted(shorter, key=lambda line: line.at), cut)
+
+
+def _shortened(kept: List[Line], most: int) -> List[Line]:
+    if len(kept) <= most:
+        return kept
+    errors = [line for line in kept[:-most] if line.level >= lines.ERROR][: most // 2]
+    return [*errors, *kept[len(kept) - (most - len(errors)) :]]
+
+
+def _user_spans(folder: Path, run: Run, redaction: Redaction) -> Dict[str, List[Dict[str, Any]]]:
+    """Spans of user code, by attempt, in the order in which they began."""
+    found: Dict[str, List[Dict[str, Any]]] = {}
+    left = _MOST_SPANS
+    for attempt in run.in_order:
+        spans: List[Dict[str, Any]] = []
+        tail = Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN)
+        before = -1
+        while tail.offset != before and left > 0:
+            before = tail.offset
+            for entry in tail.read():
+                span = _user_span(entry.record, redaction)
+                if span is not None and left > 0:
+                    left -= 1
+                    spans.append(span)
+        if spans:
+            found[report.name(attempt.key)] = sorted(spans, key=lambda span: int(span["startTimeUnixNano"]))
+    return found
+
+
+def _user_span(record: Dict[str, Any], redaction: Redaction) -> Any:
+    try:
+        status = record.get("status") or {}
+        return {
+            "spanId": str(record["spanId"]),
+            "parentSpanId": str(record.get("parentSpanId") or ""),
+            "name": redaction.text(str(record["name"])),
+            "startTimeUnixNano": int(record["startTimeUnixNano"]),
+            "endTimeUnixNano": int(record["endTimeUnixNano"]),
+            "error": redaction.text(str(status.get("message") or "error")) if status.get("code") == _ERROR else None,
+            "attributes": redaction.attributes(record.get("attributes") or {}),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+_ERROR = 2  # OTLP's status code

@@ -1,0 +1,752 @@
+"use strict";
+// All that the run said reaches the page as text: by textContent, never as markup.
+
+const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, MOST_PRINTED = 2000;
+const LEVELS = ["", "debug", "info", "warning", "error"];
+const LAUNCHER = "launcher";
+const ESCAPES = /\x1b\[([0-9;]*)m|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]/g;
+
+const $ = (id) => document.getElementById(id);
+
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+function drawn(tag, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function button(text, act, className = "link") {
+  const node = make("button", className, text);
+  node.type = "button";
+  node.addEventListener("click", act);
+  return node;
+}
+
+async function unpack(block) {
+  const bytes = Uint8Array.from(atob(block.textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+// How people say figures.
+
+function seconds(value) {
+  if (value === undefined) return "";
+  if (value < 60) return `${value.toFixed(2)}s`;
+  const whole = Math.round(value), hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
+  const two = (number) => String(number).padStart(2, "0");
+  return hours ? `${hours}h${two(minutes)}m` : `${minutes}m${two(whole % 60)}s`;
+}
+
+function bytes(count) {
+  for (const [unit, size] of [["GB", 2 ** 30], ["MB", 2 ** 20], ["kB", 2 ** 10]]) {
+    if (count >= size) return `${(count / size).toFixed(count >= 10 * size ? 0 : 1)} ${unit}`;
+  }
+  return count ? `${count} B` : "";
+}
+
+const clock = (nano) => new Date(nano / 1e6).toLocaleString();
+const figure = (count) => count.toLocaleString("en").replaceAll(",", " ");
+const many = (count, noun) => `${figure(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+// A long list of which only what is in sight is in the document.
+
+class Window {
+  constructor(node, height, draw) {
+    this.node = node;
+    this.height = height;
+    this.draw = draw;
+    this.items = [];
+    this.isWhole = false;
+    this.spacer = make("div", "spacer");
+    node.append(this.spacer);
+    this.shown = new Map();
+    node.addEventListener("scroll", () => this.render(), { passive: true });
+    new ResizeObserver(() => this.render()).observe(node);
+  }
+
+  show(items) {
+    this.items = items;
+    this.spacer.style.height = `${items.length * this.height}px`;
+    this.clear();
+    this.render();
+  }
+
+  clear() {
+    for (const node of this.shown.values()) node.remove();
+    this.shown.clear();
+  }
+
+  render() {
+    const first = this.isWhole ? 0 : Math.max(0, Math.floor(this.node.scrollTop / this.height) - SPARE);
+    const seen = this.isWhole ? MOST_PRINTED : Math.ceil(this.node.clientHeight / this.height) + 2 * SPARE;
+    const last = Math.min(this.items.length, first + seen);
+    for (const [index, node] of this.shown) {
+      if (index < first || index >= last) {
+        node.remove();
+        this.shown.delete(index);
+      }
+    }
+    for (let index = first; index < last; index++) {
+      if (this.shown.has(index)) continue;
+      const node = this.draw(this.items[index], index);
+      node.style.top = `${index * this.height}px`;
+      this.shown.set(index, node);
+      this.node.append(node);
+    }
+  }
+
+  reveal(index) {
+    const top = index * this.height, below = top + this.height - this.node.clientHeight;
+    if (this.node.scrollTop > top) this.node.scrollTop = top;
+    if (this.node.scrollTop < below) this.node.scrollTop = below;
+    this.render();
+  }
+
+  whole(isWhole) {
+    this.isWhole = isWhole;
+    this.node.style.height = isWhole ? `${Math.min(this.items.length, MOST_PRINTED) * this.height + 2}px` : "";
+    this.clear();
+    this.render();
+  }
+}
+
+// The head of the page.
+
+function drawHeader(run) {
+  const resource = run.resource || {};
+  const facts = [
+    ["took", seconds(run.durationSeconds)],
+    ["started", clock(run.startTimeUnixNano)],
+    ["by", resource["user.name"]],
+    ["on", [resource["host.name"], resource["metaflow.orchestrator.name"]].filter(Boolean).join(", ")],
+    ["environment", resource["deployment.environment.name"]],
+    ["version of the code", resource["service.version"]],
+    ["project", [resource["metaflow.project.name"], resource["metaflow.branch.name"]].filter(Boolean).join(" / ")],
+    ["Metaflow", resource["metaflow.version"]],
+    ["Python", resource["process.runtime.version"]],
+    ["resumes", run.origin],
+    ["triggered by", (run.triggers || []).join(", ")],
+  ];
+  const about = make("dl", "about");
+  for (const [name, value] of facts) {
+    if (value) about.append(make("div", "", make("dt", "", name), make("dd", "", String(value))));
+  }
+  about.append(make("div", "", make("dt", "", "trace"), make("dd", "", traceLink(run))));
+  const theme = button("dark / light", toggleTheme, "theme");
+  theme.title = "t";
+  $("header").append(
+    make("div", "top", make("h1", "", run.flow, make("small", "", ` / ${run.run}`)), pill(run.state), make("span", "end", theme)),
+    about,
+  );
+  if (run.state === "running") {
+    const at = clock(run.drawnTimeUnixNano);
+    $("header").append(make("p", "note", `Still running: this is the run as of ${at}.`));
+  }
+  $("footer").append(`Drawn ${clock(run.drawnTimeUnixNano)} by otel-metaflow ${run.version}. Keys: arrows and Enter among the `
+    + "attempts, f first failure, / search the log, t dark or light.");
+}
+
+function traceLink(run) {
+  if (!run.traceUrl || !/^https?:\/\//.test(run.traceUrl)) return run.traceId;
+  const link = make("a", "", run.traceId);
+  link.href = run.traceUrl;
+  link.rel = "noopener noreferrer";
+  link.target = "_blank";
+  return link;
+}
+
+const pill = (state) => make("span", `pill ${state}`, state);
+
+function setTheme(isDark) {
+  document.documentElement.dataset.theme = isDark ? "dark" : "light";
+}
+
+function toggleTheme() {
+  setTheme(document.documentElement.dataset.theme !== "dark");
+}
+
+// The page, once its data is unpacked.
+
+class Page {
+  constructor(run, blocks) {
+    this.run = run;
+    this.blocks = blocks;
+    this.unpacked = new Map();
+    this.attempts = new Map(run.attempts.map((attempt) => [attempt.name, attempt]));
+    this.readers = new Map();
+    for (const attempt of run.attempts) {
+      for (const read of attempt.inputs || []) {
+        if (!this.readers.has(read)) this.readers.set(read, []);
+        this.readers.get(read).push(attempt.name);
+      }
+    }
+    this.critical = new Set(run.criticalPath.attempts);
+    this.begin = run.startTimeUnixNano;
+    this.span = Math.max(1, (run.state === "running" ? run.drawnTimeUnixNano : run.endTimeUnixNano) - this.begin);
+    this.open = new Set();
+    this.active = 0;
+    this.chosen = null;
+    this.rows = new Window($("rows"), ROW, (item, index) => this.drawRow(item, index));
+    this.log = new Window($("log"), LINE, (item) => this.drawLine(item));
+    this.said = [];
+  }
+
+  draw() {
+    drawHeader(this.run);
+    this.drawFailure();
+    this.drawGraph();
+    this.drawPath();
+    this.drawScale();
+    this.drawUse();
+    this.groups = this.grouped();
+    this.showRows();
+    this.listen();
+    const first = this.run.failure || this.run.criticalPath.attempts.at(-1);
+    this.choose(this.attempts.has(first) ? first : LAUNCHER);
+  }
+
+  // What failed.
+
+  drawFailure() {
+    const run = this.run, failure = this.attempts.get(run.failure);
+    const exception = failure ? failure.exception : run.state === "running" || run.state === "success" ? null : run.exception;
+    if (!failure && !exception) return;
+    const box = $("failure");
+    box.hidden = false;
+    const what = failure ? failure.error : `${exception.type}: ${exception.message}`;
+    box.append(make("h2", "", failure ? `Failed first: ${titled(failure)}` : "The run failed"), make("p", "", what || ""));
+    if (exception && exception.stacktrace) {
+      const details = make("details", "", make("summary", "", "Traceback"), make("pre", "", exception.stacktrace));
+      details.open = true;
+      box.append(details);
+    }
+    if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
+  }
+
+  // The graph of the flow.
+
+  drawGraph() {
+    const steps = this.run.steps, byName = new Map(steps.map((step) => [step.name, step]));
+    if (!steps.some((step) => (step.next || []).length)) {
+      $("shape").hidden = true;
+      return;
+    }
+    const columns = leveled(steps, byName), at = new Map();
+    const width = (name) => Math.max(86, 9 * [...name].length + 30);
+    const tallest = Math.max(...columns.map((column) => column.length));
+    let left = 2;
+    for (const column of columns) {
+      const wide = Math.max(...column.map(width));
+      column.forEach((name, index) => {
+        at.set(name, { x: left, y: 4 + (index + (tallest - column.length) / 2) * 58, width: wide });
+      });
+      left += wide + 46;
+    }
+    const svg = drawn("svg", { width: left, height: tallest * 58, role: "img", "aria-label": "The flow's steps" });
+    for (const step of steps) {
+      for (const next of step.next || []) if (at.has(next)) svg.append(drawn("path", { d: curve(at.get(step.name), at.get(next)) }));
+    }
+    for (const [name, place] of at) svg.append(this.drawNode(byName.get(name), place));
+    $("graph").append(svg);
+  }
+
+  drawNode(step, { x, y, width }) {
+    const ran = this.run.attempts.filter((attempt) => attempt.step === step.name);
+    const tasks = new Set(ran.map((attempt) => attempt.task)).size;
+    const failed = ran.some((attempt) => isBad(attempt) && !attempt.triedAgain);
+    const critical = ran.some((attempt) => attempt.critical);
+    const text = !ran.length ? "did not run" : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
+    const node = drawn("g", { class: `node${failed ? " failed" : ""}${critical ? " critical" : ""}${ran.length ? "" : " idle"}` },
+      drawn("title", {}, `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}`),
+      drawn("rect", { x, y, width, height: 44 }),
+      drawn("text", { x: x + 12, y: y + 19 }, step.name),
+      drawn("text", { x: x + 12, y: y + 35, class: "sub" }, text));
+    node.addEventListener("click", () => {
+      const chosen = ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0];
+      if (chosen) this.goTo(chosen.name);
+    });
+    return node;
+  }
+
+  drawPath() {
+    const path = this.run.criticalPath;
+    if (!path.attempts.length) return;
+    const waiting = path.waitingSeconds > 0 ? `, ${seconds(path.waitingSeconds)} of it waiting` : "";
+    $("path").append(`Critical path ${seconds(path.durationSeconds)}${waiting}: `);
+    path.attempts.forEach((name, index) => {
+      if (index) $("path").append(" → ");
+      $("path").append(button(name, () => this.goTo(name)));
+    });
+  }
+
+  // The waterfall.
+
+  grouped() {
+    const groups = new Map();
+    for (const attempt of this.run.attempts) {
+      if (!groups.has(attempt.step)) groups.set(attempt.step, []);
+      groups.get(attempt.step).push(attempt);
+    }
+    for (const [step, members] of groups) {
+      // Retries beside each other, tasks in the order in which they first started.
+      const first = new Map();
+      for (const each of members) if (!first.has(each.task)) first.set(each.task, each.startTimeUnixNano);
+      members.sort((one, other) => first.get(one.task) - first.get(other.task) || (one.task < other.task ? -1 : one.task > other.task ? 1 : one.attempt - other.attempt));
+      if (members.length <= FEW || this.run.attempts.length <= MANY) this.open.add(step);
+    }
+    for (const [name, spans] of Object.entries(this.run.spans || {})) if (spans.length <= FEW) this.open.add(name);
+    return groups;
+  }
+
+  showRows() {
+    const items = [];
+    for (const [step, members] of this.groups) {
+      const isGroup = members.length > 1;
+      if (isGroup) items.push({ kind: "group", key: step, step, members, level: 1 });
+      if (isGroup && !this.open.has(step)) continue;
+      for (const attempt of members) {
+        const spans = (this.run.spans || {})[attempt.name] || [];
+        items.push({ kind: "attempt", key: attempt.name, attempt, spans, level: isGroup ? 2 : 1 });
+        if (spans.length && this.open.has(attempt.name)) items.push(...nested(spans, isGroup ? 3 : 2));
+      }
+    }
+    this.rows.show(items);
+    $("rows").style.height = `${Math.min(items.length * ROW + 2, Math.round(window.innerHeight * 0.62))}px`;
+    this.setActive(Math.min(this.active, items.length - 1), false);
+    const gutter = $("rows").offsetWidth - $("rows").clientWidth;
+    $("scale").style.paddingRight = `${12 + gutter}px`;
+    if (!items.length) $("links").textContent = "No attempt was recorded.";
+  }
+
+  drawRow(item, index) {
+    const row = item.kind === "group" ? this.drawGroup(item) : item.kind === "attempt" ? this.drawAttempt(item) : this.drawSpan(item);
+    row.id = `row-${index}`;
+    row.setAttribute("role", "treeitem");
+    row.setAttribute("aria-level", item.level);
+    const isOpen = this.open.has(item.key), hasMore = item.kind === "group" || (item.spans || []).length > 0;
+    if (hasMore) row.setAttribute("aria-expanded", String(isOpen));
+    row.classList.toggle("active", index === this.active);
+    if (item.key === this.chosen) {
+      row.classList.add("chosen");
+      row.setAttribute("aria-selected", "true");
+    }
+    row.addEventListener("click", () => {
+      this.setActive(index);
+      this.act(item);
+    });
+    row.addEventListener("mouseenter", () => this.showLinks(item));
+    return row;
+  }
+
+  drawGroup(item) {
+    const bad = item.members.filter(isBad).length, running = item.members.filter((one) => one.state === "running").length;
+    const state = running ? "running" : item.members.some((one) => isBad(one) && !one.triedAgain) ? "failure" : item.members.every((one) => one.state === "skip") ? "skip" : "success";
+    const start = Math.min(...item.members.map((one) => one.startTimeUnixNano));
+    const end = Math.max(...item.members.map((one) => this.ended(one)));
+    const errors = item.members.reduce((sum, one) => sum + this.about(one.name).errors, 0);
+    const count = item.members.reduce((sum, one) => sum + this.about(one.name).count, 0);
+    const name = `${this.open.has(item.key) ? "▾" : "▸"} ${item.step}  ×${item.members.length}`;
+    return this.row(`group${state === "failure" ? " bad" : ""}`, name, bad ? `${bad} failed` : state, state, "", (end - start) / 1e9, count, errors,
+      [["whole", start, end]], item.members.some((one) => one.critical), item.step);
+  }
+
+  drawAttempt(item) {
+    const one = item.attempt, start = one.startTimeUnixNano, end = this.ended(one);
+    const code = one.codeStartTimeUnixNano ?? (one.state === "running" ? end : undefined), left = one.codeEndTimeUnixNano ?? end;
+    const parts = [["queue", start - (one.queueSeconds || 0) * 1e9, start]];
+    if (code === undefined) parts.push([one.state === "skip" ? "whole" : "code", start, end]);
+    else parts.push(["load", start, code], ["code", code, left], ["store", left, end]);
+    const fold = item.spans.length ? (this.open.has(item.key) ? "▾ " : "▸ ") : "";
+    const name = `${fold}${item.level === 1 ? one.step + "/" : ""}${one.task}${one.attempt ? ` · retry ${one.attempt}` : ""}`;
+    const state = one.caught ? "caught" : one.state === "skip" ? "cloned" : one.state;
+    const about = this.about(one.name);
+    return this.row(`attempt${isBad(one) ? " bad" : ""}`, name, state, one.state, seconds(one.queueSeconds),
+      (end - start) / 1e9, about.count + about.cut, about.errors, parts, one.critical, [titled(one), one.error].filter(Boolean).join(": "));
+  }
+
+  drawSpan(item) {
+    const span = item.span, row = this.row("user", "", span.error ? "error" : "", span.error ? "error" : "none", "",
+      (span.endTimeUnixNano - span.startTimeUnixNano) / 1e9, 0, 0,
+      [[`span${span.error ? " failed" : ""}`, span.startTimeUnixNano, span.endTimeUnixNano]], false,
+      [span.name, span.error, ...Object.entries(span.attributes).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`)].filter(Boolean).join("\n"));
+    row.firstChild.textContent = span.name;
+    row.firstChild.style.paddingLeft = `${18 * item.level}px`;
+    return row;
+  }
+
+  row(className, name, state, stateClass, waited, took, count, errors, parts, isCritical, title) {
+    const track = make("span", "track");
+    for (const [part, from, to] of parts) if (to > from || part === "code") track.append(this.bar(part, from, to));
+    const label = make("span", "name", isCritical ? make("b", "mark", "◆") : null, name);
+    const row = make("div", `row ${className}`, label, make("span", `state ${stateClass}`, state),
+      make("span", "number wait", waited), make("span", "number", seconds(took)),
+      make("span", `number logs${errors ? " errors" : ""}`, count ? figure(count) : ""), track);
+    row.title = errors ? `${title}\n${many(errors, "error")} in its log` : title;
+    return row;
+  }
+
+  bar(part, from, to) {
+    const bar = make("b", part), left = Math.min(100, Math.max(0, (from - this.begin) / this.span * 100));
+    bar.style.left = `${left}%`;
+    bar.style.width = `${Math.max(0, Math.min(100 - left, (to - Math.max(from, this.begin)) / this.span * 100))}%`;
+    return bar;
+  }
+
+  ended(attempt) {
+    return attempt.state === "running" ? this.run.drawnTimeUnixNano : attempt.endTimeUnixNano;
+  }
+
+  drawScale() {
+    const ticks = make("span", "ticks");
+    for (let index = 0; index <= 4; index++) {
+      const tick = make("span", "", seconds(this.span / 1e9 * index / 4));
+      tick.style.left = `${25 * index}%`;
+      ticks.append(tick);
+    }
+    $("scale").append(...["attempt", "result", "waited", "took", "lines"].map((text) => make("span", "head", text)), ticks);
+  }
+
+  setActive(index, isMoving = true) {
+    if (index < 0) return;
+    const before = this.rows.shown.get(this.active);
+    if (before) before.classList.remove("active");
+    this.active = index;
+    if (isMoving) this.rows.reveal(index);
+    const now = this.rows.shown.get(index);
+    if (now) now.classList.add("active");
+    $("rows").setAttribute("aria-activedescendant", `row-${index}`);
+    if (isMoving) this.showLinks(this.rows.items[index]);
+  }
+
+  act(item) {
+    if (item.kind === "attempt" && item.key !== this.chosen) this.choose(item.key);
+    else if (item.kind !== "user") this.toggle(item);
+  }
+
+  toggle(item, isOpen = !this.open.has(item.key)) {
+    if (isOpen) this.open.add(item.key);
+    else this.open.delete(item.key);
+    this.showRows();
+  }
+
+  showLinks(item) {
+    for (const node of this.rows.shown.values()) node.classList.remove("linked");
+    if (item.kind !== "attempt") {
+      $("links").textContent = "";
+      return;
+    }
+    const one = item.attempt, read = one.inputs || [], readers = this.readers.get(one.name) || [];
+    const related = new Set([...read, ...readers, one.retries]);
+    for (const [index, node] of this.rows.shown) if (related.has(this.rows.items[index].key)) node.classList.add("linked");
+    const said = [];
+    if (read.length) said.push(`reads from ${listed(read, one.inputCount)}`);
+    if (readers.length) said.push(`read by ${listed(readers, readers.length)}`);
+    if (one.retries) said.push(`a retry of ${one.retries}`);
+    if (one.triedAgain) said.push("tried again");
+    if (one.clonedFrom) said.push(`cloned from ${one.clonedFrom}`);
+    $("links").textContent = said.length ? `${one.name}: ${said.join("; ")}` : "";
+  }
+
+  goTo(name) {
+    const attempt = this.attempts.get(name);
+    if (!attempt) return;
+    if (!this.open.has(attempt.step)) {
+      this.open.add(attempt.step);
+      this.showRows();
+    }
+    this.setActive(this.rows.items.findIndex((item) => item.key === name));
+    this.choose(name);
+    $("detail").scrollIntoView({ block: "nearest" });
+  }
+
+  // One attempt, and its log.
+
+  about(name) {
+    return this.run.logs[name] || { chunk: 0, count: 0, errors: 0, cut: 0 };
+  }
+
+  async choose(name) {
+    this.chosen = name;
+    for (const [index, node] of this.rows.shown) {
+      const isChosen = this.rows.items[index].key === name;
+      node.classList.toggle("chosen", isChosen);
+      node.toggleAttribute("aria-selected", isChosen);
+    }
+    this.drawFacts(this.attempts.get(name));
+    const chunk = this.about(name).chunk;
+    if (!this.unpacked.has(chunk)) this.unpacked.set(chunk, unpack(this.blocks[chunk]));
+    const said = await this.unpacked.get(chunk);
+    if (this.chosen !== name) return;
+    this.said = (said[name] || []).map(([at, level, source, text]) => ({ at, level, source, plain: text.replace(ESCAPES, ""), text }));
+    $("log").scrollTop = 0;
+    this.filter();
+  }
+
+  drawFacts(one) {
+    const facts = $("facts");
+    facts.replaceChildren();
+    const title = make("h2", "", one ? titled(one) : "The launcher");
+    title.id = "detail-title";
+    const other = one ? button("the launcher's log", () => this.choose(LAUNCHER)) : null;
+    facts.append(make("div", "top", title, one ? pill(one.state) : null, make("span", "end", other)));
+    if (!one) return;
+    const usage = one.usage || {}, asked = (this.run.steps.find((step) => step.name === one.step) || {}).asked || {};
+    const between = (from, to) => (from === undefined || to === undefined ? undefined : Math.max(0, to - from) / 1e9);
+    const beside = (text, want) => (text && want ? `${text} of ${want} asked` : text);
+    const list = make("dl", "about");
+    const add = (name, value) => {
+      if (value) list.append(make("div", "", make("dt", "", name), make("dd", "", value)));
+    };
+    add("started", clock(one.startTimeUnixNano));
+    add("waited", seconds(one.queueSeconds));
+    add("started up", seconds(between(one.startTimeUnixNano, one.codeStartTimeUnixNano)));
+    add("user code", seconds(between(one.codeStartTimeUnixNano, one.codeEndTimeUnixNano)));
+    add("stored", seconds(between(one.codeEndTimeUnixNano, one.endTimeUnixNano)));
+    add("CPU", beside(usage.cpu === undefined ? "" : `${usage.cpu.toFixed(2)} s`, asked.cpu && `${asked.cpu} cores`));
+    add("memory", beside(bytes(usage.memoryPeak || 0), asked.memory && bytes(asked.memory)));
+    add("read, written", usage.read || usage.written ? `${bytes(usage.read) || "0 B"}, ${bytes(usage.written) || "0 B"}` : "");
+    add("artifacts", one.artifacts && one.artifacts.count ? `${one.artifacts.count}, ${bytes(one.artifacts.bytes)}` : "");
+    add("foreach", one.foreachIndex ? `index ${one.foreachIndex.join(", ")}${one.foreachValue === undefined ? "" : `: ${one.foreachValue}`}` : "");
+    add("signal", one.signal);
+    add("exit code", one.exitCode ? String(one.exitCode) : "");
+    add("cloned from", one.clonedFrom);
+    add("reads from", this.named(one.inputs || [], one.inputCount));
+    add("read by", this.named(this.readers.get(one.name) || []));
+    add("a retry of", one.retries && this.named([one.retries]));
+    add("span", one.spanId);
+    facts.append(list);
+    if (one.exception && one.exception.stacktrace) facts.append(make("pre", "", one.exception.stacktrace));
+    else if (one.error) facts.append(make("pre", "", one.error));
+  }
+
+  named(names, count = names.length) {
+    if (!names.length) return null;
+    const node = make("span", "");
+    names.slice(0, FEW).forEach((name, index) => node.append(index ? ", " : "", button(name, () => this.goTo(name))));
+    if (count > FEW) node.append(` and ${count - FEW} more`);
+    return node;
+  }
+
+  filter() {
+    const level = Number($("level").value), query = $("search").value.toLowerCase();
+    const found = this.said.filter((line) => line.level >= level && (!query || line.plain.toLowerCase().includes(query)));
+    const items = [];
+    for (const line of found) {
+      line.text.split("\n").forEach((text, index) => items.push({ line, text, isFirst: !index, query }));
+    }
+    this.log.show(items);
+    for (const node of $("log").querySelectorAll(".empty")) node.remove();
+    if (!items.length) {
+      const why = this.said.length ? "No line is like that." : "It said nothing.";
+      $("log").append(make("p", "empty", why));
+    }
+    const cut = this.about(this.chosen).cut;
+    $("count").textContent = `${found.length === this.said.length ? "" : `${figure(found.length)} of `}${many(this.said.length, "record")}`
+      + (cut ? `; ${figure(cut)} more are not on this page` : "");
+  }
+
+  drawLine({ line, text, isFirst, query }) {
+    const node = make("div", `line l${line.level}`);
+    const stamp = `${(line.at / 1000).toFixed(3).padStart(9)}`;
+    node.append(make("span", "at", isFirst ? stamp : " ".repeat(stamp.length)));
+    if (isFirst) node.append(make("span", "source", line.source));
+    else node.append(make("span", "source", " ".repeat([...line.source].length)));
+    node.append(...coloured(text, query));
+    node.title = isFirst ? `${new Date(this.begin / 1e6 + line.at).toISOString()} ${LEVELS[line.level]}` : "";
+    return node;
+  }
+
+  // What was used.
+
+  drawUse() {
+    const steps = this.run.steps.filter((step) => step.used);
+    if (!steps.length) {
+      $("use").hidden = true;
+      return;
+    }
+    const table = make("table", "", make("thead", "", make("tr", "",
+      ...["step", "attempts", "CPU s", "cores", "asked", "memory", "asked", "read", "written"].map((name) => make("th", "", name)))));
+    const body = make("tbody");
+    for (const { name, used, asked = {} } of steps) {
+      body.append(make("tr", "", ...[
+        name, figure(used.attempts), used.cpuSeconds.toFixed(2), judged(used.cores.toFixed(2), used.cores, asked.cpu), asked.cpu ?? "",
+        judged(bytes(used.memoryPeak), used.memoryPeak, asked.memory), asked.memory ? bytes(asked.memory) : "", bytes(used.read), bytes(used.written),
+      ].map((value) => make("td", "", typeof value === "number" ? String(value) : value))));
+    }
+    table.append(body);
+    $("use-table").append(make("div", "table", table));
+  }
+
+  // Keys, and what else is asked of the page.
+
+  listen() {
+    $("level").addEventListener("change", () => this.filter());
+    $("search").addEventListener("input", () => this.filter());
+    $("rows").addEventListener("keydown", (event) => this.onRowKey(event));
+    $("rows").addEventListener("mouseleave", () => this.showLinks({}));
+    window.addEventListener("beforeprint", () => this.rows.whole(true));
+    window.addEventListener("afterprint", () => {
+      this.rows.whole(false);
+      this.showRows();
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+      const act = { "/": () => $("search").focus(), t: toggleTheme, f: () => this.goTo(this.run.failure) }[event.key];
+      if (!act) return;
+      event.preventDefault();
+      act();
+    });
+  }
+
+  onRowKey(event) {
+    const item = this.rows.items[this.active], last = this.rows.items.length - 1;
+    if (!item) return;
+    const move = (index) => this.setActive(Math.min(last, Math.max(0, index)));
+    const hasMore = item.kind === "group" || (item.spans || []).length > 0;
+    const parent = () => {
+      for (let index = this.active - 1; index >= 0; index--) if (this.rows.items[index].level < item.level) return index;
+      return this.active;
+    };
+    const page = Math.max(1, Math.floor($("rows").clientHeight / ROW) - 1);
+    const act = {
+      ArrowDown: () => move(this.active + 1), ArrowUp: () => move(this.active - 1), Home: () => move(0), End: () => move(last),
+      PageDown: () => move(this.active + page), PageUp: () => move(this.active - page),
+      ArrowRight: () => (hasMore && !this.open.has(item.key) ? this.toggle(item, true) : move(this.active + 1)),
+      ArrowLeft: () => (hasMore && this.open.has(item.key) ? this.toggle(item, false) : move(parent())),
+      Enter: () => this.act(item), " ": () => this.act(item),
+    }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+}
+
+const isBad = (attempt) => ["failure", "error", "timeout"].includes(attempt.state);
+const titled = (one) => `${one.step}/${one.task}${one.attempt ? ` · retry ${one.attempt}` : ""}`;
+const listed = (names, count) => names.slice(0, FEW).join(", ") + (count > FEW ? ` and ${count - FEW} more` : "");
+
+function judged(text, used, asked) {
+  const className = !asked ? "" : used > asked ? "over" : used < asked / 4 ? "under" : "";
+  const node = make("span", className, text);
+  if (className) node.title = className === "over" ? "more than was asked for" : "less than a quarter of what was asked for";
+  return node;
+}
+
+// Spans of user code below their attempt, each below its parent.
+
+function nested(spans, level) {
+  const known = new Set(spans.map((span) => span.spanId)), below = new Map(), items = [], seen = new Set();
+  for (const span of spans) {
+    const parent = known.has(span.parentSpanId) && span.parentSpanId !== span.spanId ? span.parentSpanId : "";
+    if (!below.has(parent)) below.set(parent, []);
+    below.get(parent).push(span);
+  }
+  const add = (parent, depth) => {
+    for (const span of below.get(parent) || []) {
+      if (seen.has(span.spanId)) continue;
+      seen.add(span.spanId);
+      items.push({ kind: "user", key: span.spanId, span, level: depth });
+      add(span.spanId, Math.min(depth + 1, FEW));
+    }
+  };
+  add("", level);
+  return items;
+}
+
+// The steps in columns, each behind all that lead to it; one that leads back to itself stays where it is.
+
+function leveled(steps, byName) {
+  const depth = new Map();
+  const place = (name, level, above) => {
+    if (!byName.has(name) || above.includes(name) || (depth.get(name) ?? -1) >= level) return;
+    depth.set(name, level);
+    for (const next of byName.get(name).next || []) place(next, level + 1, [...above, name]);
+  };
+  const led = new Set(steps.flatMap((step) => (step.next || []).filter((next) => next !== step.name)));
+  for (const step of steps) if (!led.has(step.name)) place(step.name, 0, []);
+  for (const step of steps) if (!depth.has(step.name)) place(step.name, 0, []);
+  const columns = [];
+  for (const step of steps) (columns[depth.get(step.name)] ??= []).push(step.name);
+  return columns.filter(Boolean);
+}
+
+function curve(from, to) {
+  const y = from.y + 22, end = to.y + 22;
+  if (to.x <= from.x) return `M ${from.x + from.width / 2} ${from.y} C ${from.x + from.width} ${from.y - 18} ${to.x} ${to.y - 18} ${to.x + to.width / 2} ${to.y}`;
+  const x = from.x + from.width, middle = (x + to.x) / 2;
+  return `M ${x} ${y} C ${middle} ${y} ${middle} ${end} ${to.x} ${end}`;
+}
+
+// ANSI colours of terminals, and the search's finds.
+
+function coloured(text, query) {
+  const nodes = [];
+  let from = 0, classes = "";
+  const put = (part) => {
+    if (!part) return;
+    for (const piece of marked(part, query)) nodes.push(classes ? make("span", classes, piece) : piece);
+  };
+  for (const match of text.matchAll(ESCAPES)) {
+    put(text.slice(from, match.index));
+    from = match.index + match[0].length;
+    if (match[1] !== undefined) classes = styled(classes, match[1]);
+  }
+  put(text.slice(from));
+  return nodes;
+}
+
+function styled(classes, codes) {
+  const names = { 1: "bold", 2: "dim", 3: "italic", 4: "underline" };
+  let chosen = new Set(classes.split(" ").filter(Boolean));
+  const list = codes.split(";").map(Number);
+  for (let index = 0; index < list.length; index++) {
+    const code = list[index];
+    if (code === 38 || code === 48) {
+      index += list[index + 1] === 5 ? 2 : 4;  // one of 256, or of all colours: shown as plain
+    } else if (code === 0) chosen = new Set();
+    else if (names[code]) chosen.add(names[code]);
+    else if (code === 22) ["bold", "dim"].forEach((name) => chosen.delete(name));
+    else if (code === 39 || (code >= 30 && code <= 37) || (code >= 90 && code <= 97)) {
+      chosen = new Set([...chosen].filter((name) => !/^c\d$/.test(name)));
+      if (code !== 39) chosen.add(`c${code % 10}`);
+    }
+  }
+  return [...chosen].join(" ");
+}
+
+function marked(text, query) {
+  if (!query) return [text];
+  const pieces = [], lower = text.toLowerCase();
+  let from = 0;
+  if (lower.length === text.length) {
+    for (let at = lower.indexOf(query); at >= 0; at = lower.indexOf(query, from)) {
+      pieces.push(text.slice(from, at), make("mark", "", text.slice(at, at + query.length)));
+      from = at + query.length;
+    }
+  }
+  return [...pieces, text.slice(from)].filter((piece) => piece !== "");
+}
+
+async function main() {
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  setTheme(dark.matches);
+  dark.addEventListener("change", () => setTheme(dark.matches));
+  const [values, ...blocks] = document.querySelectorAll("script.packed");
+  if (!("DecompressionStream" in window)) {
+    document.body.prepend(make("p", "note", "This browser is too old for this page: it needs DecompressionStream, which browsers have since 2023."));
+    return;
+  }
+  const page = new Page(await unpack(values), blocks);
+  page.draw();
+  document.documentElement.dataset.ready = "true";
+}
+
+main();
