@@ -132,13 +132,13 @@ def name(key: AttemptKey) -> str:
 
 
 def by_step(run: Run, attempts: List[Attempt]) -> Dict[str, List[Attempt]]:
-    """What ran of each step: those of the flow's graph as the launcher told them, then any that only ran."""
-    steps: Dict[str, List[Attempt]] = {step: [] for step in run.steps}
+    """What ran of each step, in the order in which they began; then the steps of the flow's graph that did not."""
+    steps: Dict[str, List[Attempt]] = {}
     for attempt in attempts:
         members = steps.setdefault(attempt.key.step, [])
         if not attempt.is_cloned:
             members.append(attempt)
-    return steps
+    return {**steps, **{step: [] for step in run.steps if step not in steps}}
 
 
 def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:

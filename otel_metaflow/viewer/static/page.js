@@ -1,8 +1,9 @@
 "use strict";
 // All that the run said reaches the page as text: by textContent, never as markup.
 
-const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, MOST_PRINTED = 2000;
+const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000;
 const LEVELS = ["", "debug", "info", "warning", "error"];
+const ORDER = new Intl.Collator("en", { numeric: true });
 const LAUNCHER = "launcher";
 const ESCAPES = /\x1b\[([0-9;]*)m|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]/g;
 
@@ -299,10 +300,13 @@ class Page {
       // Retries beside each other, tasks in the order in which they first started.
       const first = new Map();
       for (const each of members) if (!first.has(each.task)) first.set(each.task, each.startTimeUnixNano);
-      members.sort((one, other) => first.get(one.task) - first.get(other.task) || (one.task < other.task ? -1 : one.task > other.task ? 1 : one.attempt - other.attempt));
+      members.sort((one, other) => first.get(one.task) - first.get(other.task) || ORDER.compare(one.task, other.task) || one.attempt - other.attempt);
       if (members.length <= FEW || this.run.attempts.length <= MANY) this.open.add(step);
     }
-    for (const [name, spans] of Object.entries(this.run.spans || {})) if (spans.length <= FEW) this.open.add(name);
+    const told = Object.entries(this.run.spans || {});
+    // Those of user code only where they leave the attempts in sight.
+    if (told.reduce((sum, [, spans]) => sum + spans.length, this.run.attempts.length) <= ROWS) told.forEach(([name]) => this.open.add(name));
+    this.open.add(this.run.failure);
     return groups;
   }
 

@@ -1,0 +1,380 @@
+"""The page of a run, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from collectors import ROOT
+from journals import Journals, moment, wide
+from playwright.sync_api import Browser, Page, sync_playwright
+from running import Finished, Place
+
+from otel_metaflow import settings
+from otel_metaflow.assembly.run import load
+from otel_metaflow.journal.writer import process_start
+from otel_metaflow.viewer import page as pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOSTILE = (
+    '<img src=x onerror="window.pwned=1">',
+    "</script><script>window.pwned=2</script>",
+    "<!--<script>",
+    "'\"`${window.pwned=3}",
+    "javascript:window.pwned=4",
+    "@@SCRIPT@@ @@DATA@@",
+    "\x1b[31mred\x1b[0m \x1b]8;;http://evil.example\x07link\x1b]8;;\x07 \x1b[2J",
+    "\u202egnp.exe\u202c \u2066mixed\u2069 \u0000 \u2028 \U0001f389",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        # A CI run that quietly left the browser out would prove nothing about the page.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the page cannot be looked at without chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Look:
+    """A page in a browser, and what went wrong in it."""
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def open(self, file: Path) -> None:
+        self.page.on("console", lambda message: self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.problems.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector("html[data-ready]")
+
+    def rows(self) -> list[str]:
+        """The names of the rows that are drawn, from above."""
+        rows = self.page.locator("#rows .row").all()
+        rows.sort(key=lambda row: float(row.evaluate("row => parseFloat(row.style.top)")))
+        return [row.locator(".name").inner_text() for row in rows]
+
+    def log(self) -> list[str]:
+        """The log lines that are drawn, from above, without time and source."""
+        script = """nodes => nodes.sort((one, other) => parseFloat(one.style.top) - parseFloat(other.style.top))
+            .map(node => [...node.childNodes].slice(2).map(part => part.textContent).join(""))"""
+        found: list[str] = self.page.locator("#log .line").evaluate_all(script)
+        return found
+
+    def count(self) -> str:
+        return self.page.locator("#count").inner_text()
+
+    def title(self) -> str:
+        return self.page.locator("#detail-title").inner_text()
+
+
+@pytest.fixture
+def look(chromium: Browser) -> Iterator[Look]:
+    """A page that must neither complain nor ask the network for anything."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    seen = Look(context.new_page())
+    yield seen
+    context.close()
+    assert seen.problems == []
+    assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in seen.requests if url.startswith("file:")]) == 1
+
+
+def write(home: Path, folder: Path, file: Path, **variables: str) -> Path:
+    file.write_text(pages.html(settings.read({"OTEL_METAFLOW_HOME": str(home), **variables}), folder))
+    return file
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
+    """A real run with a branch that fails, and its page, written by the command."""
+    place = Place(tmp_path_factory.mktemp("branch"))
+    finished = place.run(ROOT / "examples/branch.py", "--with", "otel")
+    file = place.path / "page.html"
+    done = place.cli("view", f"BranchFlow/{finished.run}", "--html", str(file))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    return finished, file
+
+
+def test_a_failed_run_answers_at_a_glance(look: Look, failed: tuple[Finished, Path]) -> None:
+    """Who and when, what failed first and why, its shape, the way that decided, and what was used."""
+    finished, file = failed
+    look.open(file)
+    page = look.page
+    assert page.title() == f"BranchFlow/{finished.run} · failure"
+    assert page.locator("h1").inner_text() == f"BranchFlow / {finished.run}"
+    header = page.locator("#header").inner_text()
+    assert "tester" in header
+    failure = page.locator("#failure").inner_text()
+    assert "Failed first: train/6 · retry 1" in failure
+    assert "ValueError: shard 3 holds no rows" in failure
+    assert "Traceback (most recent call last)" in failure
+    nodes = page.locator("#graph g.node").evaluate_all("nodes => nodes.map(n => n.querySelector('text').textContent)")
+    assert sorted(nodes) == ["clean", "end", "fetch", "gather", "join", "start", "train"]
+    assert page.locator("#graph g.failed text").first.text_content() == "train"
+    assert page.locator("#graph path").count() == 7
+    assert "start/1 → fetch/3 → train/" in page.locator("#path").inner_text()
+    use = page.locator("#use-table").inner_text()
+    assert "3.9 GB" in use
+    assert look.title() == "train/6 · retry 1"
+
+
+def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: tuple[Finished, Path]) -> None:
+    look.open(failed[1])
+    rows = look.rows()
+    (first,) = (index for index, row in enumerate(rows) if row.endswith("6"))
+    assert rows[first + 1].endswith("6 · retry 1")
+    look.page.locator("#rows .row", has_text="retry 1").hover()
+    assert look.page.locator("#links").inner_text() == "train/6/1: reads from fetch/3; a retry of train/6"
+    linked = look.page.locator("#rows .row.linked .name").all_inner_texts()
+    assert sorted(name.strip("◆") for name in linked) == ["6", "fetch/3"]
+
+
+def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) -> None:
+    """From the failure, the graph, the path, the facts and the rows to an attempt and its log."""
+    look.open(failed[1])
+    page = look.page
+    page.locator("#graph g.node", has_text="clean").click()
+    assert look.title() == "clean/2"
+    assert any("KeyError" in line for line in look.log())
+    page.locator("#path button", has_text="start/1").click()
+    assert look.title() == "start/1"
+    page.locator("#facts button", has_text="clean/2").click()
+    assert look.title() == "clean/2"
+    page.get_by_role("button", name="Show it and its log").click()
+    assert look.title() == "train/6 · retry 1"
+    page.get_by_role("button", name="the launcher's log").click()
+    assert look.title() == "The launcher"
+    page.wait_for_function("document.getElementById('log').textContent.includes('Workflow starting')")
+
+
+def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path]) -> None:
+    look.open(failed[1])
+    page = look.page
+    page.locator("#rows").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    assert look.title() == "start/1"
+    page.keyboard.press("f")
+    assert look.title() == "train/6 · retry 1"
+    group = page.locator("#rows .row.group")
+    assert group.get_attribute("aria-expanded") == "true"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert group.get_attribute("aria-expanded") == "false"
+    assert not page.locator("#rows .row", has_text="retry 1").count()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#rows .row", has_text="retry 1").count() == 1
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+
+
+def test_light_dark_narrow_and_on_paper(look: Look, failed: tuple[Finished, Path]) -> None:
+    """As the system has it, until a key or the button says otherwise."""
+    look.open(failed[1])
+    page = look.page
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    page.keyboard.press("t")
+    assert page.evaluate(paper) == "rgb(18, 22, 28)"
+    page.get_by_role("button", name="dark / light").click()
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{paper} === 'rgb(18, 22, 28)'")
+    page.set_viewport_size({"width": 600, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.pdf().startswith(b"%PDF")
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A run whose every name and line is an attack."""
+    home = tmp_path / "home"
+    resource = {"user.name": HOSTILE[0], "host.name": HOSTILE[1]}
+    made = Journals(home, "Evil", HOSTILE[1].replace("/", "|"), resource=resource)
+    made.step(HOSTILE[0], "b", asked={"cpu": 1})
+    made.step("b")
+    for line in HOSTILE:
+        made.print(0, line)
+    failure = {"type": HOSTILE[0], "message": HOSTILE[1], "stacktrace": "\n".join(HOSTILE)}
+    span = {
+        "kind": "span", "timeUnixNano": 1, "traceId": "a" * 32, "spanId": "b" * 16, "name": HOSTILE[0],
+        "startTimeUnixNano": moment(0.3), "endTimeUnixNano": moment(0.4),
+        "attributes": {HOSTILE[0]: HOSTILE[1]},
+    }  # fmt: skip
+    made.attempt(HOSTILE[0], 1, 0.1, 1, lines=HOSTILE, records=[span], result="failure", exception=failure)
+    made.end(2, "failure")
+    return write(home, made.folder, tmp_path / "hostile.html", OTEL_METAFLOW_TRACE_URL="https://x/{trace_id}")
+
+
+def test_nothing_that_was_told_is_run(look: Look, hostile: Path) -> None:
+    """It is shown as it is, but for what moves cursors of terminals."""
+    look.open(hostile)
+    page = look.page
+    assert page.evaluate("window.pwned") is None
+    assert not page.locator("img").count()
+    assert page.locator("script:not(.packed)").count() == 1
+    assert HOSTILE[0] in page.locator("#header").inner_text()
+    assert HOSTILE[1] in page.locator("#failure pre").inner_text()
+    log = look.log()
+    assert log[:6] == list(HOSTILE[:6])
+    assert log[6] == "red link "
+    assert page.locator("#log .line .c1").inner_text() == "red"
+    assert HOSTILE[0] in " ".join(look.rows())
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.pwned = 5'}))")
+    assert page.evaluate("window.pwned") is None  # the policy stops what would get in after all
+    assert len(look.problems) == 1
+    assert "Content Security Policy" in look.problems.pop()
+
+
+def test_a_log_is_filtered_and_searched(look: Look, tmp_path: Path) -> None:
+    """By severity and by words; what is found is marked."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+    trace = {"exception": {"stacktrace": "Traceback\n  boom"}}
+    records = []
+    for name, number in levels.items():
+        said = {"kind": "log", "timeUnixNano": moment(0.5) + number, "logger": "app", "body": f"{name} line"}
+        records.append({**said, "severityNumber": number, **(trace if name == "error" else {})})
+    lines = ["plain", '{"level": "error", "event": "structured"}', "50%\r100%", "MiXed Case"]
+    made.attempt("start", 1, 0, 1, lines=lines, records=records)
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    assert look.count() == "7 of 8 records"
+    assert "100%" in look.log()
+    page.select_option("#level", "error")
+    assert look.count() == "2 of 8 records"
+    assert [line for line in look.log() if "structured" not in line] == ["error line", "Traceback", "  boom"]
+    page.select_option("#level", "debug")
+    assert look.count() == "8 records"
+    page.fill("#search", "mixed")
+    assert look.log() == ["MiXed Case"]
+    assert page.locator("#log mark").inner_text() == "MiXed"
+    page.fill("#search", "no such word")
+    assert page.locator("#log .empty").inner_text() == "No line is like that."
+
+
+def test_many_lines_do_not_freeze_it(look: Look, tmp_path: Path) -> None:
+    """Only those in sight are in the document."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    made.attempt("start", 1, 0, 1, lines=[f"line {number}" for number in range(100_000)])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    assert look.count() == "100 000 records"
+    page.evaluate("document.getElementById('log').scrollTop = 1e9")
+    page.wait_for_function("document.getElementById('log').textContent.includes('line 99999')")
+    assert page.locator("#log .line").count() < 100
+    page.fill("#search", "line 4242")
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('11 of')")
+    assert look.log()[0] == "line 4242"
+
+
+def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
+    """That can be opened; its first failure is one key away."""
+    home = tmp_path / "home"
+    file = write(home, wide(home, 10_000, 0).folder, tmp_path / "page.html")
+    assert file.stat().st_size < 1_000_000
+    look.open(file)
+    page = look.page
+    page.locator("#rows").focus()
+    assert any("10000" in row for row in look.rows())
+    page.keyboard.press("f")
+    assert look.title() == "work/5002"
+    assert page.locator("#rows .row.active .name").inner_text() == "5002"
+    page.keyboard.press("End")
+    assert page.locator("#rows .row.active .name").inner_text() == "10001"
+    assert page.locator("#rows .row").count() < 100
+
+
+def test_a_run_that_goes_on_is_drawn_so_far(look: Look, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    made = Journals(home, pid=os.getpid(), processStart=process_start())
+    made.attempt("start", 1, 0, 1)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert look.page.locator("#header .pill").inner_text() == "running"
+    assert "Still running" in look.page.locator("#header .note").inner_text()
+
+
+def test_a_run_without_a_task_and_a_damaged_one(look: Look, tmp_path: Path) -> None:
+    """What is there is shown."""
+    home = tmp_path / "home"
+    empty = Journals(home, "Empty")
+    empty.end(1, "failure", exception={"type": "MetaflowException", "message": "no such parameter"})
+    look.open(write(home, empty.folder, tmp_path / "empty.html"))
+    assert look.page.locator("#links").inner_text() == "No attempt was recorded."
+    assert "no such parameter" in look.page.locator("#failure").inner_text()
+    look.requests.clear()
+    damaged = Journals(home, "Damaged")
+    damaged.attempt("start", 1, 0, 1, lines=["before", "after"])
+    for path in damaged.folder.glob("*.jsonl"):
+        text = path.read_bytes()
+        path.write_bytes(b'{"kind":"start"}\n\xff\xfe not json\n[1,2]\n' + text[:10] + b"\n" + text + b'{"kind":"li')
+    (damaged.folder / "odd name.jsonl").write_text("{}")
+    look.page.goto(write(home, damaged.folder, tmp_path / "damaged.html").as_uri())
+    look.page.wait_for_selector("html[data-ready]")
+    assert look.log() == ["before", "after"]
+
+
+def test_secrets_are_masked_on_it(tmp_path: Path) -> None:
+    """A page is made to be shown around."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    made.attempt("start", 1, 0, 1, lines=["password=hunter2", "ours: 1234-5678"])
+    made.end(2)
+    environment = settings.read({"OTEL_METAFLOW_HOME": str(home), "OTEL_METAFLOW_REDACT": r"\d{4}-\d{4}"})
+    found = [line.text for line in pages.lines.of_attempt(made.folder, _only(home, made.folder), environment.redact)]
+    assert found == ["password=[REDACTED]", "ours: [REDACTED]"]
+
+
+def _only(home: Path, folder: Path) -> Any:
+    (attempt,) = load(home, folder).attempts.values()
+    return attempt
+
+
+def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the page says how many are not there."""
+    monkeypatch.setattr(pages, "MOST_LINES", 1000)
+    home = tmp_path / "home"
+    made = Journals(home)
+    error = {"kind": "log", "timeUnixNano": moment(0), "severityNumber": 40, "body": "early error"}
+    lines = [f"line {number}" for number in range(5000)]
+    made.attempt("start", 1, 0, 1, lines=lines, records=[error])
+    made.end(2)
+    environment = settings.read({"OTEL_METAFLOW_HOME": str(home)})
+    parts = {part.name: part for part in pages._parts(made.folder, load(environment.home, made.folder), "")}
+    kept = [line.text for line in parts["start/1"].lines]
+    assert kept[0] == "early error"
+    assert kept[-1] == "line 4999"
+    assert len(kept) + parts["start/1"].cut == 5001
+    assert len(kept) <= 1000
+
+
+def test_bad_input_is_one_line(place: Place) -> None:
+    made = Journals(place.home)
+    made.end(1)
+    done = place.cli("view", "HandFlow/1", "--html", "-")
+    assert done.stdout.startswith("<!DOCTYPE html>")
+    done = place.cli("view", "HandFlow/1", "--html", str(place.path / "no/such/folder.html"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "name another file after --html" in done.stderr
+    done = place.cli("view", "HandFlow/2", "--html", "x.html")
+    assert done.returncode == 2
+    assert "the latest here: HandFlow/1" in done.stderr
