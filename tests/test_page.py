@@ -159,7 +159,7 @@ def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) ->
     assert look.title() == "train/6 · retry 1"
     page.get_by_role("button", name="the launcher's log").click()
     assert look.title() == "The launcher"
-    page.wait_for_function("document.getElementById('log').textContent.includes('Workflow starting')")
+    page.locator("#log .line", has_text="Workflow starting").wait_for()
 
 
 def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path]) -> None:
@@ -194,7 +194,8 @@ def test_light_dark_narrow_and_on_paper(look: Look, failed: tuple[Finished, Path
     page.get_by_role("button", name="dark / light").click()
     assert page.evaluate(paper) == "rgb(255, 255, 255)"
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{paper} === 'rgb(18, 22, 28)'")
+    page.wait_for_selector("html[data-theme=dark]")
+    assert page.evaluate(paper) == "rgb(18, 22, 28)"
     page.set_viewport_size({"width": 600, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.pdf().startswith(b"%PDF")
@@ -280,10 +281,10 @@ def test_many_lines_do_not_freeze_it(look: Look, tmp_path: Path) -> None:
     page = look.page
     assert look.count() == "100 000 records"
     page.evaluate("document.getElementById('log').scrollTop = 1e9")
-    page.wait_for_function("document.getElementById('log').textContent.includes('line 99999')")
+    page.locator("#log .line", has_text="line 99999").wait_for()
     assert page.locator("#log .line").count() < 100
     page.fill("#search", "line 4242")
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('11 of')")
+    page.locator("#count", has_text="11 of 100 000 records").wait_for()
     assert look.log()[0] == "line 4242"
 
 
