@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running import Place
 
-pytest_plugins = ["collectors"]
+pytest_plugins = ["browser", "collectors"]
 
 
 @pytest.fixture

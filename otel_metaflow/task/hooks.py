@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
 from otel_metaflow.guard import guarded
 from otel_metaflow.task import attempt as attempts
+from otel_metaflow.task import cards
 
 Attempt = attempts.Attempt
 
@@ -36,6 +37,8 @@ def exception(attempt: Attempt, error: BaseException) -> None:
 
 
 @guarded
-def finished(attempt: Attempt, ok: Optional[bool]) -> None:
-    """Metaflow has stored the attempt and says how it went."""
+def finished(attempt: Attempt, ok: Optional[bool], decorators: Iterable[Any]) -> None:
+    """Metaflow has stored the attempt and says how it went; `decorators` are the step's."""
     attempt.finish(ok)
+    if not ok:
+        cards.render_failed(decorators)

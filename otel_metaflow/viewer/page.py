@@ -70,6 +70,11 @@ def html(environment: Settings, folder: Path) -> str:
     return _filled(run, [_packed(values), *chunks])
 
 
+def note(text: str) -> str:
+    """A page that only says why there is none."""
+    return f'<!DOCTYPE html><meta charset="utf-8"><title>otel-metaflow</title><p>{_escaped(text)}</p>'
+
+
 def _filled(run: Run, blocks: Sequence[str]) -> str:
     static = resources.files("otel_metaflow.viewer") / "static"
     style, script, page = ((static / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))

@@ -122,7 +122,7 @@ class OtelDecorator(StepDecorator):
 
     def task_finished(self, step_name, flow, graph, is_task_ok, retry_count, max_user_code_retries):
         if self._attempt is not None:
-            _side("task.hooks").finished(self._attempt, is_task_ok)
+            _side("task.hooks").finished(self._attempt, is_task_ok, self._decorators)
 
 
 def _side(module):

@@ -1,0 +1,17 @@
+"""The page of a run as a Metaflow card, `@card(type="otel")`, made in the process that Metaflow starts for it."""
+
+from __future__ import annotations
+
+from otel_metaflow import settings
+from otel_metaflow.journal import layout
+from otel_metaflow.viewer import page
+
+
+def html(pathspec: str) -> str:
+    """The page of the run that the task FLOW/RUN/STEP/TASK belongs to, as far as its journals go now."""
+    environment = settings.read()
+    flow, run, _, _ = pathspec.split("/")
+    folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
+    if folder.is_dir():
+        return page.html(environment, folder)
+    return page.note(f"There is no journal of {flow}/{run} in {environment.home}: put @otel on the step, too.")
