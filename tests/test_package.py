@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import textwrap
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_every_way_of_switching_it_on_works(
     finished = environment.run(flow(environment, PLAIN, "plain"), *arguments, env=variables)
     assert finished.returncode == 0, finished.stderr
     assert environment.attempts() == {"start", "end"}
+
+
+def test_the_card_is_there_with_all_that_it_draws_with(environment: Environment) -> None:
+    """Style and script of the page are files of the package."""
+    file = flow(environment, PLAIN, "carded")
+    finished = environment.run(file, "run", "--with", "otel", "--with", "card:type=otel")
+    assert finished.returncode == 0, finished.stderr
+    (run,) = re.findall(r"run-id (\d+)", finished.stdout)
+    made = environment.run(file, "card", "get", f"{run}/end/2")
+    assert made.stdout.startswith("<!DOCTYPE html>"), made.stderr
+    assert "class Page {" in made.stdout
+    assert "--paper" in made.stdout
 
 
 @pytest.mark.parametrize(
