@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-import tempfile
 from pathlib import Path
-from typing import List, NoReturn, Tuple
+from typing import Any, Dict, List
 
 import click
 
 from otel_metaflow import __version__, ids, settings, spawn
+from otel_metaflow.arguments import as_json as json_option
+from otel_metaflow.arguments import fail, folder_of, print_json
 from otel_metaflow.journal import layout
+from otel_metaflow.viewer import commands
 
 _PATHSPEC = "FLOW/RUN[/STEP/TASK[/ATTEMPT]]"
 
@@ -23,53 +24,33 @@ def main() -> None:
     """Telemetry of Metaflow runs: look at it, find its ids, see where it went."""
 
 
-@main.command()
-@click.argument("run", metavar="FLOW/RUN")
-@click.option("--html", metavar="FILE", help="Write it as a page that holds all it needs; - for standard output.")
-@click.option("--open", "opens", is_flag=True, help="Show that page in the browser.")
-def view(run: str, html: str | None, *, opens: bool) -> None:
-    """Draw a run as a waterfall, from its journals."""
-    environment = settings.read()
-    folder = _folder(environment, run)
-    if html is None and not opens:
-        from otel_metaflow.viewer import terminal
-
-        terminal.show(environment.home, folder, environment.trace_url)
-        return
-    from otel_metaflow.viewer import page
-
-    text = page.html(environment, folder)
-    if html == "-":
-        click.echo(text)
-        return
-    path = Path(html) if html else Path(tempfile.mkdtemp(prefix="otel-metaflow-")) / f"{run.replace('/', '-')}.html"
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _fail(f"cannot write {path} ({error.strerror}); name another file after --html")
-    click.echo(f"wrote {path}", err=True)
-    if opens:
-        click.launch(path.resolve().as_uri())
+main.add_command(commands.view)
+main.add_command(commands.compare)
 
 
 @main.command(name="id")
 @click.argument("pathspec", metavar=_PATHSPEC)
-def id_(pathspec: str) -> None:
+@json_option
+def id_(pathspec: str, *, as_json: bool) -> None:
     """Print the trace and span id that PATHSPEC has or will have; an attempt counts from 0."""
     namespace = settings.read().namespace
     found = re.fullmatch(r"([^/]+)/([^/]+)(?:/([^/]+)/([^/]+)(?:/(\d+))?)?", pathspec)
     if found is None:
-        _fail(f"{pathspec!r} is not of the form {_PATHSPEC}, as in HelloFlow/12 or HelloFlow/12/train/7")
+        fail(f"{pathspec!r} is not of the form {_PATHSPEC}, as in HelloFlow/12 or HelloFlow/12/train/7")
     flow, run, step, task, attempt = found.groups()
-    click.echo(f"trace_id {ids.trace_id(flow, run, namespace)}")
-    if step is None:
-        click.echo(f"span_id  {ids.run_span_id(flow, run, namespace)}")
-    else:
-        click.echo(f"span_id  {ids.attempt_span_id(flow, run, step, task, int(attempt or 0), namespace)}")
+    trace_id, span_id = ids.trace_id(flow, run, namespace), ids.run_span_id(flow, run, namespace)
+    if step is not None:
+        span_id = ids.attempt_span_id(flow, run, step, task, int(attempt or 0), namespace)
+    if as_json:
+        print_json({"traceId": trace_id, "spanId": span_id})
+        return
+    click.echo(f"trace_id {trace_id}")
+    click.echo(f"span_id  {span_id}")
 
 
 @main.command()
-def status() -> None:
+@json_option
+def status(*, as_json: bool) -> None:
     """List the runs whose telemetry was not all delivered, and why."""
     from otel_metaflow.assembly.checkpoint import Checkpoint
     from otel_metaflow.shipper import prune
@@ -77,38 +58,45 @@ def status() -> None:
 
     environment = settings.read()
     _say_problems(environment)
-    listed = False
+    waiting: List[Dict[str, Any]] = []
     for folder in unfinished(environment.home):
-        listed = True
         checkpoint = Checkpoint.read(folder)
-        state = "being delivered" if spawn.is_shipping(folder) else "kept"
-        reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
         key = layout.run_key(environment.home, folder)
-        click.echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
-    if not listed:
+        state = "being delivered" if spawn.is_shipping(folder) else "kept"
+        waiting.append({"flow": key.flow, "run": key.run, "state": state, "trouble": checkpoint.trouble})
+        if not as_json:
+            reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
+            click.echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
+    path = environment.home / prune.GIVEN_UP
+    given_up = path.read_text() if path.exists() else ""
+    if as_json:
+        print_json({"waiting": waiting, "givenUp": given_up.splitlines()})
+        return
+    if not waiting:
         click.echo("nothing is waiting to be delivered")
-    given_up = environment.home / prune.GIVEN_UP
-    if given_up.exists():
-        click.echo(given_up.read_text(), nl=False)
+    click.echo(given_up, nl=False)
 
 
 @main.command()
 @click.argument("run", metavar="[FLOW/RUN]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every run that is not wholly delivered.")
 @click.option("--wait", default=30.0, show_default=True, help="Seconds to try while the endpoint fails.")
-def ship(run: str | None, everything: bool, wait: float) -> None:
+@json_option
+def ship(run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
     """Deliver a run's telemetry now, or that of all runs that are waiting."""
     from otel_metaflow.shipper import sweep
 
     environment = settings.read()
     _say_problems(environment)
     if not environment.is_shipping:
-        _fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
+        fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
     if bool(run) == everything:
-        _fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
-    folders = list(sweep.unfinished(environment.home)) if run is None else [_folder(environment, run)]
-    failed = [folder for folder in folders if not _ship(environment, folder, wait)]
-    sys.exit(1 if failed else 0)
+        fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
+    folders = list(sweep.unfinished(environment.home)) if run is None else [folder_of(environment, run)]
+    shipped = [_ship(environment, folder, wait, quiet=as_json) for folder in folders]
+    if as_json:
+        print_json(shipped)
+    sys.exit(0 if all(one["state"] != "kept" for one in shipped) else 1)
 
 
 @main.command()
@@ -117,7 +105,7 @@ def ship(run: str | None, everything: bool, wait: float) -> None:
 )
 @click.option("--health", metavar="URL", help="The collector's health, if not on the endpoint's host at port 13133.")
 @click.option("--metrics", metavar="URL", help="The collector's own metrics, if not there at port 8888.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@json_option
 def doctor(timeout: float, health: str | None, metrics: str | None, *, as_json: bool) -> None:
     """Send a marked span, log record and metric, and say leg by leg how far they come.
 
@@ -138,16 +126,17 @@ def doctor(timeout: float, health: str | None, metrics: str | None, *, as_json: 
     is_well = all(finding.state is not State.FAILED for finding in found)
     if as_json:
         legs = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]
-        click.echo(json.dumps({"ok": is_well, "legs": legs}, indent=2))
+        print_json({"ok": is_well, "legs": legs})
     sys.exit(0 if is_well else 1)
 
 
 @main.command()
 @click.argument("pathspec", metavar="FLOW/RUN[/STEP[/TASK]]")
-def cloudwatch(pathspec: str) -> None:
+@json_option
+def cloudwatch(pathspec: str, *, as_json: bool) -> None:
     """Print the CloudWatch log streams of tasks on AWS Batch: task, log group, stream."""
     if re.fullmatch(r"[^/]+(/[^/]+){1,3}", pathspec) is None:
-        _fail(f"{pathspec!r} is not of the form FLOW/RUN, FLOW/RUN/STEP or FLOW/RUN/STEP/TASK, as in HelloFlow/12")
+        fail(f"{pathspec!r} is not of the form FLOW/RUN, FLOW/RUN/STEP or FLOW/RUN/STEP/TASK, as in HelloFlow/12")
     from metaflow.exception import MetaflowException
 
     from otel_metaflow.cloudwatch import streams
@@ -155,62 +144,41 @@ def cloudwatch(pathspec: str) -> None:
     try:
         found = list(streams(pathspec))
     except MetaflowException as error:
-        _fail(str(error))
+        fail(str(error))
+    if not found:
+        fail(f"no task of {pathspec} ran on AWS Batch: Metaflow noted no log stream")
+    if as_json:
+        print_json([dict(zip(("task", "group", "stream"), stream, strict=True)) for stream in found])
+        return
     for stream in found:
         click.echo("\t".join(stream))
-    if not found:
-        _fail(f"no task of {pathspec} ran on AWS Batch: Metaflow noted no log stream")
 
 
-def _ship(environment: settings.Settings, folder: Path, wait: float) -> bool:
+def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> Dict[str, Any]:
+    """Deliver a run and say what became of it, unless `quiet`."""
     from otel_metaflow.assembly.checkpoint import Checkpoint
     from otel_metaflow.shipper import sweep
 
     key = layout.run_key(environment.home, folder)
+    told: Dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
     lock = spawn.try_lock(folder)
     if lock is None:
-        click.echo(f"{key}: being delivered by another process")
-        return True
-    delivered = sweep.ship(environment, folder, linger=wait)
-    checkpoint = Checkpoint.read(folder)
-    counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
-    reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
-    click.echo(
-        f"{key}: {'delivered' if delivered else 'kept'} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})"
-    )
-    return delivered
+        said = "being delivered by another process"
+    else:
+        told["state"] = "delivered" if sweep.ship(environment, folder, linger=wait) else "kept"
+        checkpoint = Checkpoint.read(folder)
+        told.update({"delivered": checkpoint.delivered, "trouble": checkpoint.trouble})
+        counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
+        reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
+        said = f"{told['state']} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})"
+    if not quiet:
+        click.echo(f"{key}: {said}")
+    return told
 
 
 def _say_problems(environment: settings.Settings) -> None:
     for problem in environment.problems:
         click.echo(f"otel: {problem}", err=True)
-
-
-def _folder(environment: settings.Settings, run: str) -> Path:
-    """The folder of the run called FLOW/RUN; ends the program where there is none."""
-    flow, slash, run_id = run.partition("/")
-    if not slash or not flow or not run_id or "/" in run_id:
-        _fail(f"{run!r} is not of the form FLOW/RUN, as in HelloFlow/12")
-    folder = layout.run_folder(environment.home, layout.RunKey(flow, run_id, environment.namespace))
-    if not folder.is_dir():
-        known = _recent(environment)
-        advice = f"the latest here: {', '.join(known)}" if known else "there are none here yet"
-        _fail(f"no journal of {run} in {environment.home}; {advice}")
-    return folder
-
-
-def _recent(environment: settings.Settings, most: int = 5) -> List[str]:
-    found: List[Tuple[float, str]] = []
-    for folder in layout.run_folders(environment.home):
-        key = layout.run_key(environment.home, folder)
-        if key.namespace == environment.namespace:
-            found.append((folder.stat().st_mtime, str(key)))
-    return [name for _, name in sorted(found, reverse=True)[:most]]
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"otel-metaflow: {message}", err=True)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

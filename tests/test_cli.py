@@ -32,10 +32,23 @@ def test_what_is_not_there_is_said_with_exit_code_2(place: Place) -> None:
     missing = place.cli("view", "HelloFlow/12")
     assert missing.returncode == 2
     assert f"the latest here: HelloFlow/{finished.run}" in missing.stderr
-    for wrong in ("HelloFlow", "HelloFlow/", "/1", "a/b/c"):
+    run = f"HelloFlow/{finished.run}"
+    for wrong, said in (
+        ("HelloFlow/", "is not of the form FLOW/RUN"),
+        ("/1", "is not of the form FLOW/RUN"),
+        ("a//c", "is not of the form FLOW/RUN"),
+        ("a/b/c/d/e/f", "is not of the form FLOW/RUN"),
+        ("Hello", "no run of Hello in"),
+        (f"{run}/strat", f"{run} has no step 'strat'; it has start"),
+        (f"{run}/start/7", f"{run}/start has no task '7'; it has 1"),
+        (f"{run}/start/1/3", f"{run}/start/1 has no attempt '3'; it has 0"),
+    ):
         refused = place.cli("view", wrong)
-        assert refused.returncode == 2
-        assert "is not of the form FLOW/RUN" in refused.stderr
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert said in refused.stderr
+    refused = place.cli("view", "HelloFlow", "--logs")
+    assert refused.returncode == 2
+    assert "say which, as in `otel-metaflow view HelloFlow/12 --logs`" in refused.stderr
     refused = place.cli("id", "HelloFlow/12/train")
     assert refused.returncode == 2
     assert "is not of the form FLOW/RUN[/STEP/TASK[/ATTEMPT]]" in refused.stderr

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
 from collectors import ROOT
-from running import Finished, Place
+from journals import Journals, moment, wide
+from running import Finished, Place, eventually
 
 from otel_metaflow import ids
-from otel_metaflow.assembly.run import Run
+from otel_metaflow.assembly.run import Run, load
 from otel_metaflow.journal.layout import AttemptKey, RunKey
+from otel_metaflow.journal.writer import process_start
+from otel_metaflow.viewer import comparison, words
+from otel_metaflow.viewer.commands import view
 from otel_metaflow.viewer.terminal import shape
 
 
@@ -37,10 +49,21 @@ def without_figures(shown: str, finished: Finished) -> str:
     return "\n".join([*lines[: first + 1], *rows, *lines[legend : legend + 3], *steps, lines[-1]])
 
 
-def test_a_run_with_one_failing_branch_answers_at_a_glance(place: Place) -> None:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("view"))
+
+
+@pytest.fixture(scope="module")
+def finished(place: Place) -> Finished:
+    """A run with a branch that fails."""
+    run = place.run(ROOT / "examples/branch.py", "--with", "otel")
+    assert run.code == 1
+    return run
+
+
+def test_a_run_with_one_failing_branch_answers_at_a_glance(place: Place, finished: Finished) -> None:
     """Its shape, what failed first and why, what was tried again or rescued, where the time went, and use."""
-    finished = place.run(ROOT / "examples/branch.py", "--with", "otel")
-    assert finished.code == 1
     shown = place.cli("view", f"BranchFlow/{finished.run}").stdout
     (last,) = re.findall(r"critical path \* .*", shown)
     assert re.fullmatch(r"critical path \* \d\.\d\ds, \d\.\d\ds of it waiting: start/1 > fetch/\d > train/\d", last)
@@ -86,3 +109,218 @@ def test_the_shape_of_flows() -> None:
     assert drawn({"start": ["work"], "work": ["join"], "join": []}, "start", "work", "work") == "start > work[2] > join"
     assert drawn({"start": ["again"], "again": ["again", "end"], "end": []}) == "start > again ↺ > end"
     assert drawn({"a": ["b"], "b": ["a"]}) == ""
+
+
+def figures_gone(text: str, run: str) -> list[str]:
+    """Lines with times, sizes and ids replaced; the frames of Metaflow's own code left out."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", text.replace(run, "RUN"))
+    text = re.sub(r"\d+\.\d\ds", "Ts", re.sub(r"\b\d+(\.\d+)? (B|kB|MB)\b", "SIZE", text))
+    return [re.sub(r'File "[^"]*/', 'File "', line.rstrip()) for line in text.splitlines()]
+
+
+def test_a_task_is_told_attempt_by_attempt(place: Place, finished: Finished) -> None:
+    """Times, place in the flow, use against what was asked for, and why it failed."""
+    shown = figures_gone(place.cli("view", f"BranchFlow/{finished.run}/train/6/1").stdout, finished.run)
+    (count,) = re.findall(r"  (\d+) log records", "\n".join(shown))
+    golden = textwrap.dedent(f"""\
+        BranchFlow/RUN/train/6/1  failure  Ts  started TIME
+          waited Ts, started up Ts, user code Ts, stored Ts
+          on the critical path
+          reads from fetch/3
+          a retry of train/6
+          foreach index 2
+          exit code 1
+          cpu Ts of 2 cores asked; memory SIZE of 3.9 GB asked; read SIZE; written SIZE
+          14 artifacts, SIZE
+          Traceback (most recent call last):
+          ValueError: shard 3 holds no rows
+          {count} log records: otel-metaflow view BranchFlow/RUN/train/6/1 --logs""").splitlines()
+    without_frames = [line for line in shown if not re.match(r"    +", line)]
+    assert [line for line in without_frames if "critical" not in line] == [
+        line for line in golden if "critical" not in line
+    ]
+    both = place.cli("view", f"BranchFlow/{finished.run}/train/6").stdout
+    assert re.findall(r"^BranchFlow\S+", both, re.MULTILINE) == [
+        f"BranchFlow/{finished.run}/train/6",
+        f"BranchFlow/{finished.run}/train/6/1",
+    ]
+
+
+def test_a_step_is_a_part_of_the_run(place: Place, finished: Finished) -> None:
+    shown = place.cli("view", f"BranchFlow/{finished.run}/train").stdout
+    assert shown.startswith(f"BranchFlow/{finished.run}/train  failure")
+    assert set(re.findall(r"^[* ] (\w+)/", shown, re.MULTILINE)) == {"train"}
+
+
+def test_logs_are_told_in_the_order_of_time(place: Place, finished: Finished) -> None:
+    """Of the run with the launcher's own; of one task without its name; as JSON a line each."""
+    run = f"BranchFlow/{finished.run}"
+    shown = place.cli("view", run, "--logs").stdout.splitlines()
+    times = [line[:12] for line in shown if re.match(r"\d\d:\d\d:\d\d\.\d{3}  ", line)]
+    assert times == sorted(times)
+    assert any(re.match(r"\S+  launcher +INFO .*Workflow starting", line) for line in shown)
+    assert any(re.match(r"\S+  train/6/1 +INFO +ValueError: shard 3 holds no rows", line) for line in shown)
+    one = place.cli("view", f"{run}/clean/2", "--logs").stdout
+    assert "clean/2" not in one
+    assert "KeyError: 'column price is missing'" in one
+    records = [json.loads(line) for line in place.cli("view", f"{run}/train", "--logs", "--json").stdout.splitlines()]
+    assert {record["step"] for record in records} == {"train"}
+    assert {record["attempt"] for record in records if record["task"] == "6"} == {0, 1}
+    assert {"timeUnixNano", "severity", "source", "body"} < records[0].keys()
+
+
+def test_everything_is_there_as_json(place: Place, finished: Finished) -> None:
+    """With the same names, of the run, a step, a task, and the list."""
+    run = f"BranchFlow/{finished.run}"
+    whole = json.loads(place.cli("view", run, "--json").stdout)
+    assert (whole["state"], whole["failure"]) == ("failure", "train/6/1")
+    assert whole["criticalPath"]["attempts"][0] == "start/1"
+    task = json.loads(place.cli("view", f"{run}/train/6", "--json").stdout)
+    assert [one["name"] for one in task["attempts"]] == ["train/6", "train/6/1"]
+    assert [step["name"] for step in task["steps"]] == ["train"]
+    assert task["attempts"] == [one for one in whole["attempts"] if one["name"].startswith("train/6")]
+    (listed,) = json.loads(place.cli("view", "--json").stdout)
+    assert (listed["run"], listed["attempts"], listed["failed"]) == (finished.run, 7, 2)
+    assert json.loads(place.cli("id", f"{run}/train/6/1", "--json").stdout)["spanId"] == task["attempts"][1]["spanId"]
+    assert json.loads(place.cli("status", "--json").stdout) == {"waiting": [], "givenUp": []}
+
+
+def test_recent_runs_are_listed_with_a_spark_line_for_each_flow(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    assert place.cli("view").stdout == (f"no run in {place.home}; run a flow with `python flow.py run --with otel`\n")
+    for number, (took, result) in enumerate([(1, "success"), (4, "failure"), (8, "success")], 1):
+        made = Journals(place.home, "AFlow", str(number))
+        made.attempt("start", 1, 0.1, took - 0.2, result=result)
+        made.end(took, result)
+    other = Journals(place.home, "BFlow", "1")
+    other.end(2)
+    shown = figures_gone(place.cli("view", "AFlow").stdout, "none")
+    assert [re.sub(r" {2,}", "  ", line) for line in shown] == [
+        "run  result  took  started  attempts  failed",
+        *(f"AFlow/{number}  {result}  Ts  TIME  1{bad}" for number, result, bad in reversed(_ROWS)),
+        "",
+        "AFlow  ▂▅█  the last 3, at most Ts",
+    ]
+    assert "BFlow  █" in place.cli("view").stdout
+    assert len(json.loads(place.cli("view", "--json", "--limit", "2").stdout)) == 2
+
+
+_ROWS = [("1", "success", ""), ("2", "failure", "  1"), ("3", "success", "")]
+
+
+def test_a_run_is_followed_until_it_ends(tmp_path: Path) -> None:
+    """Each line as it comes, once; Ctrl-C is no error of the program."""
+    place = Place(tmp_path)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    source = """
+        import os
+        from metaflow import FlowSpec, otel, step
+        class FollowFlow(FlowSpec):
+            @otel
+            @step
+            def start(self):
+                print("before", flush=True)
+                open(os.environ["GATE"]).read()
+                print("after", flush=True)
+                self.next(self.end)
+            @otel
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            FollowFlow()
+        """
+    running = place.start(place.write(source), env={"GATE": str(gate)})
+    folder = eventually(lambda: next(place.home.glob("FollowFlow/*"), None))
+    command = [sys.executable, "-m", "otel_metaflow.cli", "view", f"FollowFlow/{folder.name}", "--follow"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": place.environ()}
+    following, stopped = subprocess.Popen(command, **pipes), subprocess.Popen(command, **pipes)
+    for one in (following, stopped):
+        while not one.stdout.readline().endswith("before\n"):
+            pass
+    stopped.send_signal(signal.SIGINT)
+    assert (stopped.wait(30), stopped.stderr.read()) == (130, "")
+    gate.write_text("go")
+    rest, problems = following.communicate(timeout=60)
+    assert (following.returncode, problems) == (0, "")
+    assert rest.count("after\n") == 1
+    assert "before" not in rest
+    assert "Done!" in rest
+    stopped.stdout.close()
+    stopped.stderr.close()
+    assert place.finish(running).code == 0
+
+
+def steady(home: Path, run: str, slow: float, memory: int = 50 << 20) -> Run:
+    """A run whose step `work` takes `slow` seconds, more or less, in each of eight tasks."""
+    made = Journals(home, "Compared", run)
+    made.attempt("start", 1, 0, 0.5)
+    for task in range(8):
+        usage = {"cpu": 0.5, "memoryPeak": memory, "read": 0, "written": 0}
+        made.attempt("work", task + 2, 1, slow + task / 50, inputs=[("start", 1)], usage=usage)
+    made.end(slow + 2)
+    return load(home, made.folder)
+
+
+def test_what_became_slower_or_hungrier_is_said(tmp_path: Path) -> None:
+    """By the medians; what only differs as runs do is not."""
+    place = Place(tmp_path)
+    before = steady(place.home, "1", 1.0)
+    after = steady(place.home, "2", 2.0, memory=100 << 20)
+    again = steady(place.home, "3", 1.05)
+    notable = [(one.step, one.figure) for one in comparison.changes(before, after) if one.is_notable]
+    assert notable == [("work", "took"), ("work", "memory")]
+    assert not [one for one in comparison.changes(before, again) if one.is_notable]
+    shown = place.cli("compare", "Compared/1", "Compared/2").stdout
+    assert "1.07s > 2.07s ▲" in shown
+    assert "work slower: 1.9 times 1.07s > 2.07s; work takes more memory: 2.0 times 50 MB > 100 MB" in shown
+    values = json.loads(place.cli("compare", "Compared/2", "Compared/1", "--json").stdout)
+    assert [(one["step"], one["figure"]) for one in values["changes"] if one["notable"]] == notable
+    assert "no step changed notably" in place.cli("compare", "Compared/1", "Compared/3").stdout
+    assert place.cli("compare", "Compared/1", "Compared/9").returncode == 2
+
+
+def test_of_many_attempts_those_that_matter_are_shown(tmp_path: Path) -> None:
+    """A step is one row, with its failures and its slowest; all are there for who asks."""
+    place = Place(tmp_path)
+    wide(place.home, 10_000, 0)
+    shown = place.cli("view", "WideFlow/1").stdout
+    assert len(shown.splitlines()) < 25
+    assert "work x10000" in shown
+    assert "9999 success, 1 failure; each 1.30s, at most 1.60s" in shown
+    assert re.search(r"^  work/5002 +failure", shown, re.MULTILINE)
+    assert len(place.cli("view", "WideFlow/1", "--all").stdout.splitlines()) > 10_000
+
+
+def test_what_others_wrote_does_not_move_the_cursor(tmp_path: Path) -> None:
+    """Colours may stay where there is a terminal; nothing else does."""
+    evil = "\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1b[5A\x07\u202eback\x9b1m"
+    assert words.coloured(evil) == "\x1b[31mred\x1b[0mback1m\x1b[0m"
+    assert words.plain(evil) == "redback1m"
+    home = tmp_path / "home"
+    made = Journals(home, "Evil")
+    failure = {"type": evil, "message": evil, "stacktrace": evil}
+    made.attempt(evil, 1, 0, 1, lines=[evil], result="failure", exception=failure)
+    made.end(2, "failure")
+    runner = CliRunner(env={"OTEL_METAFLOW_HOME": str(home)})
+    for arguments in (["Evil/1"], ["Evil/1", "--logs"], [f"Evil/1/{evil}"], [f"Evil/1/{evil}/1"], []):
+        done = runner.invoke(view, arguments, color=True)
+        assert done.exit_code == 0, done.output
+        assert not re.search(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x9b\u202e]", done.output)
+
+
+def test_a_run_that_goes_on_and_one_of_nothing_are_shown(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    made = Journals(place.home, "Going", pid=os.getpid(), processStart=process_start())
+    made.attempt("start", 1, 0, 1)
+    assert place.cli("view", "Going/1").stdout.startswith("Going/1  running")
+    empty = Journals(place.home, "Empty")
+    empty.end(1, "failure")
+    assert "no attempt was recorded" in place.cli("view", "Empty/1").stdout
+    error = {"kind": "log", "timeUnixNano": moment(1), "severityNumber": 40, "logger": "a", "body": "bad"}
+    loud = Journals(place.home, "Loud")
+    loud.attempt("start", 1, 0, 1, lines=["fine"], records=[{**error, "exception": {"stacktrace": "Trace\n  boom"}}])
+    loud.end(2)
+    shown = place.cli("view", "Loud/1", "--errors").stdout.splitlines()
+    assert [line.rpartition("  ")[2] for line in shown] == ["bad", "Trace", "boom"]

@@ -14,6 +14,7 @@ from otel_metaflow.redaction import Redaction
 DEBUG, INFO, WARN, ERROR = 1, 2, 3, 4
 # Up to which severity number of OpenTelemetry a level goes (and trace, below debug, counts as that).
 _OF_OTEL = ((8, DEBUG), (12, INFO), (16, WARN))
+_INFO = 9
 
 
 class Line(NamedTuple):
@@ -32,12 +33,23 @@ def of_attempt(folder: Path, attempt: Attempt, pattern: str = "") -> Iterator[Li
     """
     redaction = Redaction(pattern)
     for entry in AttemptLogs(folder, attempt.key, Cursor()).read(attempt.last_seen, final=True):
-        record = entry.record
-        kind = record["kind"]
-        if kind == layout.LINE:
-            yield _printed(record, redaction)
-        else:
-            yield _logged(record, redaction) if kind == layout.LOG else _emitted(record, redaction)
+        yield made(entry.record, redaction)
+
+
+def made(record: Dict[str, Any], redaction: Redaction) -> Line:
+    """The line that a record of kind line, log or record is."""
+    kind = record["kind"]
+    if kind == layout.LINE:
+        return _printed(record, redaction)
+    return _logged(record, redaction) if kind == layout.LOG else _emitted(record, redaction)
+
+
+def level(record: Dict[str, Any]) -> int:
+    """How bad a record is, by what it says of itself."""
+    number = int(record.get("severityNumber") or 0)
+    if record["kind"] == layout.LOG:
+        return ERROR if number >= 40 else WARN if number >= 30 else INFO if number >= 20 else DEBUG  # noqa: PLR2004 - logging's
+    return _level(number or _INFO)
 
 
 def of_launcher(folder: Path, pattern: str = "") -> Iterator[Line]:
@@ -54,12 +66,12 @@ def of_launcher(folder: Path, pattern: str = "") -> Iterator[Line]:
 def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
     stream = str(record.get("stream", ""))
     text = redaction.line(str(record.get("body", "")), stream)
-    level = INFO
+    how_bad = INFO
     if text.startswith("{"):
-        level = _told(text) or INFO
+        how_bad = _told(text) or INFO
     elif "\r" in text:  # a progress bar shows its last state
         text = text.rstrip("\r").rpartition("\r")[2]
-    return Line(record["timeUnixNano"], level, stream, text)
+    return Line(record["timeUnixNano"], how_bad, stream, text)
 
 
 def _told(text: str) -> Optional[int]:
@@ -71,21 +83,19 @@ def _told(text: str) -> Optional[int]:
 
 
 def _logged(record: Dict[str, Any], redaction: Redaction) -> Line:
-    number = int(record.get("severityNumber") or 0)
-    level = ERROR if number >= 40 else WARN if number >= 30 else INFO if number >= 20 else DEBUG  # noqa: PLR2004 - logging's
     text = redaction.text(str(record.get("body", "")))
     trace = (record.get("exception") or {}).get("stacktrace")
     if trace:
         text = f"{text}\n{redaction.text(str(trace)).rstrip()}"
-    return Line(record["timeUnixNano"], level, str(record.get("logger", "root")), text)
+    return Line(record["timeUnixNano"], level(record), str(record.get("logger", "root")), text)
 
 
 def _emitted(record: Dict[str, Any], redaction: Redaction) -> Line:
     body = redaction.value(record.get("body"))
     text = str(record.get("eventName") or "") if body is None else body if isinstance(body, str) else str(body)
     source = str((record.get("scope") or {}).get("name", ""))
-    return Line(record["timeUnixNano"], _level(int(record.get("severityNumber") or 9)), source, text)
+    return Line(record["timeUnixNano"], level(record), source, text)
 
 
 def _level(number: int) -> int:
-    return next((level for most, level in _OF_OTEL if number <= most), ERROR)
+    return next((found for most, found in _OF_OTEL if number <= most), ERROR)

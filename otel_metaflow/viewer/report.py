@@ -39,6 +39,25 @@ def trace_url(run: Run, template: str) -> Optional[str]:
     return links.fill(template, key.flow, key.run, run.trace_id, ids.run_span_id(key.flow, key.run, key.namespace))
 
 
+def summary(run: Run) -> Values:
+    """A run in a few words: what a list of runs says of each."""
+    attempts = run.attempts.values()
+    return _known(
+        {
+            "flow": run.key.flow,
+            "run": run.key.run,
+            "namespace": run.key.namespace or None,
+            "state": run_state(run),
+            "startTimeUnixNano": run.started_at,
+            "endTimeUnixNano": ended_at(run),
+            "durationSeconds": (ended_at(run) - run.started_at) / _NANO,
+            "traceId": run.trace_id,
+            "attempts": len(attempts),
+            "failed": sum(attempt.failed and attempt_state(attempt) != "running" for attempt in attempts),
+        }
+    )
+
+
 def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
     """The run, its steps in the order of the flow's graph, and its attempts in that of their start.
 

@@ -1,11 +1,11 @@
-"""A run as a waterfall in the terminal."""
+"""A run, or a step of it, as a waterfall in the terminal."""
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
-from typing import Dict, FrozenSet, List, Optional, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Sequence, Tuple
 
 from rich.console import Console
 from rich.table import Table
@@ -14,69 +14,73 @@ from rich.text import Text
 from otel_metaflow import spawn
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.assembly.run import Attempt, Run, load
+from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
-from otel_metaflow.viewer import report
+from otel_metaflow.viewer import log, report, words
+from otel_metaflow.viewer.words import STYLES, clock, first_line, plain, seconds, size
 
-_STYLES = {
-    "success": "green",
-    "failure": "red",
-    "error": "red",
-    "timeout": "red",
-    "cancellation": "yellow",
-    "skip": "dim",
-    "running": "cyan",
-}
 _GIVEN_UP = {
     "rejected": "rejected by the endpoint",
     "unwritten": "lost, the journal took no more",
     "corrupt": "lost in a damaged journal",
 }
-# From which severity on a record is an error: logging.ERROR, and the logs API's.
-_ERROR = {layout.LOG: 40, layout.RECORD: 17}
 _BAR = 30
 # What a bar is made of: waiting to be launched, starting and loading, user code, storing.
 _WAIT, _START, _CODE, _STORE = "·", "░", "█", "▒"
-# How wide lines are where there is no terminal to fit in, as in a pipe.
-_WIDE = 200
+_TOGETHER = "━"
+# Of a run of more attempts, those of a step stand together: the worst and the slowest of them are shown.
+_MANY = 100
+_FEW = 12
+_SHOWN = 5
+# Beyond so many bytes of journal, counting records takes longer than people want to look.
+_MOST_COUNTED = 2 << 20
 
 
-def show(home: Path, folder: Path, trace_url: str = "", console: Optional[Console] = None) -> None:
-    """Print the run in `folder`: its outcome, shape, attempts, what decided how long it took, and use by step."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_WIDE, highlight=False)
-    run = load(home, folder)
-    state = report.run_state(run)
-    console.print(
-        Text.assemble(
-            (str(run.key), "bold"),
-            "  ",
-            (state, _STYLES.get(state, "")),
-            f"  {_seconds(run.ended_at - run.started_at)}  started {_clock(run.started_at)}",
-        )
-    )
-    console.print(Text(f"trace {report.trace_url(run, trace_url) or run.trace_id}", style="dim"))
-    if run.steps:
-        console.print(Text(f"shape {shape(run)}"))
-    if run.origin:
-        console.print(Text(f"resumes {run.key.flow}/{run.origin}"))
-    failure = story.failure_origin(run)
-    if failure is not None:
-        console.print(Text(f"failed first: {_name(failure)}: {_first_line(failure.error_message)}", style="red"))
-    if run.attempts:
+def show(folder: Path, run: Run, *, step: str = "", trace_url: str = "", whole: bool = False) -> None:
+    """Print a run, or a `step` of it: outcome, shape, attempts, what decided how long it took, and use by step.
+
+    With `whole`, every attempt has a row, however many there are. `trace_url` is the template of
+    OTEL_METAFLOW_TRACE_URL.
+    """
+    console = words.console()
+    attempts = [attempt for attempt in run.in_order if step in ("", attempt.key.step)]
+    _head(console, run, step, trace_url)
+    if attempts:
         path = story.critical_path(run)
-        console.print(_waterfall(folder, run, path))
+        console.print(_Waterfall(folder, run, path, whole=whole or len(attempts) <= _MANY).table(attempts))
         console.print(
             Text(f"bar: {_WAIT} waiting  {_START} starting  {_CODE} user code  {_STORE} storing", style="dim")
         )
         console.print(Text(_decisive(path)))
-        console.print(_use(run))
+        console.print(_use(run, attempts))
     else:
         console.print("no attempt was recorded")
-    console.print(Text(_delivery(folder), style="dim"))
+    if not step:
+        console.print(Text(_delivery(folder), style="dim"))
+
+
+def _head(console: Console, run: Run, step: str, trace_url: str) -> None:
+    state = report.run_state(run)
+    took = seconds((report.ended_at(run) - run.started_at) / 1e9)
+    console.print(
+        Text.assemble(
+            (plain(f"{run.key}/{step}" if step else str(run.key)), "bold"),
+            "  ",
+            (state, STYLES.get(state, "")),
+            f"  {took}  started {clock(run.started_at)}",
+        )
+    )
+    if step:
+        return
+    console.print(Text(f"trace {report.trace_url(run, trace_url) or run.trace_id}", style="dim"))
+    if run.steps:
+        console.print(Text(f"shape {plain(shape(run))}"))
+    if run.origin:
+        console.print(Text(f"resumes {run.key.flow}/{run.origin}"))
+    failure = story.failure_origin(run)
+    if failure is not None:
+        console.print(Text(f"failed first: {named(failure)}: {first_line(failure.error_message)}", style="red"))
 
 
 def shape(run: Run) -> str:
@@ -104,39 +108,82 @@ def shape(run: Run) -> str:
     return " > ".join(names[0] if len(names) == 1 else f"({' | '.join(names)})" for _, names in sorted(levels.items()))
 
 
-def _waterfall(folder: Path, run: Run, path: story.CriticalPath) -> Table:
-    span = max(1, report.ended_at(run) - run.started_at)
-    decisive = {attempt.key for attempt in path.attempts}
-    rows = [_row(folder, run, attempt, span, is_decisive=attempt.key in decisive) for attempt in run.in_order]
-    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    for index, name in enumerate(("attempt", "result", "waited", "took", "when", "logs")):
-        # Only the note gives way where the terminal is narrow.
-        width = max(len(name), *(len(row[index]) for row in rows))
-        right = name in ("waited", "took", "logs")
-        table.add_column(name, no_wrap=True, min_width=width, justify="right" if right else "left")
-    table.add_column("", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*row)
-    return table
+class _Waterfall:
+    """A table of attempts, each with its bar on the time of the run."""
+
+    def __init__(self, folder: Path, run: Run, path: story.CriticalPath, *, whole: bool) -> None:
+        self._folder = folder
+        self._run = run
+        self._whole = whole
+        self._span = max(1, report.ended_at(run) - run.started_at)
+        self._decisive = {attempt.key for attempt in path.attempts}
+
+    def table(self, attempts: List[Attempt]) -> Table:
+        rows = list(self._rows(attempts))
+        table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+        for index, name in enumerate(("attempt", "result", "waited", "took", "when", "logs")):
+            # Only the note gives way where the terminal is narrow.
+            width = max(len(name), *(len(row[index]) for row in rows))
+            right = name in ("waited", "took", "logs")
+            table.add_column(name, no_wrap=True, min_width=width, justify="right" if right else "left")
+        table.add_column("", no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    def _rows(self, attempts: List[Attempt]) -> Iterator[Tuple[Text, ...]]:
+        if self._whole:
+            yield from map(self._row, attempts)
+            return
+        for step, members in report.by_step(self._run, attempts).items():
+            if len(members) <= _FEW:
+                yield from map(self._row, members)
+            else:
+                yield self._group(step, members)
+                yield from map(self._row, _worst(members))
+
+    def _group(self, step: str, members: Sequence[Attempt]) -> Tuple[Text, ...]:
+        states = Counter(report.attempt_state(attempt) for attempt in members)
+        state = min(states, key=lambda one: (STYLES[one] != "red", one != "running", -states[one]))
+        begin, end = min(one.started_at for one in members), max(one.ended_at for one in members)
+        took = [(one.ended_at - one.started_at) / 1e9 for one in members]
+        said = ", ".join(f"{count} {one}" for one, count in states.most_common())
+        return (
+            Text(f"{'*' if any(one.key in self._decisive for one in members) else ' '} {plain(step)} x{len(members)}"),
+            Text(state, style=STYLES[state]),
+            Text(""),
+            Text(seconds((end - begin) / 1e9)),
+            Text(_bar(self._run, ((begin, end, _TOGETHER),), self._span)),
+            Text(""),
+            Text(f"{said}; each {seconds(statistics.median(took))}, at most {seconds(max(took))}"),
+        )
+
+    def _row(self, attempt: Attempt) -> Tuple[Text, ...]:
+        state = report.attempt_state(attempt)
+        style = STYLES[state]
+        waited = story.queue_time(self._run, attempt)
+        return (
+            Text(f"{'*' if attempt.key in self._decisive else ' '} {named(attempt)}"),
+            Text(state, style=style),
+            Text("" if waited is None else seconds(waited / 1e9)),
+            Text(seconds((attempt.ended_at - attempt.started_at) / 1e9)),
+            Text(_bar(self._run, _parts(attempt, waited or 0), self._span), style=style),
+            Text(_counts(self._folder, attempt)),
+            Text("" if state == "running" else _note(self._run, attempt)),
+        )
 
 
-def _row(folder: Path, run: Run, attempt: Attempt, span: int, *, is_decisive: bool) -> Tuple[Text, ...]:
-    state = report.attempt_state(attempt)
-    style = _STYLES[state]
-    waited = story.queue_time(run, attempt)
-    return (
-        Text(f"{'*' if is_decisive else ' '} {_name(attempt)}"),
-        Text(state, style=style),
-        Text("" if waited is None else _seconds(waited)),
-        Text(_seconds(attempt.ended_at - attempt.started_at)),
-        Text(_bar(run, attempt, waited or 0, span), style=style),
-        Text(_counts(folder, attempt)),
-        Text("" if state == "running" else _note(run, attempt)),
-    )
+def _worst(members: Sequence[Attempt]) -> List[Attempt]:
+    """Those that failed, and the slowest of the others; a few of each."""
+    failed = [attempt for attempt in members if attempt.failed][:_SHOWN]
+    slowest = sorted(members, key=lambda one: one.started_at - one.ended_at)[:_SHOWN]
+    return sorted({one.key: one for one in (*failed, *slowest)}.values(), key=lambda one: one.started_at)
 
 
-def _name(attempt: Attempt) -> str:
-    return f"{attempt.key.step}/{attempt.key.task}" + (f" retry {attempt.key.attempt}" if attempt.key.attempt else "")
+def named(attempt: Attempt) -> str:
+    """How an attempt is called for people."""
+    key = attempt.key
+    return plain(f"{key.step}/{key.task}") + (f" retry {key.attempt}" if key.attempt else "")
 
 
 def _note(run: Run, attempt: Attempt) -> str:
@@ -145,27 +192,29 @@ def _note(run: Run, attempt: Attempt) -> str:
         return f"cloned from {run.key.flow}/{attempt.clone['originRun']}"
     if attempt.failed:
         more = " (tried again)" if story.following(run, attempt) is not None else ""
-        return _first_line(attempt.error_message) + more
+        return first_line(attempt.error_message) + more
     if (attempt.end or {}).get("caught"):
-        return f"caught {attempt.exception.get('type')}: {_first_line(str(attempt.exception.get('message')))}"
+        return (
+            f"caught {plain(str(attempt.exception.get('type')))}: {first_line(str(attempt.exception.get('message')))}"
+        )
     return ""
 
 
-def _first_line(text: Optional[str]) -> str:
-    return (text or "").partition("\n")[0]
-
-
-def _bar(run: Run, attempt: Attempt, waited: int, span: int) -> str:
-    """Where on the run's time the attempt lies, and what it did when."""
+def _parts(attempt: Attempt, waited: int) -> Tuple[Tuple[int, int, str], ...]:
+    """What it did when: from, to, mark."""
     end = attempt.end or {}
     began = int(end.get("codeStart") or (attempt.start or {}).get("timeUnixNano") or attempt.ended_at)
     left = int(end.get("codeEnd") or attempt.ended_at)
-    parts = (
+    return (
         (attempt.started_at - waited, attempt.started_at, _WAIT),
         (attempt.started_at, began, _START),
         (began, left, _CODE),
         (left, attempt.ended_at, _STORE),
     )
+
+
+def _bar(run: Run, parts: Sequence[Tuple[int, int, str]], span: int) -> str:
+    """Where on the run's time they lie."""
 
     def column(at: int) -> int:
         return min(_BAR, max(0, round((at - run.started_at) / span * _BAR)))
@@ -174,7 +223,7 @@ def _bar(run: Run, attempt: Attempt, waited: int, span: int) -> str:
     for start, stop, mark in parts:
         cells[column(start) : column(stop)] = mark * (column(stop) - column(start))
     if set(cells) == {" "}:  # too short for any
-        cells[min(_BAR - 1, column(attempt.started_at))] = _CODE
+        cells[min(_BAR - 1, column(parts[-1][0]))] = _CODE
     return "".join(cells)
 
 
@@ -182,51 +231,42 @@ def _decisive(path: story.CriticalPath) -> str:
     """What decided how long the run took: the attempts that are marked."""
     if not path.attempts:
         return "critical path: nothing ran"
-    waiting = f", {_seconds(path.waiting)} of it waiting" if path.waiting else ""
-    return f"critical path * {_seconds(path.duration)}{waiting}: {' > '.join(path.steps)}"
+    waiting = f", {seconds(path.waiting / 1e9)} of it waiting" if path.waiting else ""
+    return f"critical path * {seconds(path.duration / 1e9)}{waiting}: {plain(' > '.join(path.steps))}"
 
 
-def _use(run: Run) -> Table:
+def _use(run: Run, chosen: List[Attempt]) -> Table:
     """What the attempts of each step used, the largest of them, beside what the step asked for."""
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
     for name in ("step", "attempts", "cpu s", "cores", "asked", "memory", "asked", "read", "written"):
         table.add_column(name, no_wrap=True, justify="left" if name == "step" else "right")
-    for step, attempts in report.by_step(run, list(run.in_order)).items():
+    for step, attempts in report.by_step(run, chosen).items():
         if not attempts:
             continue
         asked = run.steps.get(step, {}).get("asked") or {}
         used = report.use(attempts)
         table.add_row(
-            step,
+            plain(step),
             str(used["attempts"]),
             f"{used['cpuSeconds']:.2f}",
             f"{used['cores']:.2f}",
             f"{asked['cpu']:g}" if "cpu" in asked else "",
-            _bytes(used["memoryPeak"]),
-            _bytes(int(asked["memory"] * (1 << 20))) if "memory" in asked else "",
-            _bytes(used["read"]),
-            _bytes(used["written"]),
+            size(used["memoryPeak"]),
+            size(int(asked["memory"] * (1 << 20))) if "memory" in asked else "",
+            size(used["read"]),
+            size(used["written"]),
         )
     return table
 
 
-def _bytes(count: int) -> str:
-    """As people say sizes; nothing for none."""
-    for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.0f} {unit}" if count >= 10 * size else f"{count / size:.1f} {unit}"
-    return f"{count} B" if count else ""
-
-
 def _counts(folder: Path, attempt: Attempt) -> str:
-    """How many log records the attempt has, and how many of them are warnings or worse."""
-    logs = AttemptLogs(folder, attempt.key, Cursor())
-    counts: Counter[str] = Counter()
-    for entry in logs.read(attempt.last_seen, final=True):
-        counts["all"] += 1
-        if entry.record.get("severityNumber", 0) >= _ERROR.get(entry.record["kind"], 1):
-            counts["errors"] += 1
-    return f"{counts['all']}" + (f" ({counts['errors']} errors)" if counts["errors"] else "")
+    """How many log records the attempt has, and how many of them are errors; of very many, how large they are."""
+    files = (layout.attempt_file(folder, attempt.key), layout.output_file(folder, attempt.key))
+    bytes_ = max((path.stat().st_size for path in files if path.exists()), default=0)
+    if bytes_ > _MOST_COUNTED:
+        return size(bytes_)
+    count, errors = log.counted(folder, attempt.key, attempt.last_seen)
+    return f"{count}" + (f" ({errors} errors)" if errors else "")
 
 
 def _delivery(folder: Path) -> str:
@@ -247,16 +287,3 @@ def _delivery(folder: Path) -> str:
         f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(checkpoint.given_up.items())
     )
     return f"telemetry: {state}" + "".join(f"; {part}" for part in (sent, reasons, given_up) if part)
-
-
-def _seconds(nanoseconds: int) -> str:
-    seconds = nanoseconds / 1e9
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.2f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
-
-
-def _clock(at: int) -> str:
-    return datetime.fromtimestamp(at / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")

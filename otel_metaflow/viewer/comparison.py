@@ -1,0 +1,147 @@
+"""Two runs side by side: which steps became slower or hungrier, or the other way round."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from rich.table import Table
+from rich.text import Text
+
+from otel_metaflow.assembly import story
+from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.viewer import report, words
+from otel_metaflow.viewer.words import STYLES, plain, seconds, size
+
+# What counts as a change: a fifth more or less, and more than what differs anyway from run to run.
+_PART = 0.2
+_LEAST = {"took": 0.1, "waited": 0.1, "cpu": 0.1, "memory": 10 << 20}
+_ENOUGH = 4  # attempts of each run, from which on the middle halves of both must not overlap either
+RULE = (
+    "a change: the median differs by more than 20 % and by more than 0.1 s or 10 MB; "
+    "from 4 attempts on the middle halves do not overlap"
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure of one step in both runs, the median over its attempts; None where there is none."""
+
+    step: str
+    figure: str
+    before: Optional[float]
+    after: Optional[float]
+    is_notable: bool
+
+
+def changes(before: Run, after: Run) -> Iterator[Change]:
+    """Each figure of each step that ran in either run, in the order in which the steps began in the later."""
+    old, new = _by_step(before), _by_step(after)
+    for step in dict.fromkeys([*new, *old]):
+        for figure, read in _FIGURES.items():
+            was = [value for value in (read(before, one) for one in old.get(step, ())) if value is not None]
+            now = [value for value in (read(after, one) for one in new.get(step, ())) if value is not None]
+            if was or now:
+                one, other = (statistics.median(values) if values else None for values in (was, now))
+                yield Change(step, figure, one, other, _is_notable(was, now, _LEAST[figure]))
+
+
+def _by_step(run: Run) -> Dict[str, List[Attempt]]:
+    found = report.by_step(run, [attempt for attempt in run.in_order if not attempt.is_running()])
+    return {step: attempts for step, attempts in found.items() if attempts}
+
+
+def _used(name: str) -> Callable[[Run, Attempt], Optional[float]]:
+    return lambda _, attempt: attempt.usage.get(name)
+
+
+def _waited(run: Run, attempt: Attempt) -> Optional[float]:
+    waited = story.queue_time(run, attempt)
+    return None if waited is None else waited / 1e9
+
+
+_FIGURES: Dict[str, Callable[[Run, Attempt], Optional[float]]] = {
+    "took": lambda _, attempt: (attempt.ended_at - attempt.started_at) / 1e9,
+    "waited": _waited,
+    "cpu": _used("cpu"),
+    "memory": _used("memoryPeak"),
+}
+
+
+def _is_notable(was: Sequence[float], now: Sequence[float], least: float) -> bool:
+    if not was or not now:
+        return False
+    one, other = statistics.median(was), statistics.median(now)
+    if abs(other - one) <= max(least, _PART * one):
+        return False
+    if min(len(was), len(now)) < _ENOUGH:
+        return True
+    (low, _, high), (other_low, _, other_high) = statistics.quantiles(was), statistics.quantiles(now)
+    return other_low > high or other_high < low
+
+
+def as_values(before: Run, after: Run) -> Dict[str, Any]:
+    """Both runs and every change, for scripts."""
+    found = [
+        {"step": one.step, "figure": one.figure, "before": one.before, "after": one.after, "notable": one.is_notable}
+        for one in changes(before, after)
+    ]
+    return {"before": report.summary(before), "after": report.summary(after), "changes": found, "rule": RULE}
+
+
+def show(before: Run, after: Run) -> None:
+    """Print both runs, a row for each step, and what changed."""
+    console = words.console()
+    for run in (before, after):
+        values = report.summary(run)
+        state = Text(values["state"], style=STYLES.get(values["state"], ""))
+        took = seconds(values["durationSeconds"])
+        console.print(Text.assemble((plain(str(run.key)), "bold"), "  ", state, f"  {took}"))
+    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    table.add_column("step", no_wrap=True)
+    for name in ("attempts", *_FIGURES):
+        table.add_column(name, no_wrap=True, justify="right")
+    rows: Dict[str, Dict[str, Change]] = {}
+    for change in changes(before, after):
+        rows.setdefault(change.step, {})[change.figure] = change
+    counts = [{step: len(found) for step, found in _by_step(run).items()} for run in (before, after)]
+    for step, figures in rows.items():
+        was, now = (count.get(step, 0) for count in counts)
+        cells = [_cell(figures.get(figure)) for figure in _FIGURES]
+        table.add_row(plain(step), f"{was} > {now}" if was != now else str(now), *cells)
+    console.print(table)
+    notable = [change for found in rows.values() for change in found.values() if change.is_notable]
+    console.print(Text("; ".join(map(_said, notable)) or "no step changed notably"))
+    console.print(Text(RULE, style="dim"))
+
+
+def _cell(change: Optional[Change]) -> Text:
+    if change is None:
+        return Text("")
+    was, now = (_shown(change.figure, value) for value in (change.before, change.after))
+    if not change.is_notable:
+        return Text(now if was == now else f"{was} > {now}")
+    grew = (change.after or 0) > (change.before or 0)
+    return Text(f"{was} > {now} {'▲' if grew else '▼'}", style="red" if grew else "green")
+
+
+def _shown(figure: str, value: Optional[float]) -> str:
+    if value is None:
+        return "-"
+    return (size(int(value)) or "0 B") if figure == "memory" else seconds(value)
+
+
+_WORDS: Dict[str, Tuple[str, str]] = {
+    "took": ("slower", "faster"),
+    "waited": ("waits longer", "waits less"),
+    "cpu": ("takes more cpu", "takes less cpu"),
+    "memory": ("takes more memory", "takes less memory"),
+}
+
+
+def _said(change: Change) -> str:
+    before, after = change.before or 0, change.after or 0
+    word = _WORDS[change.figure][0 if after > before else 1]
+    ratio = f" {after / before:.1f} times" if before > 0 else ""
+    return f"{plain(change.step)} {word}:{ratio} {_shown(change.figure, before)} > {_shown(change.figure, after)}"

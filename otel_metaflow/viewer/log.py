@@ -1,0 +1,120 @@
+"""Log lines of a run, a step or a task in the terminal, as they are or as they come."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import click
+
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.reader import Tail
+from otel_metaflow.redaction import Redaction
+from otel_metaflow.shipper.following import Following
+from otel_metaflow.viewer import lines, report, words
+from otel_metaflow.viewer.lines import Line
+
+_LOOK_AGAIN = 0.2
+_NAMES = {lines.DEBUG: "DEBUG", lines.INFO: "INFO", lines.WARN: "WARN", lines.ERROR: "ERROR"}
+_COLOURS = {lines.DEBUG: "bright_black", lines.WARN: "yellow", lines.ERROR: "red"}
+
+
+class Said(NamedTuple):
+    """One line, and of which attempt; of none, if the launcher said it."""
+
+    key: Optional[AttemptKey]
+    line: Line
+
+
+class Feed:
+    """The lines of those attempts of a run that are `wanted`, each once; with the launcher's, if asked for."""
+
+    def __init__(
+        self, home: Path, folder: Path, pattern: str, wanted: Callable[[AttemptKey], bool], *, launcher: bool
+    ) -> None:
+        self._following = Following(home, folder)
+        self._pattern = pattern
+        self._wanted = wanted
+        self._launcher = Tail(folder / layout.RUN_FILE, only=layout.LINE) if launcher else None
+        self._masks: Dict[Optional[AttemptKey], Redaction] = {}
+        self._logs: Dict[AttemptKey, AttemptLogs] = {}
+        self._read_out: set[AttemptKey] = set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more will come."""
+        return self._following.run_is_over
+
+    def read(self) -> Iterator[Said]:
+        """What came since the last call, in the order of time."""
+        self._following.look()
+        found: List[Said] = []
+        if self._launcher is not None:
+            before = -1
+            while self._launcher.offset != before:
+                before = self._launcher.offset
+                redaction = self._mask(None)
+                found.extend(Said(None, lines.made(entry.record, redaction)) for entry in self._launcher.read())
+        for key in self._following.run.attempts:
+            if key not in self._read_out and self._wanted(key):
+                found.extend(self._of_attempt(key))
+        found.sort(key=lambda said: said.line.at)
+        yield from found
+
+    def _of_attempt(self, key: AttemptKey) -> Iterator[Said]:
+        logs = self._logs.setdefault(key, AttemptLogs(self._following.folder, key, Cursor()))
+        final = key in self._following.settled
+        for entry in logs.read(time.time_ns(), final=final):
+            yield Said(key, lines.made(entry.record, self._mask(key)))
+        if final:
+            self._read_out.add(key)
+
+    def _mask(self, key: Optional[AttemptKey]) -> Redaction:
+        return self._masks.setdefault(key, Redaction(self._pattern))
+
+
+def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) -> None:
+    """Print lines to standard output, `errors` only those that are; with `names`, say whose each is."""
+    while True:
+        for said in feed.read():
+            if not errors or said.line.level >= lines.ERROR:
+                click.echo(_as_json(said) if as_json else _shown(said, names=names))
+        if not follow or feed.is_over:
+            return
+        time.sleep(_LOOK_AGAIN)
+
+
+def _shown(said: Said, *, names: bool) -> str:
+    line = said.line
+    at = datetime.fromtimestamp(line.at / 1e9).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    whose = f"{_whose(said):<14}  " if names else ""
+    head = f"{at}  {whose}{_NAMES[line.level]:<5}  "
+    first, *more = words.coloured(line.text).split("\n")
+    text = "\n".join([first, *(" " * len(head) + one for one in more)])
+    return click.style(head, fg=_COLOURS.get(line.level)) + text
+
+
+def _whose(said: Said) -> str:
+    return "launcher" if said.key is None else words.plain(report.name(said.key))
+
+
+def _as_json(said: Said) -> str:
+    line = said.line
+    values = {"timeUnixNano": line.at, "severity": _NAMES[line.level], "source": line.source, "body": line.text}
+    if said.key is not None:
+        values.update({"step": said.key.step, "task": said.key.task, "attempt": said.key.attempt})
+    return json.dumps(values)
+
+
+def counted(folder: Path, key: AttemptKey, last_seen: int) -> Tuple[int, int]:
+    """How many log records an attempt has, and how many of them are errors."""
+    count = errors = 0
+    for entry in AttemptLogs(folder, key, Cursor()).read(last_seen, final=True):
+        count += 1
+        errors += lines.level(entry.record) >= lines.ERROR
+    return count, errors
