@@ -240,13 +240,48 @@ def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
     assert page.locator("#rows .row").count() < 100
 
 
+def test_spans_of_user_code_nest_below_their_attempt(look: Look, tmp_path: Path) -> None:
+    """Each below its parent, with what its attributes say, a number that is none included."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    spans = [
+        {
+            "kind": "span", "timeUnixNano": moment(1), "spanId": f"{number:016x}", "parentSpanId": f"{number - 1:016x}",
+            "name": name, "startTimeUnixNano": moment(number / 10), "endTimeUnixNano": moment(number / 5),
+            "attributes": {"loss": float("nan"), "password": "hunter22"},
+            "status": {"code": 2, "message": "no rows"} if name == "parse" else {},
+        }
+        for number, name in ((1, "load"), (2, "parse"))
+    ]  # fmt: skip
+    broken = {"kind": "span", "timeUnixNano": moment(1), "name": "without times"}
+    made.attempt("start", 1, 0, 1, records=[*reversed(spans), broken])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert look.rows() == ["◆▾ start/1", "load", "parse"]
+    rows = look.page.locator("#rows .row")
+    assert rows.evaluate_all("rows => rows.map(row => row.ariaLevel)") == ["1", "2", "3"]
+    assert look.page.locator("#rows .track .failed").count() == 1
+    said = rows.nth(1).get_attribute("title") or ""
+    assert "loss=nan" in said
+    assert "password=[REDACTED]" in said
+    look.page.locator("#rows").focus()
+    look.page.keyboard.press("Home")
+    look.page.keyboard.press("ArrowLeft")
+    assert look.rows() == ["◆▸ start/1"]
+
+
 def test_a_run_that_goes_on_is_drawn_so_far(look: Look, tmp_path: Path) -> None:
     home = tmp_path / "home"
     made = Journals(home, pid=os.getpid(), processStart=process_start())
     made.attempt("start", 1, 0, 1)
+    made.attempt("work", 2, 1, None, inputs=[("start", 1)], lines=["so far"])
     look.open(write(home, made.folder, tmp_path / "page.html"))
     assert look.page.locator("#header .pill").inner_text() == "running"
     assert "Still running" in look.page.locator("#header .note").inner_text()
+    assert look.page.locator("#failure").is_hidden()
+    assert look.page.locator("#rows .row", has_text="work/2").locator(".state").inner_text() == "running"
+    assert look.title() == "work/2"
+    assert look.log() == ["so far"]
 
 
 def test_a_run_without_a_task_and_a_damaged_one(look: Look, tmp_path: Path) -> None:
