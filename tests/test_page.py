@@ -114,6 +114,12 @@ def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path
     assert not page.locator("#rows .row", has_text="retry 1").count()
     page.keyboard.press("ArrowRight")
     assert page.locator("#rows .row", has_text="retry 1").count() == 1
+    assert page.locator("#rows [aria-selected=true]").count() == 1
+    assert page.locator("#rows").get_attribute("aria-activedescendant") == group.get_attribute("id")
+    page.locator("#graph g.node", has_text="clean").focus()
+    page.keyboard.press("Enter")
+    assert look.title() == "clean/2"
+    assert page.locator("#graph g.node[tabindex]").count() == 4  # not of steps that did not run
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
 
@@ -133,7 +139,32 @@ def test_light_dark_narrow_and_on_paper(look: Look, failed: tuple[Finished, Path
     assert page.evaluate(paper) == "rgb(18, 22, 28)"
     page.set_viewport_size({"width": 600, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.pdf().startswith(b"%PDF")
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    assert page.get_by_role("button", name="dark / light").is_hidden()
+
+
+def test_paper_holds_every_row_and_the_end_of_the_log(look: Look, tmp_path: Path) -> None:
+    """Below each other, and not a page for every line that the log could be scrolled to."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    for task in range(1, 51):
+        made.attempt("work", task, 0, 1)
+    made.attempt("join", 51, 1, 1, lines=[f"line {number} {'wide ' * 50}" for number in range(10_000)])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    assert page.locator("#rows .row").count() < 52
+    page.evaluate("""addEventListener("beforeprint", () => window.printed = [
+        document.querySelectorAll("#rows .row").length, document.querySelectorAll("#log .line").length,
+        document.querySelector("#log").lastChild.textContent])""")
+    pdf = page.pdf()
+    rows, lines, last = page.evaluate("window.printed")
+    assert (rows, lines) == (52, 200)
+    assert "line 9999 " in last
+    assert 5 < pdf.count(b"/Type /Page\n") < 30
+    look.page.locator("#log .line", has_text="line 0 ").wait_for()
+    assert page.locator("#rows .row").count() < 52
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 "use strict";
 // All that the run said reaches the page as text: by textContent, never as markup.
 
-const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000;
+const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
 const LEVELS = ["", "debug", "info", "warning", "error"];
 const ORDER = new Intl.Collator("en", { numeric: true });
 const LAUNCHER = "launcher";
@@ -54,6 +54,12 @@ function bytes(count) {
 }
 
 const clock = (nano) => new Date(nano / 1e6).toLocaleString();
+
+function exactly(milliseconds) {
+  const date = new Date(milliseconds);
+  return Number.isNaN(date.getTime()) ? "" : date.toISOString();  // a damaged journal may say any time
+}
+
 const figure = (count) => count.toLocaleString("en").replaceAll(",", " ");
 const many = (count, noun) => `${figure(count)} ${noun}${count === 1 ? "" : "s"}`;
 
@@ -65,7 +71,7 @@ class Window {
     this.height = height;
     this.draw = draw;
     this.items = [];
-    this.isWhole = false;
+    this.printed = null;
     this.spacer = make("div", "spacer");
     node.append(this.spacer);
     this.shown = new Map();
@@ -86,9 +92,7 @@ class Window {
   }
 
   render() {
-    const first = this.isWhole ? 0 : Math.max(0, Math.floor(this.node.scrollTop / this.height) - SPARE);
-    const seen = this.isWhole ? MOST_PRINTED : Math.ceil(this.node.clientHeight / this.height) + 2 * SPARE;
-    const last = Math.min(this.items.length, first + seen);
+    const [first, last] = this.printed || this.inSight();
     for (const [index, node] of this.shown) {
       if (index < first || index >= last) {
         node.remove();
@@ -104,6 +108,11 @@ class Window {
     }
   }
 
+  inSight() {
+    const first = Math.max(0, Math.floor(this.node.scrollTop / this.height) - SPARE);
+    return [first, Math.min(this.items.length, first + Math.ceil(this.node.clientHeight / this.height) + 2 * SPARE)];
+  }
+
   reveal(index) {
     const top = index * this.height, below = top + this.height - this.node.clientHeight;
     if (this.node.scrollTop > top) this.node.scrollTop = top;
@@ -111,9 +120,9 @@ class Window {
     this.render();
   }
 
-  whole(isWhole) {
-    this.isWhole = isWhole;
-    this.node.style.height = isWhole ? `${Math.min(this.items.length, MOST_PRINTED) * this.height + 2}px` : "";
+  // On paper: from the first to before the last of a range, below each other as the style has them; none to go back.
+  print(range) {
+    this.printed = range;
     this.clear();
     this.render();
   }
@@ -251,7 +260,7 @@ class Page {
       });
       left += wide + 46;
     }
-    const svg = drawn("svg", { width: left, height: tallest * 58, role: "img", "aria-label": "The flow's steps" });
+    const svg = drawn("svg", { width: left, height: tallest * 58, role: "group", "aria-label": "The flow's steps" });
     for (const step of steps) {
       for (const next of step.next || []) if (at.has(next)) svg.append(drawn("path", { d: curve(at.get(step.name), at.get(next)) }));
     }
@@ -265,14 +274,20 @@ class Page {
     const failed = ran.some((attempt) => isBad(attempt) && !attempt.triedAgain);
     const critical = ran.some((attempt) => attempt.critical);
     const text = !ran.length ? "did not run" : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
+    const title = `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}${failed ? ", failed" : ""}`;
     const node = drawn("g", { class: `node${failed ? " failed" : ""}${critical ? " critical" : ""}${ran.length ? "" : " idle"}` },
-      drawn("title", {}, `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}`),
+      drawn("title", {}, title),
       drawn("rect", { x, y, width, height: 44 }),
       drawn("text", { x: x + 12, y: y + 19 }, step.name),
       drawn("text", { x: x + 12, y: y + 35, class: "sub" }, text));
-    node.addEventListener("click", () => {
-      const chosen = ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0];
-      if (chosen) this.goTo(chosen.name);
+    if (!ran.length) return node;
+    const show = () => this.goTo((ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0]).name);
+    for (const [name, value] of [["tabindex", "0"], ["role", "button"], ["aria-label", title]]) node.setAttribute(name, value);
+    node.addEventListener("click", show);
+    node.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      show();
     });
     return node;
   }
@@ -353,8 +368,8 @@ class Page {
   drawGroup(item) {
     const bad = item.members.filter(isBad).length, running = item.members.filter((one) => one.state === "running").length;
     const state = running ? "running" : item.members.some((one) => isBad(one) && !one.triedAgain) ? "failure" : item.members.every((one) => one.state === "skip") ? "skip" : "success";
-    const start = Math.min(...item.members.map((one) => one.startTimeUnixNano));
-    const end = Math.max(...item.members.map((one) => this.ended(one)));
+    const start = item.members.reduce((least, one) => Math.min(least, one.startTimeUnixNano), Infinity);
+    const end = item.members.reduce((most, one) => Math.max(most, this.ended(one)), 0);
     const errors = item.members.reduce((sum, one) => sum + this.about(one.name).errors, 0);
     const count = item.members.reduce((sum, one) => sum + this.about(one.name).count, 0);
     const name = `${this.open.has(item.key) ? "▾" : "▸"} ${item.step}  ×${item.members.length}`;
@@ -482,7 +497,8 @@ class Page {
     for (const [index, node] of this.rows.shown) {
       const isChosen = this.rows.items[index].key === name;
       node.classList.toggle("chosen", isChosen);
-      node.toggleAttribute("aria-selected", isChosen);
+      if (isChosen) node.setAttribute("aria-selected", "true");
+      else node.removeAttribute("aria-selected");
     }
     this.drawFacts(this.attempts.get(name));
     const chunk = this.about(name).chunk;
@@ -564,7 +580,7 @@ class Page {
     if (isFirst) node.append(make("span", "source", line.source));
     else node.append(make("span", "source", " ".repeat([...line.source].length)));
     node.append(...coloured(text, query));
-    node.title = isFirst ? `${new Date(this.begin / 1e6 + line.at).toISOString()} ${LEVELS[line.level]}` : "";
+    node.title = isFirst ? `${exactly(this.begin / 1e6 + line.at)} ${LEVELS[line.level]}` : "";
     return node;
   }
 
@@ -596,10 +612,14 @@ class Page {
     $("search").addEventListener("input", () => this.filter());
     $("rows").addEventListener("keydown", (event) => this.onRowKey(event));
     $("rows").addEventListener("mouseleave", () => this.showLinks({}));
-    window.addEventListener("beforeprint", () => this.rows.whole(true));
+    window.addEventListener("beforeprint", () => {
+      const said = this.log.items.length;
+      this.rows.print([0, Math.min(this.rows.items.length, MOST_PRINTED)]);
+      this.log.print([Math.max(0, said - MOST_LINES_PRINTED), said]);
+    });
     window.addEventListener("afterprint", () => {
-      this.rows.whole(false);
-      this.showRows();
+      this.rows.print(null);
+      this.log.print(null);
     });
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
