@@ -97,6 +97,30 @@ def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) ->
     page.locator("#log .line", has_text="Workflow starting").wait_for()
 
 
+def test_the_lines_of_the_graph_run_between_the_steps(look: Look, tmp_path: Path) -> None:
+    """Those that pass columns as those to the next one; a step that leads back to itself has its line above."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    graph = {"start": ["a", "b", "c"], "a": ["join"], "b": ["split"], "split": ["x", "wide_name"], "x": ["inner"],
+             "wide_name": ["inner"], "inner": ["join"], "c": ["join"], "join": ["again"], "again": ["again", "end"],
+             "end": []}  # fmt: skip
+    for step, following in graph.items():
+        made.step(step, *following)
+    made.end(1)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert look.page.locator("#graph path").count() == sum(map(len, graph.values()))
+    crossed = """() => {
+        const boxes = [...document.querySelectorAll("#graph rect")].map((rect) => rect.getBBox());
+        return [...document.querySelectorAll("#graph path")].flatMap((path) => {
+            const length = path.getTotalLength();
+            return [...Array(99).keys()].map((part) => path.getPointAtLength(length * (part + 1) / 100))
+                .filter(({ x, y }) => boxes.some((box) => x > box.x && x < box.x + box.width && y > box.y && y < box.y + box.height));
+        }).length;
+    }"""
+    assert look.page.evaluate(crossed) == 0
+    assert look.page.evaluate("document.querySelector('#graph svg').getBBox().y") >= 0
+
+
 def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path]) -> None:
     look.open(failed[1])
     page = look.page
@@ -263,6 +287,11 @@ def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
     page = look.page
     page.locator("#rows").focus()
     assert any("10000" in row for row in look.rows())
+    picture = page.locator("#rows .row.group svg")
+    times = [(1 + number // 16, 2 + number // 16 + number % 7 / 10) for number in range(10_000)]  # as `wide` has them
+    most = max(sum(start <= at < end for start, end in times) for at in range(1, 20))
+    assert picture.locator("title").text_content() == f"at most {most} at once"
+    assert picture.locator(".failed").get_attribute("d").count("M") == 1
     page.keyboard.press("f")
     assert look.title() == "work/5002"
     assert page.locator("#rows .row.active .name").inner_text() == "5002"

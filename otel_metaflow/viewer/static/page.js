@@ -2,6 +2,7 @@
 // All that the run said reaches the page as text: by textContent, never as markup.
 
 const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
+const SLOTS = 100, NODE = 58, LANE = 26, FULL = 22;
 const LEVELS = ["", "debug", "info", "warning", "error"];
 const ORDER = new Intl.Collator("en", { numeric: true });
 const LAUNCHER = "launcher";
@@ -233,11 +234,7 @@ class Page {
     box.hidden = false;
     const what = failure ? failure.error : `${exception.type}: ${exception.message}`;
     box.append(make("h2", "", failure ? `Failed first: ${titled(failure)}` : "The run failed"), make("p", "", what || ""));
-    if (exception && exception.stacktrace) {
-      const details = make("details", "", make("summary", "", "Traceback"), make("pre", "", exception.stacktrace));
-      details.open = true;
-      box.append(details);
-    }
+    if (exception && exception.stacktrace) box.append(traceback(exception, true));
     if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
   }
 
@@ -249,22 +246,28 @@ class Page {
       $("shape").hidden = true;
       return;
     }
-    const columns = leveled(steps, byName), at = new Map();
-    const width = (name) => Math.max(86, 9 * [...name].length + 30);
-    const tallest = Math.max(...columns.map((column) => column.length));
+    const { columns, lines } = columned(steps, byName), at = new Map();
+    const wide = (id) => (byName.has(id) ? Math.max(86, 9 * [...id].length + 30) : 0), tall = (id) => (byName.has(id) ? NODE : LANE);
+    const height = (column) => column.reduce((sum, id) => sum + tall(id), 0), tallest = Math.max(...columns.map(height));
     let left = 2;
     for (const column of columns) {
-      const wide = Math.max(...column.map(width));
-      column.forEach((name, index) => {
-        at.set(name, { x: left, y: 4 + (index + (tallest - column.length) / 2) * 58, width: wide });
-      });
-      left += wide + 46;
+      const width = Math.max(...column.map(wide));
+      let top = (tallest - height(column)) / 2;
+      for (const id of column) {
+        at.set(id, { x: left, y: top + 7, width, middle: top + tall(id) / 2 });
+        top += tall(id);
+      }
+      left += width + 46;
     }
-    const svg = drawn("svg", { width: left, height: tallest * 58, role: "group", "aria-label": "The flow's steps" });
-    for (const step of steps) {
-      for (const next of step.next || []) if (at.has(next)) svg.append(drawn("path", { d: curve(at.get(step.name), at.get(next)) }));
+    const size = { width: left - 44, height: tallest, viewBox: `0 0 ${left - 44} ${tallest}` };
+    const svg = drawn("svg", { ...size, role: "group", "aria-label": "The flow's steps" });
+    const decisive = this.run.criticalPath.attempts.map((name) => this.attempts.get(name).step);
+    const pairs = new Set(decisive.map((step, index) => `${step}\0${decisive[index + 1]}`));
+    for (const line of lines) {
+      const isCritical = pairs.has(`${line[0]}\0${line.at(-1)}`);
+      svg.append(drawn("path", { d: curve(line.map((id) => at.get(id))), class: isCritical ? "critical" : "" }));
     }
-    for (const [name, place] of at) svg.append(this.drawNode(byName.get(name), place));
+    for (const [id, place] of at) if (byName.has(id)) svg.append(this.drawNode(byName.get(id), place));
     $("graph").append(svg);
   }
 
@@ -273,7 +276,7 @@ class Page {
     const tasks = new Set(ran.map((attempt) => attempt.task)).size;
     const failed = ran.some((attempt) => isBad(attempt) && !attempt.triedAgain);
     const critical = ran.some((attempt) => attempt.critical);
-    const text = !ran.length ? "did not run" : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
+    const text = !ran.length ? (this.run.state === "running" ? "not yet" : "did not run") : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
     const title = `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}${failed ? ", failed" : ""}`;
     const node = drawn("g", { class: `node${failed ? " failed" : ""}${critical ? " critical" : ""}${ran.length ? "" : " idle"}` },
       drawn("title", {}, title),
@@ -374,7 +377,35 @@ class Page {
     const count = item.members.reduce((sum, one) => sum + this.about(one.name).count, 0);
     const name = `${this.open.has(item.key) ? "▾" : "▸"} ${item.step}  ×${item.members.length}`;
     return this.row(`group${state === "failure" ? " bad" : ""}`, name, bad ? `${bad} failed` : state, state, "", (end - start) / 1e9, count, errors,
-      [["whole", start, end]], item.members.some((one) => one.critical), item.step);
+      [["busy", start, end, this.busy(item.members, start, end)]], item.members.some((one) => one.critical), item.step);
+  }
+
+  // How many ran when, and where some failed.
+
+  busy(members, start, end) {
+    const slot = (at) => (at - start) / Math.max(1, end - start) * SLOTS, last = SLOTS - 1;
+    const counts = new Array(SLOTS).fill(0), failed = new Set();  // on average within a slot
+    for (const one of members) {
+      const from = slot(one.startTimeUnixNano), to = slot(this.ended(one));
+      for (let index = Math.floor(from); index < Math.min(SLOTS, to); index++) {
+        counts[index] += Math.min(to, index + 1) - Math.max(from, index);
+      }
+      if (isBad(one)) failed.add(Math.min(last, Math.floor(to)));
+    }
+    const most = Math.max(...counts, Number.MIN_VALUE);
+    const box = (index, high) => `M ${index} ${1 - high} h 1 V 1 h -1 Z`;
+    const svg = drawn("svg", { viewBox: `0 0 ${SLOTS} 1`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    svg.append(drawn("path", { d: counts.map((each, index) => box(index, each / most)).join("") }));
+    svg.append(drawn("path", { class: "failed", d: [...failed].map((index) => box(index, Math.max(0.3, counts[index] / most))).join("") }));
+    svg.append(drawn("title", {}, `at most ${figure(this.atOnce(members))} at once`));
+    return svg;
+  }
+
+  atOnce(members) {
+    const moments = members.flatMap((one) => [[one.startTimeUnixNano, 1], [this.ended(one), -1]]);
+    moments.sort(([one, by], [other, byOther]) => one - other || by - byOther);
+    let count = 0;
+    return moments.reduce((most, [, by]) => Math.max(most, (count += by)), 0);
   }
 
   drawAttempt(item) {
@@ -403,7 +434,7 @@ class Page {
 
   row(className, name, state, stateClass, waited, took, count, errors, parts, isCritical, title) {
     const track = make("span", "track");
-    for (const [part, from, to] of parts) if (to > from || part === "code") track.append(this.bar(part, from, to));
+    for (const [part, from, to, picture] of parts) if (to > from || part === "code") track.append(this.bar(part, from, to, picture));
     const label = make("span", "name", isCritical ? make("b", "mark", "◆") : null, name);
     const row = make("div", `row ${className}`, label, make("span", `state ${stateClass}`, state),
       make("span", "number wait", waited), make("span", "number", seconds(took)),
@@ -412,8 +443,8 @@ class Page {
     return row;
   }
 
-  bar(part, from, to) {
-    const bar = make("b", part), left = Math.min(100, Math.max(0, (from - this.begin) / this.span * 100));
+  bar(part, from, to, picture) {
+    const bar = make("b", part, picture), left = Math.min(100, Math.max(0, (from - this.begin) / this.span * 100));
     bar.style.left = `${left}%`;
     bar.style.width = `${Math.max(0, Math.min(100 - left, (to - Math.max(from, this.begin)) / this.span * 100))}%`;
     return bar;
@@ -506,6 +537,8 @@ class Page {
     const said = await this.unpacked.get(chunk);
     if (this.chosen !== name) return;
     this.said = (said[name] || []).map(([at, level, source, text]) => ({ at, level, source, plain: text.replace(ESCAPES, ""), text }));
+    const tall = this.said.reduce((sum, line) => sum + line.text.split("\n", FULL).length, 0);
+    $("log").style.height = `${Math.min(FULL, Math.max(2, tall)) * LINE + SPARE}px`;
     $("log").scrollTop = 0;
     this.filter();
   }
@@ -543,7 +576,7 @@ class Page {
     add("a retry of", one.retries && this.named([one.retries]));
     add("span", one.spanId);
     facts.append(list);
-    if (one.exception && one.exception.stacktrace) facts.append(make("pre", "", one.exception.stacktrace));
+    if (one.exception && one.exception.stacktrace) facts.append(traceback(one.exception, one.name !== this.run.failure));
     else if (one.error) facts.append(make("pre", "", one.error));
   }
 
@@ -685,9 +718,49 @@ function nested(spans, level) {
   return items;
 }
 
-// The steps in columns, each behind all that lead to it; one that leads back to itself stays where it is.
+function traceback(exception, isOpen) {
+  const details = make("details", "", make("summary", "", "Traceback"), make("pre", "", exception.stacktrace));
+  details.open = isOpen;
+  return details;
+}
 
-function leveled(steps, byName) {
+// The steps in columns; one that leads back to itself stays where it is. Lines from one to another hold a place in
+// each column that they pass, so that they run between the steps.
+
+function columned(steps, byName) {
+  const depth = depths(steps, byName), columns = [], before = new Map(), lines = [], rank = new Map();
+  const add = (level, id) => {
+    (columns[level] ??= []).push(id);
+    before.set(id, []);
+  };
+  for (const step of steps) add(depth.get(step.name), step.name);
+  for (const step of steps) {
+    for (const next of (step.next || []).filter((name) => byName.has(name))) {
+      const line = [step.name];
+      for (let level = depth.get(step.name) + 1; level < depth.get(next); level++) {
+        const id = `${level}\0${step.name}\0${next}`;
+        add(level, id);
+        before.get(id).push(line.at(-1));
+        line.push(id);
+      }
+      before.get(next).push(line.at(-1));
+      lines.push([...line, next]);
+    }
+  }
+  const mean = (id) => {
+    const ranks = before.get(id).map((one) => rank.get(one)).filter((one) => one !== undefined);
+    return ranks.length ? ranks.reduce((sum, one) => sum + one, 0) / ranks.length : 0.5;
+  };
+  for (const column of columns.filter(Boolean)) {
+    column.sort((one, other) => mean(one) - mean(other));
+    column.forEach((id, index) => rank.set(id, (index + 0.5) / column.length));
+  }
+  return { columns: columns.filter(Boolean), lines };
+}
+
+// How many columns lead to each step, at most.
+
+function depths(steps, byName) {
   const depth = new Map();
   const place = (name, level, above) => {
     if (!byName.has(name) || above.includes(name) || (depth.get(name) ?? -1) >= level) return;
@@ -697,16 +770,20 @@ function leveled(steps, byName) {
   const led = new Set(steps.flatMap((step) => (step.next || []).filter((next) => next !== step.name)));
   for (const step of steps) if (!led.has(step.name)) place(step.name, 0, []);
   for (const step of steps) if (!depth.has(step.name)) place(step.name, 0, []);
-  const columns = [];
-  for (const step of steps) (columns[depth.get(step.name)] ??= []).push(step.name);
-  return columns.filter(Boolean);
+  return depth;
 }
 
-function curve(from, to) {
-  const y = from.y + 22, end = to.y + 22;
+function curve([from, ...places]) {
+  const to = places.at(-1);
   if (to.x <= from.x) return `M ${from.x + from.width / 2} ${from.y} C ${from.x + from.width} ${from.y - 18} ${to.x} ${to.y - 18} ${to.x + to.width / 2} ${to.y}`;
-  const x = from.x + from.width, middle = (x + to.x) / 2;
-  return `M ${x} ${y} C ${middle} ${y} ${middle} ${end} ${to.x} ${end}`;
+  let x = from.x + from.width, y = from.middle, path = `M ${x} ${y}`;
+  for (const place of places) {
+    const half = (x + place.x) / 2;
+    path += ` C ${half} ${y} ${half} ${place.middle} ${place.x} ${place.middle}`;
+    if (place !== to) path += ` h ${place.width}`;
+    [x, y] = [place.x + place.width, place.middle];
+  }
+  return path;
 }
 
 // ANSI colours of terminals, and the search's finds.
