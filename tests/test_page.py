@@ -68,6 +68,22 @@ def test_a_failed_run_answers_at_a_glance(look: Look, failed: tuple[Finished, Pa
     assert look.title() == "train/6 · retry 1"
 
 
+def test_it_works_in_a_frame_that_may_do_nothing_but_run_scripts(
+    look: Look, failed: tuple[Finished, Path], tmp_path: Path
+) -> None:
+    """As a card may be shown: no origin, no storage."""
+    inner = failed[1].read_text().replace("&", "&amp;").replace('"', "&quot;")
+    outer = tmp_path / "outer.html"
+    frame = f'<iframe sandbox="allow-scripts" width="1000" height="700" srcdoc="{inner}"></iframe>'
+    outer.write_text(f"<!DOCTYPE html><html data-ready><title>a card</title>{frame}</html>")
+    look.open(outer)
+    shown = look.page.frame_locator("iframe")
+    shown.locator("#log .line", has_text="Traceback").first.wait_for()
+    assert shown.locator("#detail-title").inner_text() == "train/6 · retry 1"
+    shown.get_by_role("button", name="dark / light").click()
+    shown.locator(":root[data-theme=dark]").wait_for()
+
+
 def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: tuple[Finished, Path]) -> None:
     look.open(failed[1])
     rows = look.rows()
@@ -111,10 +127,11 @@ def test_the_lines_of_the_graph_run_between_the_steps(look: Look, tmp_path: Path
     assert look.page.locator("#graph path").count() == sum(map(len, graph.values()))
     crossed = """() => {
         const boxes = [...document.querySelectorAll("#graph rect")].map((rect) => rect.getBBox());
+        const isIn = ({ x, y }, box) => x > box.x && x < box.x + box.width && y > box.y && y < box.y + box.height;
         return [...document.querySelectorAll("#graph path")].flatMap((path) => {
             const length = path.getTotalLength();
             return [...Array(99).keys()].map((part) => path.getPointAtLength(length * (part + 1) / 100))
-                .filter(({ x, y }) => boxes.some((box) => x > box.x && x < box.x + box.width && y > box.y && y < box.y + box.height));
+                .filter((point) => boxes.some((box) => isIn(point, box)));
         }).length;
     }"""
     assert look.page.evaluate(crossed) == 0
