@@ -185,6 +185,35 @@ def test_light_dark_narrow_and_on_paper(look: Look, failed: tuple[Finished, Path
     assert page.get_by_role("button", name="dark / light").is_hidden()
 
 
+def test_all_text_can_be_read(look: Look, failed: tuple[Finished, Path]) -> None:
+    """It stands out from what it stands on as WCAG asks, by light and by dark."""
+    pale = """() => {
+        const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+        const light = (text) => colour(text).slice(0, 3).map((part) => part / 255)
+            .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+        const below = (node) => {
+            const paper = getComputedStyle(node).backgroundColor;
+            return colour(paper)[3] === 0 ? below(node.parentElement) : paper;
+        };
+        const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+        let count = 0;
+        for (let text = walk.nextNode(); text; text = walk.nextNode()) {
+            const node = text.parentElement;
+            if (!text.data.trim() || !node.offsetWidth) continue;
+            count++;
+            const both = [getComputedStyle(node).color, below(node)], [ink, paper] = both.map(light);
+            const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+            if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${text.data} ${both}`);
+        }
+        return count > 100 ? found : ["too little text was looked at"];
+    }"""
+    look.open(failed[1])
+    assert look.page.evaluate(pale) == []
+    look.page.keyboard.press("t")
+    assert look.page.evaluate(pale) == []
+
+
 def test_paper_holds_every_row_and_the_end_of_the_log(look: Look, tmp_path: Path) -> None:
     """Below each other, and not a page for every line that the log could be scrolled to."""
     home = tmp_path / "home"
