@@ -95,6 +95,22 @@ def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: 
     assert sorted(name.strip("◆") for name in linked) == ["6", "fetch/3"]
 
 
+def test_whatever_else_failed_is_one_click_away(look: Look, tmp_path: Path) -> None:
+    """But for what was tried again and went well."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    failure = {"result": "failure", "exception": {"type": "E", "message": "no"}}
+    for task in range(1, 5):
+        made.attempt("work", task, 0, task, **({} if task == 4 else failure))
+    made.attempt("work", 3, 4, 1, attempt=1)
+    made.end(5, "failure")
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert "Failed first: work/1" in look.page.locator("#failure").inner_text()
+    assert look.page.locator("#failure .others").inner_text() == "Also failed: work/2"
+    look.page.locator("#failure .others button").click()
+    assert look.title() == "work/2"
+
+
 def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) -> None:
     """From the failure, the graph, the path, the facts and the rows to an attempt and its log."""
     look.open(failed[1])

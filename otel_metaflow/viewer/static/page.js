@@ -236,6 +236,8 @@ class Page {
     box.append(make("h2", "", failure ? `Failed first: ${titled(failure)}` : "The run failed"), make("p", "", what || ""));
     if (exception && exception.stacktrace) box.append(traceback(exception, true));
     if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
+    const others = run.attempts.filter((one) => isBad(one) && !one.triedAgain && one !== failure).map((one) => one.name);
+    if (failure && others.length) box.append(make("p", "others", "Also failed: ", this.named(others)));
   }
 
   // The graph of the flow.
