@@ -58,6 +58,10 @@ bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in hal
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python bench
 
+.PHONY: bench-view
+bench-view: $(STAMP) ## what the page of a large run costs to write and to open; needs chromium
+	$(BIN)/python bench --only pages
+
 .PHONY: clean
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(VENV)-oldest .demo collector/dist tests/vendors/dist

@@ -6,6 +6,7 @@ python bench --only tasks --flow linear5 --rounds 5
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 import tempfile
@@ -22,8 +23,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from story import wide
+from view import pages
 
-PARTS = ("tasks", "lines", "million", "imports", "story")
+PARTS = ("tasks", "lines", "million", "imports", "story", "pages")
+_OF_RUNS = {"tasks", "lines", "million", "imports"}
 _DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -55,8 +58,11 @@ def main(only: tuple[str, ...], flows: tuple[str, ...], rounds: int | None) -> N
     adopt_shippers()
     parts = only or PARTS
     tables: dict[str, Table] = {}
-    with tempfile.TemporaryDirectory() as name, endpoints(Path(name)) as reached:
-        installed = environments(Path(name))
+    with contextlib.ExitStack() as stack:
+        if _OF_RUNS.intersection(parts):
+            name = stack.enter_context(tempfile.TemporaryDirectory())
+            reached = stack.enter_context(endpoints(Path(name)))
+            installed = environments(Path(name))
         if "imports" in parts:
             tables["Importing Metaflow"] = imports(installed, rounds or 30)
         if "tasks" in parts:
@@ -68,6 +74,8 @@ def main(only: tuple[str, ...], flows: tuple[str, ...], rounds: int | None) -> N
             tables["A very busy loop"] = lines.busy(installed, reached, 1_000_000, 1)
     if "story" in parts:
         tables["Assembling a wide run"] = wide(1_000, rounds or 5)
+    if "pages" in parts:
+        tables["The page of a run, opened in Chromium"] = pages(rounds or 5)
     text = Console(record=True, width=160)
     for title, table in tables.items():
         text.print(f"\n### {title}\n")

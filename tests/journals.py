@@ -24,10 +24,12 @@ class Journals:
         self.key = layout.RunKey(flow, run)
         self.folder = layout.run_folder(home, self.key)
         self.folder.mkdir(parents=True)
-        self._common = {"version": layout.VERSION, "flow": flow, "run": run, "namespace": "", "pid": _NOBODY}
+        self._common = {"version": layout.VERSION, "flow": flow, "run": run, "namespace": ""}
+        # Whose run it is: nobody's, unless `start` tells of a process that lives.
+        self._process = {"pid": start.get("pid", _NOBODY), "processStart": start.get("processStart", 1)}
         self._run = Journal(self.folder / layout.RUN_FILE, _fail)
         resource = {"service.name": "metaflow", "host.name": "box", "user.name": "ann"}
-        self._say(layout.START, 0, **{**self._common, "processStart": 1, "resource": resource, **start})
+        self._say(layout.START, 0, **{**self._common, **self._process, "resource": resource, **start})
 
     def _say(self, kind: str, at: float, **fields: Any) -> None:
         self._run.append(kind, {"timeUnixNano": moment(at), **fields})
@@ -57,10 +59,10 @@ class Journals:
         key = layout.AttemptKey(step, str(task), attempt)
         identity = {"step": step, "task": str(task), "attempt": attempt}
         read = [[name, str(number), 0] for name, number in inputs]
-        self._say(layout.LAUNCH, start, **identity, pid=_NOBODY, processStart=1)
+        self._say(layout.LAUNCH, start, **identity, **self._process)
         journal = Journal(layout.attempt_file(self.folder, key), _fail)
         output = Journal(layout.output_file(self.folder, key), _fail)
-        facts = {**self._common, **identity, "processStart": 1, "inputs": read, "logs": [], "attributes": {}}
+        facts = {**self._common, **identity, **self._process, "inputs": read, "logs": [], "attributes": {}}
         journal.append(layout.START, {"timeUnixNano": moment(start), **facts})
         code, left = start + (took or 0) / 5, start + (took or 1) * 0.9
         for number, line in enumerate(lines):

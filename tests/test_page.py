@@ -68,6 +68,22 @@ def test_a_failed_run_answers_at_a_glance(look: Look, failed: tuple[Finished, Pa
     assert look.title() == "train/6 · retry 1"
 
 
+def test_it_works_in_a_frame_that_may_do_nothing_but_run_scripts(
+    look: Look, failed: tuple[Finished, Path], tmp_path: Path
+) -> None:
+    """As a card may be shown: no origin, no storage."""
+    inner = failed[1].read_text().replace("&", "&amp;").replace('"', "&quot;")
+    outer = tmp_path / "outer.html"
+    frame = f'<iframe sandbox="allow-scripts" width="1000" height="700" srcdoc="{inner}"></iframe>'
+    outer.write_text(f"<!DOCTYPE html><html data-ready><title>a card</title>{frame}</html>")
+    look.open(outer)
+    shown = look.page.frame_locator("iframe")
+    shown.locator("#log .line", has_text="Traceback").first.wait_for()
+    assert shown.locator("#detail-title").inner_text() == "train/6 · retry 1"
+    shown.get_by_role("button", name="dark / light").click()
+    shown.locator(":root[data-theme=dark]").wait_for()
+
+
 def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: tuple[Finished, Path]) -> None:
     look.open(failed[1])
     rows = look.rows()
@@ -77,6 +93,22 @@ def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: 
     assert look.page.locator("#links").inner_text() == "train/6/1: reads from fetch/3; a retry of train/6"
     linked = look.page.locator("#rows .row.linked .name").all_inner_texts()
     assert sorted(name.strip("◆") for name in linked) == ["6", "fetch/3"]
+
+
+def test_whatever_else_failed_is_one_click_away(look: Look, tmp_path: Path) -> None:
+    """But for what was tried again and went well."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    failure = {"result": "failure", "exception": {"type": "E", "message": "no"}}
+    for task in range(1, 5):
+        made.attempt("work", task, 0, task, **({} if task == 4 else failure))
+    made.attempt("work", 3, 4, 1, attempt=1)
+    made.end(5, "failure")
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert "Failed first: work/1" in look.page.locator("#failure").inner_text()
+    assert look.page.locator("#failure .others").inner_text() == "Also failed: work/2"
+    look.page.locator("#failure .others button").click()
+    assert look.title() == "work/2"
 
 
 def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) -> None:
@@ -97,6 +129,31 @@ def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) ->
     page.locator("#log .line", has_text="Workflow starting").wait_for()
 
 
+def test_the_lines_of_the_graph_run_between_the_steps(look: Look, tmp_path: Path) -> None:
+    """Those that pass columns as those to the next one; a step that leads back to itself has its line above."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    graph = {"start": ["a", "b", "c"], "a": ["join"], "b": ["split"], "split": ["x", "wide_name"], "x": ["inner"],
+             "wide_name": ["inner"], "inner": ["join"], "c": ["join"], "join": ["again"], "again": ["again", "end"],
+             "end": []}  # fmt: skip
+    for step, following in graph.items():
+        made.step(step, *following)
+    made.end(1)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert look.page.locator("#graph path").count() == sum(map(len, graph.values()))
+    crossed = """() => {
+        const boxes = [...document.querySelectorAll("#graph rect")].map((rect) => rect.getBBox());
+        const isIn = ({ x, y }, box) => x > box.x && x < box.x + box.width && y > box.y && y < box.y + box.height;
+        return [...document.querySelectorAll("#graph path")].flatMap((path) => {
+            const length = path.getTotalLength();
+            return [...Array(99).keys()].map((part) => path.getPointAtLength(length * (part + 1) / 100))
+                .filter((point) => boxes.some((box) => isIn(point, box)));
+        }).length;
+    }"""
+    assert look.page.evaluate(crossed) == 0
+    assert look.page.evaluate("document.querySelector('#graph svg').getBBox().y") >= 0
+
+
 def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path]) -> None:
     look.open(failed[1])
     page = look.page
@@ -114,6 +171,12 @@ def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path
     assert not page.locator("#rows .row", has_text="retry 1").count()
     page.keyboard.press("ArrowRight")
     assert page.locator("#rows .row", has_text="retry 1").count() == 1
+    assert page.locator("#rows [aria-selected=true]").count() == 1
+    assert page.locator("#rows").get_attribute("aria-activedescendant") == group.get_attribute("id")
+    page.locator("#graph g.node", has_text="clean").focus()
+    page.keyboard.press("Enter")
+    assert look.title() == "clean/2"
+    assert page.locator("#graph g.node[tabindex]").count() == 4  # not of steps that did not run
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
 
@@ -133,7 +196,61 @@ def test_light_dark_narrow_and_on_paper(look: Look, failed: tuple[Finished, Path
     assert page.evaluate(paper) == "rgb(18, 22, 28)"
     page.set_viewport_size({"width": 600, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.pdf().startswith(b"%PDF")
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    assert page.get_by_role("button", name="dark / light").is_hidden()
+
+
+def test_all_text_can_be_read(look: Look, failed: tuple[Finished, Path]) -> None:
+    """It stands out from what it stands on as WCAG asks, by light and by dark."""
+    pale = """() => {
+        const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+        const light = (text) => colour(text).slice(0, 3).map((part) => part / 255)
+            .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+        const below = (node) => {
+            const paper = getComputedStyle(node).backgroundColor;
+            return colour(paper)[3] === 0 ? below(node.parentElement) : paper;
+        };
+        const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+        let count = 0;
+        for (let text = walk.nextNode(); text; text = walk.nextNode()) {
+            const node = text.parentElement;
+            if (!text.data.trim() || !node.offsetWidth) continue;
+            count++;
+            const both = [getComputedStyle(node).color, below(node)], [ink, paper] = both.map(light);
+            const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+            if (ratio < 4.5) found.push(`${ratio.toFixed(2)} ${text.data} ${both}`);
+        }
+        return count > 100 ? found : ["too little text was looked at"];
+    }"""
+    look.open(failed[1])
+    assert look.page.evaluate(pale) == []
+    look.page.keyboard.press("t")
+    assert look.page.evaluate(pale) == []
+
+
+def test_paper_holds_every_row_and_the_end_of_the_log(look: Look, tmp_path: Path) -> None:
+    """Below each other, and not a page for every line that the log could be scrolled to."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    for task in range(1, 51):
+        made.attempt("work", task, 0, 1)
+    made.attempt("join", 51, 1, 1, lines=[f"line {number} {'wide ' * 50}" for number in range(10_000)])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    assert page.locator("#rows .row").count() < 52
+    page.evaluate("""addEventListener("beforeprint", () => window.printed = [
+        document.querySelectorAll("#rows .row").length, document.querySelectorAll("#log .line").length,
+        document.querySelector("#log").lastChild.textContent])""")
+    pdf = page.pdf()
+    rows, lines, last = page.evaluate("window.printed")
+    assert (rows, lines) == (52, 200)
+    assert "line 9999 " in last
+    assert 5 < pdf.count(b"/Type /Page\n") < 30
+    look.page.locator("#log .line", has_text="line 0 ").wait_for()
+    assert page.locator("#rows .row").count() < 52
 
 
 @pytest.fixture
@@ -232,6 +349,11 @@ def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
     page = look.page
     page.locator("#rows").focus()
     assert any("10000" in row for row in look.rows())
+    picture = page.locator("#rows .row.group svg")
+    times = [(1 + number // 16, 2 + number // 16 + number % 7 / 10) for number in range(10_000)]  # as `wide` has them
+    most = max(sum(start <= at < end for start, end in times) for at in range(1, 20))
+    assert picture.locator("title").text_content() == f"at most {most} at once"
+    assert picture.locator(".failed").get_attribute("d").count("M") == 1
     page.keyboard.press("f")
     assert look.title() == "work/5002"
     assert page.locator("#rows .row.active .name").inner_text() == "5002"
@@ -240,13 +362,48 @@ def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
     assert page.locator("#rows .row").count() < 100
 
 
+def test_spans_of_user_code_nest_below_their_attempt(look: Look, tmp_path: Path) -> None:
+    """Each below its parent, with what its attributes say, a number that is none included."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    spans = [
+        {
+            "kind": "span", "timeUnixNano": moment(1), "spanId": f"{number:016x}", "parentSpanId": f"{number - 1:016x}",
+            "name": name, "startTimeUnixNano": moment(number / 10), "endTimeUnixNano": moment(number / 5),
+            "attributes": {"loss": float("nan"), "password": "hunter22"},
+            "status": {"code": 2, "message": "no rows"} if name == "parse" else {},
+        }
+        for number, name in ((1, "load"), (2, "parse"))
+    ]  # fmt: skip
+    broken = {"kind": "span", "timeUnixNano": moment(1), "name": "without times"}
+    made.attempt("start", 1, 0, 1, records=[*reversed(spans), broken])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert look.rows() == ["◆▾ start/1", "load", "parse"]
+    rows = look.page.locator("#rows .row")
+    assert rows.evaluate_all("rows => rows.map(row => row.ariaLevel)") == ["1", "2", "3"]
+    assert look.page.locator("#rows .track .failed").count() == 1
+    said = rows.nth(1).get_attribute("title") or ""
+    assert "loss=nan" in said
+    assert "password=[REDACTED]" in said
+    look.page.locator("#rows").focus()
+    look.page.keyboard.press("Home")
+    look.page.keyboard.press("ArrowLeft")
+    assert look.rows() == ["◆▸ start/1"]
+
+
 def test_a_run_that_goes_on_is_drawn_so_far(look: Look, tmp_path: Path) -> None:
     home = tmp_path / "home"
     made = Journals(home, pid=os.getpid(), processStart=process_start())
     made.attempt("start", 1, 0, 1)
+    made.attempt("work", 2, 1, None, inputs=[("start", 1)], lines=["so far"])
     look.open(write(home, made.folder, tmp_path / "page.html"))
     assert look.page.locator("#header .pill").inner_text() == "running"
     assert "Still running" in look.page.locator("#header .note").inner_text()
+    assert look.page.locator("#failure").is_hidden()
+    assert look.page.locator("#rows .row", has_text="work/2").locator(".state").inner_text() == "running"
+    assert look.title() == "work/2"
+    assert look.log() == ["so far"]
 
 
 def test_a_run_without_a_task_and_a_damaged_one(look: Look, tmp_path: Path) -> None:

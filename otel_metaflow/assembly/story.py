@@ -37,10 +37,13 @@ def is_final(run: Run, attempt: Attempt, *, run_is_over: bool) -> Optional[bool]
 
 
 def failure_origin(run: Run) -> Optional[Attempt]:
-    """The attempt whose failure made the run fail: the first in time of those that were not tried again."""
+    """The attempt whose failure made the run fail: the first in time of those that were not tried again.
+
+    Of a run that goes on, the first that may: an attempt that still runs has not failed.
+    """
     if run.result not in ("failure", "error"):
         return None
-    failed = (one for one in run.attempts.values() if one.failed and following(run, one) is None)
+    failed = (one for one in run.attempts.values() if one.failed and following(run, one) is None and not _runs(one))
     return min(failed, key=lambda one: (_over_at(one), one.key), default=None)
 
 
@@ -103,6 +106,10 @@ def critical_path(run: Run) -> CriticalPath:
         waiting += max(0, attempt.started_at - until)
         until = max(until, attempt.ended_at)
     return CriticalPath(chain, max(0, until - run.started_at), waiting)
+
+
+def _runs(attempt: Attempt) -> bool:
+    return attempt.end is None and attempt.is_running()
 
 
 def _rank(attempt: Attempt) -> tuple[int, AttemptKey]:

@@ -12,6 +12,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 import re
 import time
 from importlib import resources
@@ -102,8 +103,24 @@ def _escaped(text: str) -> str:
 
 def _packed(values: Any) -> str:
     """JSON, gzip, base64: a tenth of the size, and no character in it that means anything to HTML."""
-    text = json.dumps(values, separators=(",", ":"), default=str)
+    try:
+        text = _dumps(values)
+    except ValueError:
+        text = _dumps(_finite(values))
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 5, mtime=0)).decode()
+
+
+def _dumps(values: Any) -> str:
+    return json.dumps(values, separators=(",", ":"), default=str, allow_nan=False)
+
+
+def _finite(values: Any) -> Any:
+    """`values` with a word for each number that the journal can hold and JSON cannot: one would spoil the page."""
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return str(values) if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _about(part: Part, chunk: int) -> Dict[str, Any]:

@@ -1,7 +1,8 @@
 "use strict";
 // All that the run said reaches the page as text: by textContent, never as markup.
 
-const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000;
+const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
+const SLOTS = 100, NODE = 58, LANE = 26, FULL = 22;
 const LEVELS = ["", "debug", "info", "warning", "error"];
 const ORDER = new Intl.Collator("en", { numeric: true });
 const LAUNCHER = "launcher";
@@ -54,6 +55,12 @@ function bytes(count) {
 }
 
 const clock = (nano) => new Date(nano / 1e6).toLocaleString();
+
+function exactly(milliseconds) {
+  const date = new Date(milliseconds);
+  return Number.isNaN(date.getTime()) ? "" : date.toISOString();  // a damaged journal may say any time
+}
+
 const figure = (count) => count.toLocaleString("en").replaceAll(",", " ");
 const many = (count, noun) => `${figure(count)} ${noun}${count === 1 ? "" : "s"}`;
 
@@ -65,7 +72,7 @@ class Window {
     this.height = height;
     this.draw = draw;
     this.items = [];
-    this.isWhole = false;
+    this.printed = null;
     this.spacer = make("div", "spacer");
     node.append(this.spacer);
     this.shown = new Map();
@@ -86,9 +93,7 @@ class Window {
   }
 
   render() {
-    const first = this.isWhole ? 0 : Math.max(0, Math.floor(this.node.scrollTop / this.height) - SPARE);
-    const seen = this.isWhole ? MOST_PRINTED : Math.ceil(this.node.clientHeight / this.height) + 2 * SPARE;
-    const last = Math.min(this.items.length, first + seen);
+    const [first, last] = this.printed || this.inSight();
     for (const [index, node] of this.shown) {
       if (index < first || index >= last) {
         node.remove();
@@ -104,6 +109,11 @@ class Window {
     }
   }
 
+  inSight() {
+    const first = Math.max(0, Math.floor(this.node.scrollTop / this.height) - SPARE);
+    return [first, Math.min(this.items.length, first + Math.ceil(this.node.clientHeight / this.height) + 2 * SPARE)];
+  }
+
   reveal(index) {
     const top = index * this.height, below = top + this.height - this.node.clientHeight;
     if (this.node.scrollTop > top) this.node.scrollTop = top;
@@ -111,9 +121,9 @@ class Window {
     this.render();
   }
 
-  whole(isWhole) {
-    this.isWhole = isWhole;
-    this.node.style.height = isWhole ? `${Math.min(this.items.length, MOST_PRINTED) * this.height + 2}px` : "";
+  // On paper: from the first to before the last of a range, below each other as the style has them; none to go back.
+  print(range) {
+    this.printed = range;
     this.clear();
     this.render();
   }
@@ -224,12 +234,10 @@ class Page {
     box.hidden = false;
     const what = failure ? failure.error : `${exception.type}: ${exception.message}`;
     box.append(make("h2", "", failure ? `Failed first: ${titled(failure)}` : "The run failed"), make("p", "", what || ""));
-    if (exception && exception.stacktrace) {
-      const details = make("details", "", make("summary", "", "Traceback"), make("pre", "", exception.stacktrace));
-      details.open = true;
-      box.append(details);
-    }
+    if (exception && exception.stacktrace) box.append(traceback(exception, true));
     if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
+    const others = run.attempts.filter((one) => isBad(one) && !one.triedAgain && one !== failure).map((one) => one.name);
+    if (failure && others.length) box.append(make("p", "others", "Also failed: ", this.named(others)));
   }
 
   // The graph of the flow.
@@ -240,22 +248,28 @@ class Page {
       $("shape").hidden = true;
       return;
     }
-    const columns = leveled(steps, byName), at = new Map();
-    const width = (name) => Math.max(86, 9 * [...name].length + 30);
-    const tallest = Math.max(...columns.map((column) => column.length));
+    const { columns, lines } = columned(steps, byName), at = new Map();
+    const wide = (id) => (byName.has(id) ? Math.max(86, 9 * [...id].length + 30) : 0), tall = (id) => (byName.has(id) ? NODE : LANE);
+    const height = (column) => column.reduce((sum, id) => sum + tall(id), 0), tallest = Math.max(...columns.map(height));
     let left = 2;
     for (const column of columns) {
-      const wide = Math.max(...column.map(width));
-      column.forEach((name, index) => {
-        at.set(name, { x: left, y: 4 + (index + (tallest - column.length) / 2) * 58, width: wide });
-      });
-      left += wide + 46;
+      const width = Math.max(...column.map(wide));
+      let top = (tallest - height(column)) / 2;
+      for (const id of column) {
+        at.set(id, { x: left, y: top + 7, width, middle: top + tall(id) / 2 });
+        top += tall(id);
+      }
+      left += width + 46;
     }
-    const svg = drawn("svg", { width: left, height: tallest * 58, role: "img", "aria-label": "The flow's steps" });
-    for (const step of steps) {
-      for (const next of step.next || []) if (at.has(next)) svg.append(drawn("path", { d: curve(at.get(step.name), at.get(next)) }));
+    const size = { width: left - 44, height: tallest, viewBox: `0 0 ${left - 44} ${tallest}` };
+    const svg = drawn("svg", { ...size, role: "group", "aria-label": "The flow's steps" });
+    const decisive = this.run.criticalPath.attempts.map((name) => this.attempts.get(name).step);
+    const pairs = new Set(decisive.map((step, index) => `${step}\0${decisive[index + 1]}`));
+    for (const line of lines) {
+      const isCritical = pairs.has(`${line[0]}\0${line.at(-1)}`);
+      svg.append(drawn("path", { d: curve(line.map((id) => at.get(id))), class: isCritical ? "critical" : "" }));
     }
-    for (const [name, place] of at) svg.append(this.drawNode(byName.get(name), place));
+    for (const [id, place] of at) if (byName.has(id)) svg.append(this.drawNode(byName.get(id), place));
     $("graph").append(svg);
   }
 
@@ -264,15 +278,21 @@ class Page {
     const tasks = new Set(ran.map((attempt) => attempt.task)).size;
     const failed = ran.some((attempt) => isBad(attempt) && !attempt.triedAgain);
     const critical = ran.some((attempt) => attempt.critical);
-    const text = !ran.length ? "did not run" : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
+    const text = !ran.length ? (this.run.state === "running" ? "not yet" : "did not run") : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
+    const title = `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}${failed ? ", failed" : ""}`;
     const node = drawn("g", { class: `node${failed ? " failed" : ""}${critical ? " critical" : ""}${ran.length ? "" : " idle"}` },
-      drawn("title", {}, `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}`),
+      drawn("title", {}, title),
       drawn("rect", { x, y, width, height: 44 }),
       drawn("text", { x: x + 12, y: y + 19 }, step.name),
       drawn("text", { x: x + 12, y: y + 35, class: "sub" }, text));
-    node.addEventListener("click", () => {
-      const chosen = ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0];
-      if (chosen) this.goTo(chosen.name);
+    if (!ran.length) return node;
+    const show = () => this.goTo((ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0]).name);
+    for (const [name, value] of [["tabindex", "0"], ["role", "button"], ["aria-label", title]]) node.setAttribute(name, value);
+    node.addEventListener("click", show);
+    node.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      show();
     });
     return node;
   }
@@ -353,13 +373,41 @@ class Page {
   drawGroup(item) {
     const bad = item.members.filter(isBad).length, running = item.members.filter((one) => one.state === "running").length;
     const state = running ? "running" : item.members.some((one) => isBad(one) && !one.triedAgain) ? "failure" : item.members.every((one) => one.state === "skip") ? "skip" : "success";
-    const start = Math.min(...item.members.map((one) => one.startTimeUnixNano));
-    const end = Math.max(...item.members.map((one) => this.ended(one)));
+    const start = item.members.reduce((least, one) => Math.min(least, one.startTimeUnixNano), Infinity);
+    const end = item.members.reduce((most, one) => Math.max(most, this.ended(one)), 0);
     const errors = item.members.reduce((sum, one) => sum + this.about(one.name).errors, 0);
     const count = item.members.reduce((sum, one) => sum + this.about(one.name).count, 0);
     const name = `${this.open.has(item.key) ? "▾" : "▸"} ${item.step}  ×${item.members.length}`;
     return this.row(`group${state === "failure" ? " bad" : ""}`, name, bad ? `${bad} failed` : state, state, "", (end - start) / 1e9, count, errors,
-      [["whole", start, end]], item.members.some((one) => one.critical), item.step);
+      [["busy", start, end, this.busy(item.members, start, end)]], item.members.some((one) => one.critical), item.step);
+  }
+
+  // How many ran when, and where some failed.
+
+  busy(members, start, end) {
+    const slot = (at) => (at - start) / Math.max(1, end - start) * SLOTS, last = SLOTS - 1;
+    const counts = new Array(SLOTS).fill(0), failed = new Set();  // on average within a slot
+    for (const one of members) {
+      const from = slot(one.startTimeUnixNano), to = slot(this.ended(one));
+      for (let index = Math.floor(from); index < Math.min(SLOTS, to); index++) {
+        counts[index] += Math.min(to, index + 1) - Math.max(from, index);
+      }
+      if (isBad(one)) failed.add(Math.min(last, Math.floor(to)));
+    }
+    const most = Math.max(...counts, Number.MIN_VALUE);
+    const box = (index, high) => `M ${index} ${1 - high} h 1 V 1 h -1 Z`;
+    const svg = drawn("svg", { viewBox: `0 0 ${SLOTS} 1`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    svg.append(drawn("path", { d: counts.map((each, index) => box(index, each / most)).join("") }));
+    svg.append(drawn("path", { class: "failed", d: [...failed].map((index) => box(index, Math.max(0.3, counts[index] / most))).join("") }));
+    svg.append(drawn("title", {}, `at most ${figure(this.atOnce(members))} at once`));
+    return svg;
+  }
+
+  atOnce(members) {
+    const moments = members.flatMap((one) => [[one.startTimeUnixNano, 1], [this.ended(one), -1]]);
+    moments.sort(([one, by], [other, byOther]) => one - other || by - byOther);
+    let count = 0;
+    return moments.reduce((most, [, by]) => Math.max(most, (count += by)), 0);
   }
 
   drawAttempt(item) {
@@ -388,7 +436,7 @@ class Page {
 
   row(className, name, state, stateClass, waited, took, count, errors, parts, isCritical, title) {
     const track = make("span", "track");
-    for (const [part, from, to] of parts) if (to > from || part === "code") track.append(this.bar(part, from, to));
+    for (const [part, from, to, picture] of parts) if (to > from || part === "code") track.append(this.bar(part, from, to, picture));
     const label = make("span", "name", isCritical ? make("b", "mark", "◆") : null, name);
     const row = make("div", `row ${className}`, label, make("span", `state ${stateClass}`, state),
       make("span", "number wait", waited), make("span", "number", seconds(took)),
@@ -397,8 +445,8 @@ class Page {
     return row;
   }
 
-  bar(part, from, to) {
-    const bar = make("b", part), left = Math.min(100, Math.max(0, (from - this.begin) / this.span * 100));
+  bar(part, from, to, picture) {
+    const bar = make("b", part, picture), left = Math.min(100, Math.max(0, (from - this.begin) / this.span * 100));
     bar.style.left = `${left}%`;
     bar.style.width = `${Math.max(0, Math.min(100 - left, (to - Math.max(from, this.begin)) / this.span * 100))}%`;
     return bar;
@@ -482,7 +530,8 @@ class Page {
     for (const [index, node] of this.rows.shown) {
       const isChosen = this.rows.items[index].key === name;
       node.classList.toggle("chosen", isChosen);
-      node.toggleAttribute("aria-selected", isChosen);
+      if (isChosen) node.setAttribute("aria-selected", "true");
+      else node.removeAttribute("aria-selected");
     }
     this.drawFacts(this.attempts.get(name));
     const chunk = this.about(name).chunk;
@@ -490,6 +539,8 @@ class Page {
     const said = await this.unpacked.get(chunk);
     if (this.chosen !== name) return;
     this.said = (said[name] || []).map(([at, level, source, text]) => ({ at, level, source, plain: text.replace(ESCAPES, ""), text }));
+    const tall = this.said.reduce((sum, line) => sum + line.text.split("\n", FULL).length, 0);
+    $("log").style.height = `${Math.min(FULL, Math.max(2, tall)) * LINE + SPARE}px`;
     $("log").scrollTop = 0;
     this.filter();
   }
@@ -527,7 +578,7 @@ class Page {
     add("a retry of", one.retries && this.named([one.retries]));
     add("span", one.spanId);
     facts.append(list);
-    if (one.exception && one.exception.stacktrace) facts.append(make("pre", "", one.exception.stacktrace));
+    if (one.exception && one.exception.stacktrace) facts.append(traceback(one.exception, one.name !== this.run.failure));
     else if (one.error) facts.append(make("pre", "", one.error));
   }
 
@@ -564,7 +615,7 @@ class Page {
     if (isFirst) node.append(make("span", "source", line.source));
     else node.append(make("span", "source", " ".repeat([...line.source].length)));
     node.append(...coloured(text, query));
-    node.title = isFirst ? `${new Date(this.begin / 1e6 + line.at).toISOString()} ${LEVELS[line.level]}` : "";
+    node.title = isFirst ? `${exactly(this.begin / 1e6 + line.at)} ${LEVELS[line.level]}` : "";
     return node;
   }
 
@@ -596,10 +647,14 @@ class Page {
     $("search").addEventListener("input", () => this.filter());
     $("rows").addEventListener("keydown", (event) => this.onRowKey(event));
     $("rows").addEventListener("mouseleave", () => this.showLinks({}));
-    window.addEventListener("beforeprint", () => this.rows.whole(true));
+    window.addEventListener("beforeprint", () => {
+      const said = this.log.items.length;
+      this.rows.print([0, Math.min(this.rows.items.length, MOST_PRINTED)]);
+      this.log.print([Math.max(0, said - MOST_LINES_PRINTED), said]);
+    });
     window.addEventListener("afterprint", () => {
-      this.rows.whole(false);
-      this.showRows();
+      this.rows.print(null);
+      this.log.print(null);
     });
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
@@ -665,9 +720,49 @@ function nested(spans, level) {
   return items;
 }
 
-// The steps in columns, each behind all that lead to it; one that leads back to itself stays where it is.
+function traceback(exception, isOpen) {
+  const details = make("details", "", make("summary", "", "Traceback"), make("pre", "", exception.stacktrace));
+  details.open = isOpen;
+  return details;
+}
 
-function leveled(steps, byName) {
+// The steps in columns; one that leads back to itself stays where it is. Lines from one to another hold a place in
+// each column that they pass, so that they run between the steps.
+
+function columned(steps, byName) {
+  const depth = depths(steps, byName), columns = [], before = new Map(), lines = [], rank = new Map();
+  const add = (level, id) => {
+    (columns[level] ??= []).push(id);
+    before.set(id, []);
+  };
+  for (const step of steps) add(depth.get(step.name), step.name);
+  for (const step of steps) {
+    for (const next of (step.next || []).filter((name) => byName.has(name))) {
+      const line = [step.name];
+      for (let level = depth.get(step.name) + 1; level < depth.get(next); level++) {
+        const id = `${level}\0${step.name}\0${next}`;
+        add(level, id);
+        before.get(id).push(line.at(-1));
+        line.push(id);
+      }
+      before.get(next).push(line.at(-1));
+      lines.push([...line, next]);
+    }
+  }
+  const mean = (id) => {
+    const ranks = before.get(id).map((one) => rank.get(one)).filter((one) => one !== undefined);
+    return ranks.length ? ranks.reduce((sum, one) => sum + one, 0) / ranks.length : 0.5;
+  };
+  for (const column of columns.filter(Boolean)) {
+    column.sort((one, other) => mean(one) - mean(other));
+    column.forEach((id, index) => rank.set(id, (index + 0.5) / column.length));
+  }
+  return { columns: columns.filter(Boolean), lines };
+}
+
+// How many columns lead to each step, at most.
+
+function depths(steps, byName) {
   const depth = new Map();
   const place = (name, level, above) => {
     if (!byName.has(name) || above.includes(name) || (depth.get(name) ?? -1) >= level) return;
@@ -677,16 +772,20 @@ function leveled(steps, byName) {
   const led = new Set(steps.flatMap((step) => (step.next || []).filter((next) => next !== step.name)));
   for (const step of steps) if (!led.has(step.name)) place(step.name, 0, []);
   for (const step of steps) if (!depth.has(step.name)) place(step.name, 0, []);
-  const columns = [];
-  for (const step of steps) (columns[depth.get(step.name)] ??= []).push(step.name);
-  return columns.filter(Boolean);
+  return depth;
 }
 
-function curve(from, to) {
-  const y = from.y + 22, end = to.y + 22;
+function curve([from, ...places]) {
+  const to = places.at(-1);
   if (to.x <= from.x) return `M ${from.x + from.width / 2} ${from.y} C ${from.x + from.width} ${from.y - 18} ${to.x} ${to.y - 18} ${to.x + to.width / 2} ${to.y}`;
-  const x = from.x + from.width, middle = (x + to.x) / 2;
-  return `M ${x} ${y} C ${middle} ${y} ${middle} ${end} ${to.x} ${end}`;
+  let x = from.x + from.width, y = from.middle, path = `M ${x} ${y}`;
+  for (const place of places) {
+    const half = (x + place.x) / 2;
+    path += ` C ${half} ${y} ${half} ${place.middle} ${place.x} ${place.middle}`;
+    if (place !== to) path += ` h ${place.width}`;
+    [x, y] = [place.x + place.width, place.middle];
+  }
+  return path;
 }
 
 // ANSI colours of terminals, and the search's finds.
