@@ -26,6 +26,7 @@ def main() -> None:
 
 main.add_command(commands.view)
 main.add_command(commands.compare)
+main.add_command(commands.export)
 
 
 @main.command(name="id")

@@ -1,8 +1,9 @@
-"""`otel-metaflow view` and `compare`: which of the views is meant, and of what."""
+"""`otel-metaflow view`, `compare` and `export`: which of the views is meant, and of what."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from otel_metaflow.assembly.run import Attempt, Run
     from otel_metaflow.journal.layout import AttemptKey
 
+FORMATS = ("otlp-json", "perfetto", "jaeger")
 _FORM = "FLOW/RUN/STEP/TASK/ATTEMPT or the beginning of it, as in HelloFlow/12"
 _MOST_PARTS = 5
 _PARTS = ("step", "task", "attempt")
@@ -97,6 +99,50 @@ def compare(before: str, after: str, *, as_json: bool) -> None:
         print_json(comparison.as_values(*runs))
     else:
         comparison.show(*runs)
+
+
+@click.command()
+@click.argument("run", metavar="FLOW/RUN")
+@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="What is to open it.")
+@click.option("-o", "--output", metavar="FILE", default="-", help="Instead of standard output.")
+def export(run: str, kind: str, output: str) -> None:
+    """Write a run in a format that other programs open.
+
+    otlp-json: a request a line, for the Collector's otlpjsonfile receiver. perfetto: for ui.perfetto.dev. jaeger: for
+    the JSON File tab of Jaeger's search.
+    """
+    from otel_metaflow.assembly.run import load
+
+    environment = settings.read()
+    folder = folder_of(environment, run)
+    found = load(environment.home, folder)
+    if found.is_running():
+        fail(f"{run} is still running: export it when it has ended, or look at it with `otel-metaflow view {run}`")
+    text = _exported(environment, folder, found, kind)
+    if output == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"cannot write {output} ({error.strerror}); name another file after --output")
+    click.echo(f"wrote {output}", err=True)
+
+
+def _exported(environment: settings.Settings, folder: Path, run: Run, kind: str) -> str:
+    from otel_metaflow.exports import jaeger, otlp, perfetto
+
+    if kind == "perfetto":
+        from otel_metaflow.redaction import Redaction
+        from otel_metaflow.viewer import report, spans
+
+        redaction = Redaction(environment.redact)
+        of_users = spans.of_users(folder, run, redaction, sys.maxsize)
+        return json.dumps(perfetto.document(report.of_run(run, redaction), of_users)) + "\n"
+    requests = otlp.requests(environment, folder)
+    if kind == "jaeger":
+        return json.dumps(jaeger.document(requests)) + "\n"
+    return "".join(json.dumps(request, separators=(",", ":")) + "\n" for _, request in requests)
 
 
 def _list(environment: settings.Settings, flow: str, limit: int, *, as_json: bool) -> None:

@@ -22,11 +22,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from otel_metaflow import __version__
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run, load
-from otel_metaflow.journal import layout
-from otel_metaflow.journal.reader import Tail
 from otel_metaflow.redaction import Redaction
 from otel_metaflow.settings import Settings
-from otel_metaflow.viewer import lines, report
+from otel_metaflow.viewer import lines, report, spans
 from otel_metaflow.viewer.lines import Line
 
 MOST_LINES = 200_000
@@ -54,8 +52,7 @@ def html(environment: Settings, folder: Path) -> str:
     values = report.of_run(run, redaction, environment.trace_url)
     values["drawnTimeUnixNano"] = time.time_ns()
     values["version"] = __version__
-    for attempt, spans in _user_spans(folder, run, redaction).items():
-        values.setdefault("spans", {})[attempt] = spans
+    values["spans"] = spans.of_users(folder, run, redaction, _MOST_SPANS)
     chunks: List[str] = []
     values["logs"] = {}
     batch: List[Part] = []
@@ -183,42 +180,3 @@ def _shortened(kept: List[Line], most: int) -> List[Line]:
         return kept
     errors = [line for line in kept[:-most] if line.level >= lines.ERROR][: most // 2]
     return [*errors, *kept[len(kept) - (most - len(errors)) :]]
-
-
-def _user_spans(folder: Path, run: Run, redaction: Redaction) -> Dict[str, List[Dict[str, Any]]]:
-    """Spans of user code, by attempt, in the order in which they began."""
-    found: Dict[str, List[Dict[str, Any]]] = {}
-    left = _MOST_SPANS
-    for attempt in run.in_order:
-        spans: List[Dict[str, Any]] = []
-        tail = Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN)
-        before = -1
-        while tail.offset != before and left > 0:
-            before = tail.offset
-            for entry in tail.read():
-                span = _user_span(entry.record, redaction)
-                if span is not None and left > 0:
-                    left -= 1
-                    spans.append(span)
-        if spans:
-            found[report.name(attempt.key)] = sorted(spans, key=lambda span: int(span["startTimeUnixNano"]))
-    return found
-
-
-def _user_span(record: Dict[str, Any], redaction: Redaction) -> Any:
-    try:
-        status = record.get("status") or {}
-        return {
-            "spanId": str(record["spanId"]),
-            "parentSpanId": str(record.get("parentSpanId") or ""),
-            "name": redaction.text(str(record["name"])),
-            "startTimeUnixNano": int(record["startTimeUnixNano"]),
-            "endTimeUnixNano": int(record["endTimeUnixNano"]),
-            "error": redaction.text(str(status.get("message") or "error")) if status.get("code") == _ERROR else None,
-            "attributes": redaction.attributes(record.get("attributes") or {}),
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-_ERROR = 2  # OTLP's status code

@@ -194,9 +194,8 @@ def _note(run: Run, attempt: Attempt) -> str:
         more = " (tried again)" if story.following(run, attempt) is not None else ""
         return first_line(attempt.error_message) + more
     if (attempt.end or {}).get("caught"):
-        return (
-            f"caught {plain(str(attempt.exception.get('type')))}: {first_line(str(attempt.exception.get('message')))}"
-        )
+        caught = f"{attempt.exception.get('type')}: {attempt.exception.get('message')}"
+        return f"caught {first_line(caught)}"
     return ""
 
 

@@ -1,0 +1,1 @@
+"""A run in formats that other programs open: no vendor, no collector, one file."""

@@ -1,0 +1,97 @@
+"""A run in the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.
+
+Steps are its processes, tasks its threads; arrows lead from what an attempt read to the attempt.
+https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+
+Event = Dict[str, Any]
+Values = Mapping[str, Any]
+
+_PARTS = (
+    ("waiting", None, "startTimeUnixNano"),
+    ("starting", "startTimeUnixNano", "codeStartTimeUnixNano"),
+    ("user code", "codeStartTimeUnixNano", "codeEndTimeUnixNano"),
+    ("storing", "codeEndTimeUnixNano", "endTimeUnixNano"),
+)
+_ARGUMENTS = ("state", "error", "spanId", "queueSeconds", "foreachIndex", "exitCode", "signal", "usage", "artifacts")
+
+
+class _Track(NamedTuple):
+    """Where an attempt is drawn."""
+
+    pid: int
+    tid: int
+
+
+def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> Dict[str, Any]:
+    """The trace of a run: of its plain values (viewer/report.py), and of the spans of user code by attempt."""
+    tracks = _tracks(run["attempts"])
+    events = list(_names(run, tracks))
+    for attempt in run["attempts"]:
+        events.extend(_attempt(attempt, tracks[attempt["name"]]))
+        events.extend(_spans(spans.get(attempt["name"], ()), tracks[attempt["name"]]))
+        events.extend(_arrows(run, attempt, tracks))
+    about = {"flow": run["flow"], "run": run["run"], "state": run["state"], "traceId": run["traceId"]}
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
+
+
+def _tracks(attempts: Sequence[Values]) -> Dict[str, _Track]:
+    """A process for each step, a thread for each task, numbered as they began."""
+    steps = {step: number for number, step in enumerate(dict.fromkeys(one["step"] for one in attempts), 1)}
+    tasks = {
+        task: number for number, task in enumerate(dict.fromkeys((one["step"], one["task"]) for one in attempts), 1)
+    }
+    return {one["name"]: _Track(steps[one["step"]], tasks[one["step"], one["task"]]) for one in attempts}
+
+
+def _names(run: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
+    for attempt in run["attempts"]:
+        if attempt["attempt"]:
+            continue
+        track = tracks[attempt["name"]]
+        about = {"ph": "M", "pid": track.pid, "tid": track.tid}
+        yield {**about, "name": "process_name", "args": {"name": attempt["step"]}}
+        yield {**about, "name": "process_sort_index", "args": {"sort_index": track.pid}}
+        yield {**about, "name": "thread_name", "args": {"name": f"{attempt['step']}/{attempt['task']}"}}
+
+
+def _attempt(attempt: Values, track: _Track) -> Iterator[Event]:
+    about = {name: attempt[name] for name in _ARGUMENTS if name in attempt}
+    start, end = attempt["startTimeUnixNano"], attempt["endTimeUnixNano"]
+    waited = round(attempt.get("queueSeconds", 0) * 1e9)
+    title = f"{attempt['name']} {attempt['state']}"
+    yield _slice(title, "attempt", start - waited, end, track, about)
+    for name, begin, until in _PARTS:
+        began = start - waited if begin is None else attempt.get(begin)
+        left: Optional[int] = attempt.get(until)
+        if began is not None and left is not None and left > began:
+            yield _slice(name, "part", began, left, track, {})
+
+
+def _slice(name: str, category: str, start: int, end: int, track: _Track, args: Values) -> Event:
+    micro = {"ts": start / 1000, "dur": max(0, end - start) / 1000}
+    return {"ph": "X", "name": name, "cat": category, **micro, **track._asdict(), "args": dict(args)}
+
+
+def _spans(spans: Sequence[Values], track: _Track) -> Iterator[Event]:
+    """As nestable asynchronous events: spans of threads overlap, slices of one thread must not."""
+    for span in spans:
+        about = {"cat": "span", "id2": {"local": span["spanId"]}, "name": span["name"], **track._asdict()}
+        args = {**span["attributes"], **({"error": span["error"]} if span.get("error") else {})}
+        yield {"ph": "b", **about, "ts": span["startTimeUnixNano"] / 1000, "args": args}
+        yield {"ph": "e", **about, "ts": span["endTimeUnixNano"] / 1000, "args": {}}
+
+
+def _arrows(run: Values, attempt: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
+    ended = {one["name"]: one["endTimeUnixNano"] for one in run["attempts"]}
+    sources: List[str] = [*attempt.get("inputs", ()), *([attempt["retries"]] if "retries" in attempt else [])]
+    for source in sources:
+        if source in tracks:
+            about = {"cat": "link", "name": "read by", "id": f"{source} > {attempt['name']}"}
+            yield {"ph": "s", **about, "ts": ended[source] / 1000, **tracks[source]._asdict()}
+            begin = max(attempt["startTimeUnixNano"], ended[source])
+            yield {"ph": "f", "bp": "e", **about, "ts": begin / 1000, **tracks[attempt["name"]]._asdict()}
