@@ -91,7 +91,7 @@ def test_a_step_that_failed_has_one_too(look: Look, place: Place, failed: Finish
     assert failed.code == 1
     look.open(fetched(place, failed, "work/2"))
     assert look.title() == "work/2"
-    assert "ValueError: no rows" in look.page.locator("#facts pre").inner_text()
+    assert "ValueError: no rows" in look.page.locator("#failure pre").inner_text()
 
 
 def test_a_card_changes_nothing_else_of_the_run(tmp_path: Path, failed: Finished) -> None:

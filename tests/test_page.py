@@ -10,7 +10,7 @@ import pytest
 from browser import Look
 from collectors import ROOT
 from journals import Journals, moment, wide
-from running import Finished, Place
+from running import Finished, Place, eventually
 
 from otel_metaflow import settings
 from otel_metaflow.assembly.run import load
@@ -458,6 +458,24 @@ def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypa
     assert kept[-1] == "line 4999"
     assert len(kept) + parts["start/1"].cut == 5001
     assert len(kept) <= 1000
+
+
+def test_open_shows_it_by_what_shows_pages_here(place: Place) -> None:
+    """In a file for itself, whose name is said."""
+    made = Journals(place.home)
+    made.end(1)
+    seen = place.path / "seen"
+    for name in ("xdg-open", "open"):  # Linux, macOS
+        (place.path / name).write_text(f'#!/bin/sh\necho "$1" > {seen}.new; mv {seen}.new {seen}\n')
+        (place.path / name).chmod(0o755)
+    env = {"PATH": f"{place.path}:{os.environ['PATH']}", "TMPDIR": str(place.path)}
+    done = place.cli("view", "HandFlow/1", "--open", env=env)
+    assert done.returncode == 0, done.stderr
+    file = Path(done.stderr.removeprefix("wrote ").strip())
+    assert file.name == "HandFlow-1.html"
+    assert file.read_text().startswith("<!DOCTYPE html>")
+    opened = eventually(lambda: seen.exists() and seen.read_text().strip())
+    assert opened in {str(file), file.as_uri()}
 
 
 def test_bad_input_is_one_line(place: Place) -> None:
