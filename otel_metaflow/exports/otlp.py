@@ -48,7 +48,7 @@ def requests(environment: Settings, folder: Path) -> List[Tuple[str, Message]]:
 
 
 def _looking_like(home: Path, other: Path, folder: Path) -> Path:
-    """A folder with the run's journals under another home, with all other runs beside it; what it delivers is not noted."""
+    """A folder with the run's journals under another home, all other runs beside it; no delivery is noted there."""
     made = other
     for part in folder.relative_to(home).parts:
         for beside in home.iterdir():

@@ -28,12 +28,16 @@ class _Track(NamedTuple):
 
 
 def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> Dict[str, Any]:
-    """The trace of a run: of its plain values (viewer/report.py), and of the spans of user code by attempt."""
+    """The trace of a run: of its plain values (viewer/report.py), and of the spans of user code by attempt.
+
+    Times are microseconds since the run began: since 1970, doubles would round them.
+    """
     tracks = _tracks(run["attempts"])
     events = list(_names(run, tracks))
+    zero = run["startTimeUnixNano"]
     for attempt in run["attempts"]:
-        events.extend(_attempt(attempt, tracks[attempt["name"]]))
-        events.extend(_spans(spans.get(attempt["name"], ()), tracks[attempt["name"]]))
+        events.extend(_attempt(attempt, tracks[attempt["name"]], zero))
+        events.extend(_spans(spans.get(attempt["name"], ()), tracks[attempt["name"]], zero))
         events.extend(_arrows(run, attempt, tracks))
     about = {"flow": run["flow"], "run": run["run"], "state": run["state"], "traceId": run["traceId"]}
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
@@ -42,9 +46,8 @@ def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> Dict[str, An
 def _tracks(attempts: Sequence[Values]) -> Dict[str, _Track]:
     """A process for each step, a thread for each task, numbered as they began."""
     steps = {step: number for number, step in enumerate(dict.fromkeys(one["step"] for one in attempts), 1)}
-    tasks = {
-        task: number for number, task in enumerate(dict.fromkeys((one["step"], one["task"]) for one in attempts), 1)
-    }
+    members = dict.fromkeys((one["step"], one["task"]) for one in attempts)
+    tasks = {task: number for number, task in enumerate(members, 1)}
     return {one["name"]: _Track(steps[one["step"]], tasks[one["step"], one["task"]]) for one in attempts}
 
 
@@ -59,17 +62,17 @@ def _names(run: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
         yield {**about, "name": "thread_name", "args": {"name": f"{attempt['step']}/{attempt['task']}"}}
 
 
-def _attempt(attempt: Values, track: _Track) -> Iterator[Event]:
+def _attempt(attempt: Values, track: _Track, zero: int) -> Iterator[Event]:
     about = {name: attempt[name] for name in _ARGUMENTS if name in attempt}
-    start, end = attempt["startTimeUnixNano"], attempt["endTimeUnixNano"]
+    start, end = attempt["startTimeUnixNano"] - zero, attempt["endTimeUnixNano"] - zero
     waited = round(attempt.get("queueSeconds", 0) * 1e9)
     title = f"{attempt['name']} {attempt['state']}"
     yield _slice(title, "attempt", start - waited, end, track, about)
     for name, begin, until in _PARTS:
-        began = start - waited if begin is None else attempt.get(begin)
         left: Optional[int] = attempt.get(until)
+        began: Optional[int] = start - waited + zero if begin is None else attempt.get(begin)
         if began is not None and left is not None and left > began:
-            yield _slice(name, "part", began, left, track, {})
+            yield _slice(name, "part", began - zero, left - zero, track, {})
 
 
 def _slice(name: str, category: str, start: int, end: int, track: _Track, args: Values) -> Event:
@@ -77,21 +80,22 @@ def _slice(name: str, category: str, start: int, end: int, track: _Track, args: 
     return {"ph": "X", "name": name, "cat": category, **micro, **track._asdict(), "args": dict(args)}
 
 
-def _spans(spans: Sequence[Values], track: _Track) -> Iterator[Event]:
+def _spans(spans: Sequence[Values], track: _Track, zero: int) -> Iterator[Event]:
     """As nestable asynchronous events: spans of threads overlap, slices of one thread must not."""
     for span in spans:
         about = {"cat": "span", "id2": {"local": span["spanId"]}, "name": span["name"], **track._asdict()}
         args = {**span["attributes"], **({"error": span["error"]} if span.get("error") else {})}
-        yield {"ph": "b", **about, "ts": span["startTimeUnixNano"] / 1000, "args": args}
-        yield {"ph": "e", **about, "ts": span["endTimeUnixNano"] / 1000, "args": {}}
+        yield {"ph": "b", **about, "ts": (span["startTimeUnixNano"] - zero) / 1000, "args": args}
+        yield {"ph": "e", **about, "ts": (span["endTimeUnixNano"] - zero) / 1000, "args": {}}
 
 
 def _arrows(run: Values, attempt: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
-    ended = {one["name"]: one["endTimeUnixNano"] for one in run["attempts"]}
+    zero = run["startTimeUnixNano"]
+    ended = {one["name"]: one["endTimeUnixNano"] - zero for one in run["attempts"]}
     sources: List[str] = [*attempt.get("inputs", ()), *([attempt["retries"]] if "retries" in attempt else [])]
     for source in sources:
         if source in tracks:
             about = {"cat": "link", "name": "read by", "id": f"{source} > {attempt['name']}"}
             yield {"ph": "s", **about, "ts": ended[source] / 1000, **tracks[source]._asdict()}
-            begin = max(attempt["startTimeUnixNano"], ended[source])
+            begin = max(attempt["startTimeUnixNano"] - zero, ended[source])
             yield {"ph": "f", "bp": "e", **about, "ts": begin / 1000, **tracks[attempt["name"]]._asdict()}
