@@ -30,11 +30,21 @@ $(STAMP): pyproject.toml
 install: $(STAMP) ## a virtual environment with the package and what its tests need
 
 .PHONY: demo
-demo: $(STAMP) ## run an example with @otel and look at it
+demo: $(STAMP) ## run an example with @otel, which fails on purpose, and look at it
 	@rm -rf .demo && mkdir .demo
-	@$(DEMO) $(BIN)/python examples/fanout.py --no-pylint run
+	-@$(DEMO) $(BIN)/python examples/tour.py --no-pylint run
 	@echo
-	@$(DEMO) $(BIN)/otel-metaflow view FanoutFlow/$$(ls $(JOURNALS)/FanoutFlow)
+	@$(DEMO) $(BIN)/otel-metaflow view TourFlow/$$(ls $(JOURNALS)/TourFlow)
+	@echo
+	@$(DEMO) $(BIN)/otel-metaflow view TourFlow/$$(ls $(JOURNALS)/TourFlow) --html .demo/run.html $(SHOWN)
+	@echo "the run failed on purpose: open .demo/run.html in a browser to see where and why"
+
+# In the browser as well, where there is a screen.
+SHOWN := $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname))),--open)
+
+.PHONY: screenshots
+screenshots: demo ## the pictures of the README, of the run of the demo
+	@$(DEMO) $(BIN)/python docs/screenshots.py
 
 .PHONY: lint
 lint: $(STAMP) ## style, types and import contracts
