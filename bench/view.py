@@ -1,4 +1,4 @@
-"""What the page of a large run costs: to write it, and to open it in a browser."""
+"""What it costs to look at a large run: in the terminal, and as a page, to write it and to open it in a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from journals import wide
@@ -45,7 +46,7 @@ _UNFOLD = """() => new Promise((done) => {
 def pages(rounds: int) -> Table:
     """Time, size and memory of pages of several sizes, the medians of so many rounds."""
     table = Table()
-    for column in ("tasks", "log lines", "written in", "writer's peak", "size"):
+    for column in ("tasks", "log lines", "in the terminal", "page written in", "writer's peak", "size"):
         table.add_column(column)
     for column in ("ready in", "group opened in", "browser's heap"):
         table.add_column(column)
@@ -55,15 +56,17 @@ def pages(rounds: int) -> Table:
         for tasks, lines in _SIZES:
             home = Path(name) / str(tasks)
             folder, file = wide(home, tasks, lines).folder, home / "page.html"
-            writes, opens = [], []
+            writes, opens, shows = [], [], []
             for _ in track(range(rounds), description=f"{tasks:,} tasks"):
                 answer = [sys.executable, "-c", _WRITE, str(home), str(folder), str(file)]
                 writes.append(json.loads(subprocess.run(answer, check=True, capture_output=True, text=True).stdout))
                 opens.append(_opened(browser, file, is_group=tasks > 1))
+                shows.append(_shown(home))
             (written, peak), (drawn, unfolded, heap) = map(_medians, (writes, opens))
             table.add_row(
                 f"{tasks:,}",
                 f"{lines:,}",
+                f"{statistics.median(shows):.2f} s",
                 f"{written:.2f} s",
                 f"{peak / 2**20:.0f} MiB",
                 f"{file.stat().st_size / 1e6:.2f} MB",
@@ -73,6 +76,15 @@ def pages(rounds: int) -> Table:
             )
         browser.close()
     return table
+
+
+def _shown(home: Path) -> float:
+    """Seconds that `otel-metaflow view` takes, from its start to its end."""
+    environment = {**os.environ, "OTEL_METAFLOW_HOME": str(home)}
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "otel_metaflow.cli", "view", "WideFlow/1"]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 def _opened(browser: Browser, file: Path, *, is_group: bool) -> tuple[float, float, float]:

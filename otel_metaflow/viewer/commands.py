@@ -112,13 +112,15 @@ def export(run: str, kind: str, output: str) -> None:
     the JSON File tab of Jaeger's search.
     """
     from otel_metaflow.assembly.run import load
+    from otel_metaflow.viewer import words
 
     environment = settings.read()
     folder = folder_of(environment, run)
     found = load(environment.home, folder)
     if found.is_running():
         fail(f"{run} is still running: export it when it has ended, or look at it with `otel-metaflow view {run}`")
-    text = _exported(environment, folder, found, kind)
+    with words.busy(f"exporting {run}"):
+        text = _exported(environment, folder, found, kind)
     if output == "-":
         click.echo(text, nl=False)
         return
@@ -215,9 +217,10 @@ def _print(environment: settings.Settings, run: Run, parts: Sequence[str], attem
 
 
 def _write_page(environment: settings.Settings, folder: Path, name: str, html: str | None, *, opens: bool) -> None:
-    from otel_metaflow.viewer import page
+    from otel_metaflow.viewer import page, words
 
-    text = page.html(environment, folder)
+    with words.busy(f"drawing {name}"):
+        text = page.html(environment, folder)
     if html == "-":
         with contextlib.suppress(BrokenPipeError):
             click.echo(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Optional, Sequence
+from typing import ContextManager, Optional, Sequence
 
 from rich.console import Console
 
@@ -32,6 +32,11 @@ def console() -> Console:
     """Standard output; where there is no terminal to fit in, as in a pipe, lines are as wide as they need."""
     made = Console()
     return made if made.is_terminal else Console(file=made.file, width=_WIDE, highlight=False)
+
+
+def busy(what: str) -> ContextManager[object]:
+    """Says on standard error, if that is a terminal, that something takes its time."""
+    return Console(stderr=True).status(what)
 
 
 def seconds(value: float) -> str:
