@@ -1,9 +1,7 @@
 """A run as one HTML file that holds all it needs: it asks the network for nothing, and runs nothing it was told.
 
 What the run said travels as compressed JSON and is put on the page as text, never as markup; a policy in the
-page's head lets no script run but its own, known by its hash. Drawn by hand, not by a library: bars, a small graph
-and a long list are three hundred lines, where the smallest charting library that draws a waterfall is more than
-the whole page.
+page's head lets no script run but its own, known by its hash. Why it is drawn by hand stands in docs/design.md.
 """
 
 from __future__ import annotations
