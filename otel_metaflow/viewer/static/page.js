@@ -538,7 +538,12 @@ class Page {
     if (!this.unpacked.has(chunk)) this.unpacked.set(chunk, unpack(this.blocks[chunk]));
     const said = await this.unpacked.get(chunk);
     if (this.chosen !== name) return;
-    this.said = (said[name] || []).map(([at, level, source, text]) => ({ at, level, source, plain: text.replace(ESCAPES, ""), text }));
+    const [since, levels, sources, texts] = said[name] || [[], [], [], []];
+    let at = 0;
+    this.said = texts.map((text, index) => {
+      at += since[index] / 1000;
+      return { at, level: levels[index], source: sources[index], plain: text.replace(ESCAPES, ""), text };
+    });
     const tall = this.said.reduce((sum, line) => sum + line.text.split("\n", FULL).length, 0);
     $("log").style.height = `${Math.min(FULL, Math.max(2, tall)) * LINE + SPARE}px`;
     $("log").scrollTop = 0;
