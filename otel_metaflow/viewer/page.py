@@ -14,6 +14,7 @@ import math
 import re
 import time
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -135,7 +136,7 @@ def _columns(parts: Sequence[Part], zero: int) -> Dict[str, List[List[Any]]]:
     found: Dict[str, List[List[Any]]] = {}
     for part in parts:
         times = [0, *((line.at - zero) // 1000 for line in part.lines)]
-        since = [now - before for before, now in zip(times, times[1:], strict=False)]
+        since = [now - before for before, now in pairwise(times)]
         found[part.name] = [since, *([line[index] for line in part.lines] for index in (1, 2, 3))]
     return found
 
