@@ -17,6 +17,8 @@ from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Place
 
+from otel_metaflow.shipper import doctor
+
 GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 
 
@@ -201,6 +203,45 @@ def test_variables_are_told_without_what_is_secret(place: Place) -> None:
     assert "hunter" not in report.text
     assert "authorization=****,x-tenant=****" in report.text
     assert report.legs["temporality"]["state"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("HEADERS", "dd-api-key=hunter2", "dd-api-key=****"),
+        ("HEADERS", "authorization: Bearer hunter2", "****"),
+        ("HEADERS", "authorization=Basic hunter2==", "authorization=****"),
+        ("HEADERS", "x-tenant=a,hunter2", "x-tenant=****,****"),
+        ("HEADERS", "hunter2==", "****"),
+        ("TRACES_HEADERS", "hunter2", "****"),
+        ("ENDPOINT", "https://hunter2@host:4318/x", "https://****@host:4318/x"),
+        ("ENDPOINT", "user:hunter2@host:4317", "****@host:4317"),
+        ("LOGS_ENDPOINT", "http://host/v1/logs?key=hunter2", "http://host/v1/logs?****"),
+        ("ENDPOINT", "http://host:4318", "http://host:4318"),
+    ],
+)
+def test_no_secret_is_shown_however_it_was_mistyped(name: str, value: str, shown: str) -> None:
+    assert doctor.shown(f"OTEL_EXPORTER_OTLP_{name}", value) == shown
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".example", "[::1", "a b", "xn--a"])
+def test_a_host_that_is_none_is_told_without_a_traceback(place: Place, host: str) -> None:
+    report = ask(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4318"})
+    assert report.code != 0
+    (leg,) = report.failed
+    assert leg in ("variables", "name")
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in report.legs[leg]["says"] + report.legs[leg]["do"]
+
+
+def test_a_file_without_certificates_is_told(place: Place) -> None:
+    file = place.path / "authority.pem"
+    file.write_text("no certificate")
+    with Endpoint(tls=trustme.CA().issue_cert("127.0.0.1")) as endpoint:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(file)}
+        report = ask(place, env)
+    assert report.failed == ["tls"]
+    assert str(file) in report.legs["tls"]["says"]
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in report.legs["tls"]["do"]
 
 
 @pytest.mark.parametrize(

@@ -116,5 +116,5 @@ def _grew(before: Counts, now: Counts, what: str, exporter: str, signal: str) ->
 def _get(url: str, timeout: float) -> Optional[requests.Response]:
     try:
         return requests.get(url, timeout=timeout)
-    except requests.exceptions.RequestException:
+    except (requests.exceptions.RequestException, ValueError):  # the latter of a host that cannot be a name
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ FLOW = "otel-metaflow-doctor"
 """The name of the flow that the marked telemetry is of."""
 
 _PORTS = {GRPC: 4317, HTTP: 4318}
+_HEADER = re.compile(r"\s*([\w-]+)\s*=(?=[^=]*[^=\s])")  # not the padding of base64
 _SHOWN = ("OTEL_EXPORTER_OTLP_", "OTEL_SERVICE_", "OTEL_RESOURCE_", "OTEL_METAFLOW_", "OTEL_TRACES_", "OTEL_SDK_")
 
 
@@ -115,13 +117,21 @@ def _variables(environment: Settings) -> Iterator[Finding]:
 
 
 def shown(name: str, value: str) -> str:
-    """The value of a variable without what may be a secret: values of headers, credentials in an address."""
+    """The value of a variable without secrets: values of headers, credentials and queries in an address."""
     if name.endswith("_HEADERS"):
-        return ",".join(f"{pair.partition('=')[0]}=****" for pair in value.split(",") if pair)
-    scheme, mark_, rest = value.partition("://")
-    if mark_ and "@" in rest:
-        return f"{scheme}://****@{rest.rpartition('@')[2]}"
-    return value
+        return ",".join(_header(pair) for pair in value.split(",") if pair)
+    if not name.endswith("_ENDPOINT"):
+        return value
+    scheme, mark_, rest = value.rpartition("://")
+    rest, asked, _ = rest.partition("?")
+    credentials = "****@" if "@" in rest else ""
+    return f"{scheme}{mark_}{credentials}{rest.rpartition('@')[2]}{'?****' if asked else ''}"
+
+
+def _header(pair: str) -> str:
+    """The name of a header; of what is no `name=value` nothing, for it may be the key itself."""
+    found = _HEADER.match(pair)
+    return f"{found.group(1)}=****" if found else "****"
 
 
 def mark(namespace: str) -> Marked:

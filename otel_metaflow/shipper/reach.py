@@ -132,9 +132,10 @@ def _proxy(address: Address) -> Optional[SplitResult]:
 def _connect(address: Address, timeout: float) -> Iterator[Tuple[Finding, Optional[socket.socket]]]:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a host that cannot be a name at all
         do = f"check the host in {address.variable}, or this machine's DNS"
-        yield Finding("name", State.FAILED, f"{address.host} cannot be resolved ({error.strerror})", do), None
+        why = getattr(error, "strerror", None) or error
+        yield Finding("name", State.FAILED, f"{address.host} cannot be resolved ({why})", do), None
         yield not_tried("tcp"), None
         return
     numbers = dict.fromkeys(str(one[4][0]) for one in found)
@@ -153,7 +154,13 @@ def _connect(address: Address, timeout: float) -> Iterator[Tuple[Finding, Option
 
 
 def _shake_hands(address: Address, connection: socket.socket) -> Finding:
-    context = ssl.create_default_context(cafile=address.authority or _authorities(address.protocol))
+    authority = address.authority or _authorities(address.protocol)
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except OSError as error:  # SSLError is one
+        do = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of certificates in PEM format"
+        why = getattr(error, "reason", None) or error.strerror
+        return Finding("tls", State.FAILED, f"{authority} holds no certificate that can be read ({why})", do)
     context.set_alpn_protocols(["h2"] if address.protocol == GRPC else ["http/1.1"])
     do = "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY"
     try:
