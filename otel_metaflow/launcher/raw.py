@@ -14,6 +14,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 
 from otel_metaflow.guard import contain
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.overlong import kept
 from otel_metaflow.journal.writer import Journal, quoted
 
 _DELAY = 0.05
@@ -124,10 +125,9 @@ def _record(line: Line, mask: Callable[[str], str]) -> str:
         data, at = _unwrapped(data, at)
     text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
     length = len(text)
-    if length <= layout.LONGEST_LINE:
-        return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{quoted(mask(text))}}}'
-    body = quoted(mask(text[: layout.LONGEST_LINE]))
-    return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body},"length":{length}}}'
+    body = quoted(mask(kept(text, length)))
+    more = f',"length":{length}' if length > layout.LONGEST_LINE else ""
+    return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body}{more}}}'
 
 
 def _unwrapped(data: bytes, at: int) -> Tuple[bytes, int]:
