@@ -22,8 +22,8 @@ help: ## list the targets
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "otel-metaflow needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable . --group dev
 	@touch $@
 
 .PHONY: install
@@ -57,15 +57,9 @@ lint: $(STAMP) ## style, types and import contracts
 test: $(STAMP) collector vendors collector-test ## all tests; builds both collectors on the first run
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-.PHONY: test-oldest
-test-oldest: collector vendors ## the same tests with the oldest OpenTelemetry that we allow
-	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/pip install --quiet --editable '.[dev]' --constraint tests/oldest.txt
-	$(VENV)-oldest/bin/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
-
 .PHONY: bench
 bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in half an hour
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python bench
 
 .PHONY: bench-view

@@ -41,16 +41,21 @@ class Environment:
         self.path = path
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path / "venv")], check=True)
         self.python = path / "venv/bin/python"
-        (site,) = (path / "venv/lib").glob("python*/site-packages")
+        (self.site,) = (path / "venv/lib").glob("python*/site-packages")
         # The libraries, but not the project itself: a .pth is only honoured where a site folder is, so the
         # editable install of ours does not take effect here.
-        (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        (self.site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def install(self, *what: str) -> None:
         """Install without dependencies, which come from the environment of the tests."""
         subprocess.run(
             [sys.executable, "-m", "pip", f"--python={self.python}", "install", "--quiet", "--no-deps", *what],
             check=True,
+        )
+
+    def uninstall(self, name: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "pip", f"--python={self.python}", "uninstall", "--quiet", "--yes", name], check=True
         )
 
     def run(
@@ -107,7 +112,7 @@ def write_files(target: Path, files: Mapping[str, str]) -> Path:
 def copy_of_source(target: Path) -> Path:
     """What git tracks, so that a build leaves nothing in the checkout."""
     files = subprocess.run(
-        ["git", "ls-files", "-z", "pyproject.toml", "README.md", "otel_metaflow", "shim"],
+        ["git", "ls-files", "-z", "pyproject.toml", "LICENSE", "docs/pypi.md", "otel_metaflow", "shim"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, files):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import textwrap
@@ -122,9 +124,63 @@ def test_importing_metaflow_loads_nothing_of_ours_but_the_shim(environment: Envi
     loaded = subprocess.run(
         [str(environment.python), "-c", script], cwd=environment.path, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert all(
-        name.startswith(("metaflow_extensions.otel", "metaflow.")) or "__editable__" in name for name in loaded
-    ), loaded
+    assert all(name.startswith(("metaflow_extensions.otel", "metaflow.")) for name in loaded), loaded
+
+
+FOUND = """\
+import importlib.metadata, json, sys
+read = []
+actual = importlib.metadata.PathDistribution.read_text
+def read_text(self, name):
+    text = actual(self, name)
+    if "otel_metaflow-" in str(self._path) and text is not None:
+        read.append(name)
+    return text
+importlib.metadata.PathDistribution.read_text = read_text
+import metaflow.extension_support as support
+files = [file for package in support._all_packages.values() for file in package["files"] if file.startswith("otel/")]
+print(json.dumps([read, sorted(files)]))
+"""
+
+
+def test_metaflow_finds_the_shim_without_reading_what_pip_wrote(environment: Environment) -> None:
+    """METADATA and RECORD are long, and Metaflow would read them in each process of every flow."""
+    found = subprocess.run(
+        [str(environment.python), "-c", FOUND], cwd=environment.path, capture_output=True, text=True, check=True
+    )
+    read, files = json.loads(found.stdout)
+    assert read == []
+    assert files == [
+        "otel/plugins/cards/mfextinit_otel.py",
+        "otel/plugins/mfextinit_otel.py",
+        "otel/plugins/otel_decorator.py",
+    ]
+
+
+def test_a_folder_that_is_no_site_folder_needs_the_shim_on_the_path(tmp_path: Path) -> None:
+    """What `pip install --target` fills: nobody reads the .pth file there."""
+    wheel = build(copy_of_source(tmp_path / "source"), tmp_path / "wheel")
+    made = Environment(tmp_path / "environment")
+    target = tmp_path / "target"
+    made.install("--target", str(target), str(wheel))
+    file = flow(made, PLAIN, "plain")
+    unknown = made.run(file, "run", "--with", "otel", env={"PYTHONPATH": str(target)})
+    assert (unknown.returncode, "otel" in unknown.stderr) == (1, True)
+    path = os.pathsep.join([str(target), str(target / "otel_metaflow/shim")])
+    finished = made.run(file, "run", "--with", "otel", env={"PYTHONPATH": path})
+    assert finished.returncode == 0, finished.stderr
+    assert made.attempts() == {"start", "end"}
+
+
+def test_uninstalling_leaves_no_path_behind(tmp_path: Path) -> None:
+    """The .pth file is pip's to remove."""
+    made = Environment(tmp_path / "environment")
+    made.install(str(build(copy_of_source(tmp_path / "source"), tmp_path / "wheel")))
+    site = made.site
+    assert (site / "otel_metaflow.pth").exists()
+    made.uninstall("otel-metaflow")
+    assert not (site / "otel_metaflow.pth").exists()
+    assert not (site / "otel_metaflow").exists()
 
 
 def test_the_version_is_written_once() -> None:
