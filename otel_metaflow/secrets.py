@@ -15,16 +15,38 @@ from typing import Iterable, Mapping, Optional, Pattern, Set
 _NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "HEADERS")
 # Shorter values ("1", "true", "none") are switches, not secrets, and replacing them would garble every line.
 _SHORTEST = 6
+# A shorter one of letters alone is a word, which lines hold for reasons of their own ("testing").
+_SHORTEST_OF_LETTERS = 8
+# What stands in examples and on development machines in a secret's place; lower-case.
+_PLACEHOLDERS = {
+    "000000", "00000000", "111111", "123123", "123456", "1234567", "12345678", "123456789", "1234567890", "654321",
+    "administrator", "anonymous", "changeit", "changeme", "changethis", "credential", "credentials", "database",
+    "default_value", "development", "disabled", "dummykey", "dummytoken", "example", "example_key", "fakekey",
+    "faketoken", "localhost", "localstack", "minioadmin", "my-secret", "my_secret", "mypassword", "mysecret",
+    "mytoken", "no_token", "not-needed", "not-used", "not_needed", "not_set", "not_used", "notneeded", "notoken",
+    "notused", "passw0rd", "password", "password1", "password123", "placeholder", "postgres", "postgresql",
+    "production", "rabbitmq", "redacted", "replace-me", "replace_me", "replaceme", "root123", "sandbox",
+    "secret-key", "secret123", "secret_key", "secretkey", "staging", "test-key", "test-token", "test123",
+    "test1234", "test_key", "test_token", "testkey", "testpass", "testpassword", "testsecret", "testtoken",
+    "undefined", "unspecified", "username", "your-api-key", "your-token", "your_api_key", "your_token",
+}  # fmt: skip
 MASK = "[REDACTED]"
 
 
 def known(environ: Mapping[str, str]) -> Set[str]:
-    """The values of all variables whose names say that they hold a secret."""
+    """The values of all variables whose names say that they hold a secret, unless they are words or placeholders."""
     values: Set[str] = set()
     for name, value in environ.items():
-        if len(value) >= _SHORTEST and _is_secret(name.upper()) and not _is_path(value):
+        if len(value) >= _SHORTEST and _is_secret(name.upper()) and not _is_word(value) and not _is_path(value):
             values.add(value)
     return values
+
+
+def _is_word(value: str) -> bool:
+    """Masking a word, as AWS_ACCESS_KEY_ID=testing has it for a local stand-in, would garble what speaks of it."""
+    bare = value.strip().strip("\"'<>").lower()
+    is_short = len(bare) < _SHORTEST_OF_LETTERS and bare.isalpha()
+    return is_short or bare in _PLACEHOLDERS or len(set(bare)) <= 1
 
 
 def _is_secret(name: str) -> bool:
