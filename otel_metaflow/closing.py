@@ -22,20 +22,22 @@ def wait(folder: Path, seconds: float) -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-def line(folder: Path, key: RunKey, environment: Settings, attempts: int) -> str:
-    """Say how many attempts were recorded, what became of their telemetry, and what to type next."""
-    recorded = f"{attempts} attempt{'' if attempts == 1 else 's'} recorded"
+def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: int) -> str:
+    """Say how many of the attempts that ran were recorded, what became of their telemetry, and what to type next."""
+    attempts = f"{ran} attempt{'' if ran == 1 else 's'}"
+    if recorded < ran:
+        attempts = f"{recorded} of {attempts}"
     look = f"look: otel-metaflow view {key}"
     if not environment.is_shipping:
         how = "nothing is sent" if environment.problems else "to send: set OTEL_EXPORTER_OTLP_ENDPOINT"
-        return f"{recorded}; {look}; {how}"
+        return f"{attempts} recorded; {look}; {how}"
     hosts = environment.goals
     checkpoint = Checkpoint.read(folder)
     dropped = sum(checkpoint.given_up.values())
     logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")
     if checkpoint.complete:
-        return f"{attempts} attempts, {logs}, {dropped} dropped; delivered to {hosts}; {look}"
+        return f"{attempts}, {logs}, {dropped} dropped; delivered to {hosts}; {look}"
     if checkpoint.trouble:
         reason = next(iter(checkpoint.trouble.values()))
-        return f"{recorded}; kept, {hosts} {reason}; when that is mended: otel-metaflow ship {key}"
-    return f"{recorded}; being delivered to {hosts}; {look}"
+        return f"{attempts} recorded; kept, {hosts} {reason}; when that is mended: otel-metaflow ship {key}"
+    return f"{attempts} recorded; being delivered to {hosts}; {look}"

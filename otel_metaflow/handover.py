@@ -36,7 +36,7 @@ class Handover(NamedTuple):
 
 
 def give(handover: Handover, environ: Mapping[str, str]) -> str:
-    """The value of the variable for tasks that are started with `environ`."""
+    """The value of the variable; `environ` is what the settings were read from."""
     values = handover._replace(folder=handover.folder and str(handover.folder))  # type: ignore[arg-type]
     return json.dumps([_fingerprint(environ), *values], separators=(",", ":"))
 

@@ -133,6 +133,12 @@ TASK_SIGNAL = _called(
 FINAL = _called("attempt", "metaflow.attempt.final", "boolean", "whether no other attempt of the task followed")
 CAUGHT = _called("attempt", "metaflow.task.caught", "boolean", "the step raised and `@catch` rescued the task")
 CLONED = _called("attempt", "metaflow.task.cloned", "boolean", "`resume` took the task over from an earlier run")
+PARTIAL = _called(
+    "attempt",
+    "metaflow.telemetry.partial",
+    "boolean",
+    "its own journal does not tell how it ended; the launcher does, which knows neither user code's times nor its use",
+)
 FAILURE_ORIGIN = _called(
     "attempt", "metaflow.failure.origin", "boolean", "the failure that made the run fail; others only followed"
 )
@@ -203,7 +209,9 @@ RUN_RESULT = _called(
     "string",
     "success, failure, cancellation, error (the launcher died)",
 )
-RUN_TASK_COUNT = _called("run, metaflow.run.summary", "metaflow.run.task.count", "int", "")
+RUN_TASK_COUNT = _called(
+    "run, metaflow.run.summary", "metaflow.run.task.count", "int", "those of steps without `@otel` and cloned ones, too"
+)
 RUN_FAILED_COUNT = _called(
     "run, metaflow.run.summary", "metaflow.run.failed.count", "int", "attempts that failed, retried ones too"
 )

@@ -54,14 +54,14 @@ def forms(value: object) -> set[str]:
     return {"string"}
 
 
-# What this run cannot show: it is not killed, resumed, triggered, long, asked for a value or damaged.
+# What this run cannot show: it is not killed, resumed, triggered, long, asked for a value, damaged or recorded in part.
 ELSEWHERE = {
     names.SERVICE_NAMESPACE, names.SERVICE_VERSION, names.PROJECT_NAME, names.BRANCH_NAME, names.ORIGIN_RUN_ID,
     names.NAMESPACE, names.TASK_SIGNAL, names.CLONED, names.FOREACH_VALUE, names.SAVED_DURATION,
     names.LOG_RECORD_ORIGINAL, names.LOG_TRUNCATED_LENGTH, names.LOG_SANITIZED, names.TASK_MEMORY,
     names.EVENT_TASK_HEARTBEAT,
     names.EVENT_TASK_LOST, names.METRIC_TELEMETRY_DROPPED, names.SIGNAL, names.REASON, names.ASKED_GPU,
-    names.TASK_GPU_MEMORY, names.TASK_GPU_MEMORY_PEAK, names.TASK_GPU_UTILIZATION,
+    names.TASK_GPU_MEMORY, names.TASK_GPU_MEMORY_PEAK, names.TASK_GPU_UTILIZATION, names.PARTIAL,
 }  # fmt: skip
 
 

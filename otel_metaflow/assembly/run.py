@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -38,7 +39,7 @@ class Attempt:
 
     @property
     def inputs(self) -> List[layout.AttemptKey]:
-        """The attempts that it read from; of a very wide join only some, see `input_count`."""
+        """The attempts that it read from, as it says itself; see `Run.inputs_of`."""
         named = (self.start or {}).get("inputs") or []
         return [layout.AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
 
@@ -46,7 +47,15 @@ class Attempt:
     def input_count(self) -> int:
         """How many attempts it read from."""
         start = self.start or {}
-        return int(start.get("inputCount") or len(start.get("inputs") or ()))
+        return max(int(start.get("inputCount") or 0), len(start.get("inputs") or ()), len(self.launched_on or ()))
+
+    @property
+    def launched_on(self) -> Optional[List[Tuple[str, str]]]:
+        """Step and task of all that it was launched to read; None where the launcher does not say."""
+        named = (self.launch or {}).get("inputs")
+        if not isinstance(named, dict):
+            return None
+        return [(step, str(task)) for step, tasks in named.items() if isinstance(tasks, list) for task in tasks]
 
     @property
     def started_at(self) -> int:
@@ -87,7 +96,16 @@ class Attempt:
     @property
     def is_lost(self) -> bool:
         """Whether the process died before Metaflow could finish the attempt."""
-        return self.end is None and not self.is_cloned
+        return self.end is None and self.result == "error"
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether its own journal does not tell how it ended, while the launcher does.
+
+        So it is with a task whose interpreter or container has no otel-metaflow, whose journal could not be
+        written, and with one of a step without `@otel`.
+        """
+        return self.end is None and self.exit is not None and not self.is_lost and not self.is_cloned
 
     @property
     def result(self) -> str:
@@ -97,10 +115,24 @@ class Attempt:
         if self.exit is not None and self.exit.get("killed"):
             return "cancellation"
         if self.end is None:
-            return "cancellation" if self.exit_code == -signal.SIGINT else "error"
+            return self._result_by_code
         said = str(self.end.get("result", "failure"))
         # Died after Metaflow stored it, in an exit handler say: Metaflow calls that a failed attempt too.
         return "error" if said == "success" and self.exit_code else said
+
+    @property
+    def _result_by_code(self) -> str:
+        """The result of an attempt whose own journal, if there is one, ends before it.
+
+        Metaflow takes an exit code of 0 for success if there is a result with it (`ok`). Any other code is the
+        task's own failure, unless it had begun to tell of itself: then it died before it could go on.
+        """
+        code = self.exit_code
+        if code == 0 and (self.exit or {}).get("ok", self.start is None):
+            return "success"
+        if code is None or code < 0 or self.start is not None:
+            return "cancellation" if code == -signal.SIGINT else "error"
+        return "failure"
 
     @property
     def failed(self) -> bool:
@@ -130,7 +162,8 @@ class Attempt:
         if self.signal_name:
             return f"the process was killed by {self.signal_name}"
         if self.exit_code is not None:
-            return f"the process exited with code {self.exit_code}"
+            more = "" if self.exit_code or self.end else " and left no result"
+            return f"the process exited with code {self.exit_code}{more}"
         return "the process is gone and nobody saw how it ended"
 
     @property
@@ -222,6 +255,38 @@ class Run:
         """The attempt of that name, made on first mention."""
         return self.attempts.setdefault(key, Attempt(key))
 
+    def is_recorded(self, attempt: Attempt) -> bool:
+        """Whether telemetry of the attempt is wanted: not that of a step without `@otel`."""
+        return attempt.start is not None or bool(self.steps.get(attempt.key.step, {}).get("recorded", True))
+
+    @property
+    def recorded(self) -> Dict[layout.AttemptKey, Attempt]:
+        """The attempts whose telemetry is wanted."""
+        if all(step.get("recorded", True) for step in self.steps.values()):
+            return self.attempts
+        return {key: attempt for key, attempt in self.attempts.items() if self.is_recorded(attempt)}
+
+    @property
+    def ran(self) -> List[Attempt]:
+        """The attempts that ran in this run: not what `resume` took over."""
+        return [attempt for attempt in self.attempts.values() if not attempt.is_cloned]
+
+    def inputs_of(self, attempt: Attempt) -> Optional[List[layout.AttemptKey]]:
+        """All attempts that it read from; None where nobody saw what it read.
+
+        The launcher names tasks: of each, Metaflow reads the last attempt.
+        """
+        if attempt.start is not None and "inputCount" not in attempt.start:
+            return attempt.inputs
+        launched = attempt.launched_on
+        return None if launched is None else [self._last(step, task) for step, task in launched]
+
+    def _last(self, step: str, task: str) -> layout.AttemptKey:
+        key = layout.AttemptKey(step, task, 0)
+        while (after := key._replace(attempt=key.attempt + 1)) in self.attempts:
+            key = after
+        return key
+
     @property
     def in_order(self) -> Iterator[Attempt]:
         """The attempts by the time they started."""
@@ -259,10 +324,26 @@ class Run:
         return "failure" if said == "success" and any(attempt.failed for attempt in self.last_attempts) else said
 
     @property
+    def error_message(self) -> str:
+        """Why a run failed, if it is none of its attempts that tells."""
+        if self.end is None:
+            return "the launcher died before the run ended"
+        exception = self.end.get("exception")
+        return str((exception.get("message") if isinstance(exception, dict) else None) or "the run failed")
+
+    @property
     def last_attempts(self) -> Iterator[Attempt]:
         """The last attempt of each task, which decides about the task."""
         last = {(key.step, key.task): key for key in sorted(self.attempts)}
         return (self.attempts[key] for key in last.values())
+
+    def see_alive(self, now: int) -> None:
+        """Note that what still runs was seen at `now`: it lasts until then, though its journal is silent."""
+        for attempt in self.attempts.values():
+            if attempt.end is None and attempt.is_running():
+                attempt.last_seen = max(attempt.last_seen, now)
+        if self.end is None and self.is_running():
+            self.last_seen = max(self.last_seen, now)
 
     def launcher_is_alive(self) -> bool:
         """Whether the process that launched the run still is."""
@@ -285,4 +366,5 @@ def load(home: Path, folder: Path) -> Run:
     for path in sorted(folder.glob("*.jsonl")):
         for record in reader.facts(path):
             run.add(path.name, record)
+    run.see_alive(time.time_ns())
     return run

@@ -1,7 +1,7 @@
 """What a run's attempts have to do with each other: what waited for what, what failed first, what decided.
 
-Times are nanoseconds since 1970. Attempts that nobody recorded, of steps without `@otel`, are not there to
-be asked: then the story is told without them.
+Times are nanoseconds since 1970. Of attempts of steps without `@otel` the launcher knows when they were
+launched, what they read and how they ended, which is all that is asked here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,14 @@ from typing import Iterator, List, Optional
 
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal.layout import AttemptKey
+
+
+def name(key: AttemptKey) -> str:
+    """STEP/TASK, and the attempt's number from its first retry on: STEP/TASK/1.
+
+    The one spelling, of which FLOW/RUN/ and it is what `otel-metaflow view` and `id` take.
+    """
+    return f"{key.step}/{key.task}" + (f"/{key.attempt}" if key.attempt else "")
 
 
 def previous(run: Run, attempt: Attempt) -> Optional[Attempt]:
@@ -53,7 +61,7 @@ def gates(run: Run, attempt: Attempt) -> Iterator[Attempt]:
     if before is not None:
         yield before
         return
-    for key in attempt.inputs:
+    for key in run.inputs_of(attempt) or attempt.inputs:
         read = run.attempts.get(key)
         if read is not None and read is not attempt:
             yield read
@@ -63,9 +71,12 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
     """How long the attempt waited for its launch after all that it needed was there; None if nobody saw."""
     if attempt.launch is None or run.start is None:
         return None
-    if attempt.key.attempt == 0 and len(list(gates(run, attempt))) < len(attempt.inputs):
-        return None
-    ready = max((_over_at(gate) for gate in gates(run, attempt)), default=run.started_at)
+    needed = list(gates(run, attempt))
+    if attempt.key.attempt == 0:
+        inputs = run.inputs_of(attempt)
+        if inputs is None or not all(_is_known(run, key) for key in inputs) or (inputs and not needed):
+            return None
+    ready = max((_over_at(gate) for gate in needed), default=run.started_at)
     return max(0, int(attempt.launch["timeUnixNano"]) - ready)
 
 
@@ -106,6 +117,14 @@ def critical_path(run: Run) -> CriticalPath:
         waiting += max(0, attempt.started_at - until)
         until = max(until, attempt.ended_at)
     return CriticalPath(chain, max(0, until - run.started_at), waiting)
+
+
+def _is_known(run: Run, key: AttemptKey) -> bool:
+    """Whether it is known when an attempt was over.
+
+    The launcher does not see the nodes of a `@parallel` step, but their control task, which outlasts them.
+    """
+    return key in run.attempts or bool(run.steps.get(key.step, {}).get("parallel"))
 
 
 def _runs(attempt: Attempt) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping
+from typing import Any, Dict, Iterable, Iterator, List, Mapping
 
 from otel_metaflow import traceparent
 
 # What a step may ask of the machine, and the decorators that ask.
 _ASKED = ("cpu", "gpu", "memory")
 _ASKING = ("resources", "kubernetes", "batch")
+_OURS = "otel"
 
 
 def describe(environ: Mapping[str, str]) -> Dict[str, Any]:
@@ -35,8 +36,18 @@ def _triggers(trigger: Any) -> List[str]:
     return list(dict.fromkeys(runs))
 
 
-def describe_step(node: Any, decorators: Iterable[Any]) -> Dict[str, Any]:
-    """A step of the flow's graph: its type, what follows it, where its code stands, what it asks for."""
+def describe_steps(flow: Any, graph: Any) -> Iterator[Dict[str, Any]]:
+    """Each step of the flow, by name: its place in the graph, what it asks for, whether it has `@otel`."""
+    for step in flow:
+        decorators = step.decorators
+        described = _step(graph[step.__name__], decorators)
+        if not any(decorator.name == _OURS for decorator in decorators):
+            described["recorded"] = False
+        yield described
+
+
+def _step(node: Any, decorators: Iterable[Any]) -> Dict[str, Any]:
+    """Its type, what follows it, where its code stands, what it asks for."""
     asked: Dict[str, float] = {}
     for decorator in decorators:
         if decorator.name in _ASKING:

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 from time import time_ns
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow import secrets
 from otel_metaflow.guard import contain, guarded
@@ -35,7 +35,8 @@ class Output:
         self._most_bytes = most_bytes
         self._raw = Writer(mask, self.hear_secrets)
         self._told = secrets.listen(folder / layout.SECRETS_PIPE)
-        self.attempts = 0
+        self._recorded: Set[layout.AttemptKey] = set()
+        self._unrecorded = 0
         self._pid = os.getpid()
         self._taps: List[StreamTap] = []
 
@@ -63,11 +64,27 @@ class Output:
             fields["length"] = length
         self._journal.append(layout.LINE, fields)
 
-    def launched(self, key: layout.AttemptKey, at: int, pid: int, streams: Sequence[str]) -> RawLines:
-        """A task's process has been started, no sooner than `at`; what is read from it goes to what is returned."""
-        self.attempts += 1
-        self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
-        journal = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
+    def counts(self) -> Tuple[int, int]:
+        """How many attempts were recorded, and how many ran.
+
+        Those that other tasks started are among them, as nodes of a `@parallel` step are.
+        """
+        own = (layout.attempt_key(name) for name in os.listdir(self._folder))
+        recorded = len(self._recorded.union(key for key in own if key is not None))
+        return recorded, recorded + self._unrecorded
+
+    def launched(
+        self,
+        key: layout.AttemptKey,
+        at: int,
+        pid: int,
+        streams: Optional[Sequence[str]],
+        inputs: Dict[str, List[str]],
+    ) -> Optional[RawLines]:
+        """A task's process has been started, no sooner than `at`, to read from `inputs`, tasks by step.
+
+        What is read from it goes to what is returned; of a step without `@otel`, whose `streams` are None, to nothing.
+        """
         self._journal.append(
             layout.LAUNCH,
             {
@@ -77,8 +94,15 @@ class Output:
                 "attempt": key.attempt,
                 "pid": pid,
                 "processStart": process_start(pid),
+                "inputs": inputs,
             },
         )
+        if streams is None:
+            self._unrecorded += 1
+            return None
+        self._recorded.add(key)
+        self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
+        journal = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
         return self._raw.open(key, journal, streams)
 
     def cloned(self, key: layout.AttemptKey, run: str, task: str, origins: Any) -> None:
@@ -103,15 +127,19 @@ class Output:
             if values:
                 self._mask.add(values)
 
-    def ended(self, key: layout.AttemptKey, code: int, *, killed: bool) -> None:
-        """A task's process is gone and its pipes are read to the end."""
+    def ended(self, key: layout.AttemptKey, code: int, *, killed: bool, ok: Optional[bool]) -> None:
+        """A task's process is gone and its pipes are read to the end; `ok` is what Metaflow makes of a code of 0."""
         # Its lines first: whoever reads of its end may take it that no more will come.
         lost = self._raw.close(key)
-        fields = {"step": key.step, "task": key.task, "attempt": key.attempt, "code": code, "killed": killed}
-        self._journal.append(layout.EXIT, {**fields, "lost": lost} if lost else fields)
+        fields: Dict[str, Any] = {**key._asdict(), "code": code, "killed": killed}
+        if ok is not None:
+            fields["ok"] = ok
+        if lost:
+            fields["lost"] = lost
+        self._journal.append(layout.EXIT, fields)
 
 
-def watch_clones(output: Output, logged: Callable[[str], Optional[Sequence[str]]]) -> None:
+def watch_clones(output: Output) -> None:
     """Wrap the function by which `resume` takes over a task of the origin run (metaflow/clone_util.py).
 
     Raises:
@@ -123,8 +151,7 @@ def watch_clones(output: Output, logged: Callable[[str], Optional[Sequence[str]]
 
     @guarded
     def note_clone(origin_run: Any, step: str, origin_task: Any, task: Any, origins: Any) -> None:
-        if logged(step) is not None:
-            output.cloned(layout.AttemptKey(step, str(task), 0), str(origin_run), str(origin_task), origins)
+        output.cloned(layout.AttemptKey(step, str(task), 0), str(origin_run), str(origin_task), origins)
 
     def watched(
         flow: Any, origin_run: Any, run: Any, step: str, origin_task: Any, task: Any, *rest: Any, **more: Any
@@ -148,14 +175,16 @@ def watch_workers(output: Output, logged: Callable[[str], Optional[Sequence[str]
 
     @guarded
     def note_launch(worker: Any, at: int, pid: int) -> None:
-        streams = logged(worker.task.step)
-        if streams is not None and not worker.task.is_cloned:
-            worker.otel_lines = output.launched(_key(worker.task), at, pid, streams)
+        task = worker.task
+        if not task.is_cloned:
+            worker.otel_lines = output.launched(_key(task), at, pid, logged(task.step), _inputs(task))
 
     @guarded
-    def note_end(task: Any, code: int, killed: bool) -> None:
-        if logged(task.step) is not None and not task.is_cloned:
-            output.ended(_key(task), code, killed=killed)
+    def note_end(worker: Any, *, raised: bool) -> None:
+        task, code = worker.task, worker._proc.returncode  # noqa: SLF001
+        if not task.is_cloned:
+            ok = None if code else not raised and guarded(_has_result)(task)
+            output.ended(_key(task), code, killed=bool(worker.killed), ok=ok)
 
     def watched_launch(worker: Any) -> Any:
         at = time_ns()
@@ -165,10 +194,13 @@ def watch_workers(output: Output, logged: Callable[[str], Optional[Sequence[str]
 
     def watched_terminate(worker: Any) -> Any:
         try:
-            return terminate(worker)
-        finally:
+            code = terminate(worker)
+        except BaseException:
             # Metaflow raises where a process ended with 0 and left no result, as after os._exit(0).
-            note_end(worker.task, worker._proc.returncode, bool(worker.killed))  # noqa: SLF001
+            note_end(worker, raised=True)
+            raise
+        note_end(worker, raised=False)
+        return code
 
     def watched_emit_log(worker: Any, msg: bytes, buf: Any, system_msg: bool = False) -> Any:
         if system_msg:  # Metaflow's own words, printed by the launcher as the rest of its own are
@@ -190,3 +222,25 @@ def watch_workers(output: Output, logged: Callable[[str], Optional[Sequence[str]
 
 def _key(task: Any) -> layout.AttemptKey:
     return layout.AttemptKey(task.step, str(task.task_id), task.retries)
+
+
+def _inputs(task: Any) -> Dict[str, List[str]]:
+    """The tasks that it reads from, by step."""
+    found: Dict[str, List[str]] = {}
+    for path in task.input_paths or ():
+        _, step, read = str(path).split("/")
+        if step != "_parameters":  # what the run was started with, no task of the user's
+            found.setdefault(step, []).append(read)
+    return found
+
+
+def _has_result(task: Any) -> bool:
+    """Whether Metaflow will go on from the attempt, whose process ended with 0.
+
+    Not where the last result is that of an attempt before it, nor where user code left by `sys.exit(0)`: then
+    `_task_ok` is stored as None, as `_foreach_num_splits` is. Artifacts are stored by content, and which content
+    they have is known already, so nothing is read (metaflow/runtime.py, Worker.terminate; datastore/task_datastore.py).
+    """
+    results = task.results
+    stored = results._objects  # noqa: SLF001
+    return bool(results.attempt == task.retries and stored["_task_ok"] != stored["_foreach_num_splits"])

@@ -10,7 +10,7 @@ import atexit
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from otel_metaflow import closing, handover, ids, links, resource, secrets, settings, spawn, traceparent
 from otel_metaflow.guard import guarded, hide_frames, say
@@ -56,7 +56,7 @@ class Run:
             },
         )
         guarded(watch_workers)(self._output, self._streams_of)
-        guarded(watch_clones)(self._output, self._streams_of)
+        guarded(watch_clones)(self._output)
         self._output.tap_launcher()
         api.lead(traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
         for problem in self.environment.problems:
@@ -64,12 +64,16 @@ class Run:
         self.ensure_shipper()
         atexit.register(guarded(self._at_exit))
 
-    def add_step(self, node: Any, decorators: Iterable[Any], options: Dict[str, Any]) -> None:
+    def describe_steps(self, flow: Any, graph: Any) -> None:
+        """All steps of the flow, also those without `@otel`: a run has the shape, and takes the time, of all."""
+        for step in origin.describe_steps(flow, graph):
+            self._journal.append(layout.STEP, step)
+
+    def add_step(self, name: str, options: Dict[str, Any]) -> None:
         """A decorated step of the flow: its tasks are recorded, and their output as the options say."""
         self._unfinished += 1
         chosen = options.get("logs") or self.environment.logs
-        self._steps[node.name] = [name for name in chosen if name in self.environment.logs]
-        self._journal.append(layout.STEP, origin.describe_step(node, decorators))
+        self._steps[name] = [name for name in chosen if name in self.environment.logs]
 
     def _streams_of(self, step: str) -> Optional[Sequence[str]]:
         return self._steps.get(step)
@@ -111,7 +115,7 @@ class Run:
             closing.wait(self.folder, self.environment.flush_timeout)
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
-            say(closing.line(self.folder, self.key, self.environment, self._output.attempts))
+            say(closing.line(self.folder, self.key, self.environment, *self._output.counts()))
             if self.environment.trace_url and self.environment.is_shipping:
                 say(f"trace {self._trace_url()}")
 
@@ -128,15 +132,17 @@ def _result(exception: Optional[BaseException]) -> str:
 
 
 @guarded
-def start(flow: str, run: str, node: Any, decorators: Iterable[Any], options: Dict[str, Any]) -> None:
-    """A decorated step, `node` of the flow's graph, of a run that begins."""
+def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -> None:
+    """A decorated step of a run of `flow` that begins."""
     global _run, _handed
     if _handed is None:
         environment = settings.read()
-        key = layout.RunKey(flow, run, environment.namespace)
+        key = layout.RunKey(flow.name, run, environment.namespace)
         _run = None if environment.disabled else _open(key, environment)
+        if _run is not None:
+            guarded(_run.describe_steps)(flow, graph)
         _handed = handover.Handover(
-            flow,
+            key.flow,
             run,
             key.namespace,
             None if _run is None else _run.folder,
@@ -145,7 +151,7 @@ def start(flow: str, run: str, node: Any, decorators: Iterable[Any], options: Di
             environment.trace_url,
         )
     if _run is not None:
-        _run.add_step(node, decorators, options)
+        _run.add_step(step, options)
 
 
 def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:
@@ -166,7 +172,7 @@ def launching(cli_args: Any) -> None:
     if _run is not None:
         _run.ensure_shipper()
     if _handed is not None:
-        cli_args.env[handover.VARIABLE] = handover.give(_handed, {**os.environ, **cli_args.env})
+        cli_args.env[handover.VARIABLE] = handover.give(_handed, os.environ)
 
 
 @guarded

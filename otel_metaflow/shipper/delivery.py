@@ -260,7 +260,7 @@ class Delivery:
         return data
 
     def _unsent(self, signal: str) -> List[layout.AttemptKey]:
-        return [key for key in self.run.attempts if key in self._following.settled and self._is_new(signal, str(key))][
+        return [key for key in self.run.recorded if key in self._following.settled and self._is_new(signal, str(key))][
             :_MOST_RECORDS
         ]
 
@@ -273,7 +273,7 @@ class Delivery:
             self._following.run_is_over
             and self.run.has_launcher
             and self._is_new(signal, _RUN)
-            and not any(self._is_new(signal, str(key)) for key in self.run.attempts)
+            and not any(self._is_new(signal, str(key)) for key in self.run.recorded)
             and (signal != "metrics" or self._logs_are_over())
         )
 

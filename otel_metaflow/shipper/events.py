@@ -10,7 +10,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_metaflow import __version__, names
-from otel_metaflow.assembly import story
+from otel_metaflow.assembly import endings, story
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper import spans
@@ -65,42 +65,15 @@ class Events:
         if not is_over:
             return
         yield from self._endings(attempt)
-        if story.following(self._run, attempt) is not None:
-            yield Event(
-                "retry",
-                lambda: self._of_attempt(
-                    attempt,
-                    names.EVENT_TASK_RETRY,
-                    f"attempt {attempt.key.attempt} is followed by another: {attempt.error_message or attempt.result}",
-                    attempt.ended_at,
-                    SeverityNumber.WARN,
-                ),
-            )
+        again = endings.retry(self._run, attempt)
+        if again is not None:
+            yield self._notice("retry", attempt, again)
 
     def _endings(self, attempt: Attempt) -> Iterator[Event]:
         at = attempt.ended_at
-        if attempt.exception and attempt.result != "cancellation":
-            said = attempt.exception
-            exception = {f"exception.{name}": str(value) for name, value in said.items()}
-            severity = SeverityNumber.ERROR if attempt.failed else SeverityNumber.WARN
-            body = f"{said.get('type')}: {said.get('message')}"
-            yield Event(
-                "exception",
-                lambda: self._of_attempt(attempt, names.EVENT_TASK_EXCEPTION, body, at, severity, exception),
-            )
-        if attempt.is_lost and attempt.failed:
-            facts = {names.PROCESS_EXIT_CODE: attempt.exit_code, names.TASK_SIGNAL: attempt.signal_name}
-            yield Event(
-                "lost",
-                lambda: self._of_attempt(
-                    attempt,
-                    names.EVENT_TASK_LOST,
-                    f"attempt lost: {attempt.error_message}",
-                    at,
-                    SeverityNumber.FATAL,
-                    facts,
-                ),
-            )
+        for name, notice in (("exception", endings.exception(attempt)), ("lost", endings.death(attempt))):
+            if notice is not None:
+                yield self._notice(name, attempt, notice)
         elapsed = (at - attempt.started_at) / _NANO
         yield Event(
             "end",
@@ -114,6 +87,10 @@ class Events:
             ),
             is_last=True,
         )
+
+    def _notice(self, name: str, attempt: Attempt, said: endings.Notice) -> Event:
+        severity = SeverityNumber[said.severity]
+        return Event(name, lambda: self._of_attempt(attempt, said.event, said.body, said.at, severity, said.facts))
 
     def _beat(self, attempt: Attempt) -> Iterator[Event]:
         now = time.time_ns()

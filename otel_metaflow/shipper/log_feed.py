@@ -56,7 +56,7 @@ class LogFeed:
 
     def is_read(self) -> bool:
         """Whether all that is in the journals now was handed out."""
-        return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._following.run.attempts)
+        return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._following.run.recorded)
 
     def pending(self, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
         """Records that were not handed out, with about how many bytes each takes in a request.
@@ -67,7 +67,7 @@ class LogFeed:
             progress.cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
             if entry.record["kind"] == layout.LINE:
                 yield self._records.of_launcher(entry.record, f"r{entry.start}"), _cost(entry.record)
-        for key in list(self._following.run.attempts):
+        for key in list(self._following.run.recorded):
             if key not in self._told_out:
                 yield from self._of_attempt(key, progress)
         for event in self._events.of_run(self._is_untold, is_over=self._following.run_is_over):

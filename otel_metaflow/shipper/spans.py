@@ -21,6 +21,8 @@ from otel_metaflow.shipper.resources import Resources, attempt_span_id, run_span
 _SCOPE = InstrumentationScope(names.SCOPE, __version__)
 _NANO = 1_000_000_000
 _MEBIBYTE = 1 << 20
+# So many of what a very wide join read from are linked; how many there are is an attribute.
+_MOST_LINKS = 100
 # A wait that is longer than this is a span of its own.
 _QUEUED = _NANO
 # https://opentelemetry.io/docs/specs/semconv/attributes-registry/cicd/
@@ -53,6 +55,7 @@ class Spans:
             **_times(run, attempt),
             **_use(attempt, run.steps.get(attempt.key.step, {}), self._pulse.peak(attempt.key)),
             names.TASK_GPU_MEMORY_PEAK: self._pulse.gpu_peak(attempt.key) or None,
+            names.PARTIAL: attempt.is_partial or None,
         }
         if isinstance(attributes.get(names.FOREACH_VALUE), str):
             attributes[names.FOREACH_VALUE] = self._redaction.text(attributes[names.FOREACH_VALUE])
@@ -90,7 +93,7 @@ class Spans:
             names.CICD_PIPELINE_RESULT: run.result if run.result in _CICD_RESULTS else None,
             names.ERROR_TYPE: (origin.error_type if origin else _run_error_type(run)) if failed else None,
         }
-        message = (origin.error_message if origin else None) or _run_error_message(run)
+        message = (origin.error_message if origin else None) or run.error_message
         joined = run.traceparent
         return ReadableSpan(
             name=f"RUN {run.key.flow}",
@@ -129,7 +132,9 @@ class Spans:
 
     def _links(self, attempt: Attempt) -> Iterator[Link]:
         key = self._run.key
-        for read in attempt.inputs:
+        run = self._run
+        inputs = run.inputs_of(attempt) or attempt.inputs
+        for read in [one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one))][:_MOST_LINKS]:
             yield _link(self._context(attempt_span_id(key, read)), "input")
         before = story.previous(self._run, attempt)
         if before is not None:
@@ -142,7 +147,7 @@ class Spans:
 
     def _run_links(self, origin: Optional[Attempt], triggers: Sequence[str], resumed: Optional[str]) -> Iterator[Link]:
         key = self._run.key
-        if origin is not None:
+        if origin is not None and self._run.is_recorded(origin):
             yield _link(
                 self._context(attempt_span_id(key, origin.key)),
                 "error_origin",
@@ -306,12 +311,6 @@ def _link(context: SpanContext, kind: str, attributes: Optional[Dict[str, Any]] 
 def _run_error_type(run: Run) -> str:
     exception = (run.end or {}).get("exception") or {}
     return str(exception.get("type") or "_OTHER")
-
-
-def _run_error_message(run: Run) -> str:
-    if run.end is None:
-        return "the launcher died before the run ended"
-    return str((run.end.get("exception") or {}).get("message") or "the run failed")
 
 
 def _known(attributes: Dict[str, Any]) -> Dict[str, Any]:

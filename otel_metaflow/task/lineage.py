@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, List
 
-# A join of more than this many tasks names so many and counts the rest; so do the links of its span.
-MOST_INPUTS = 100
 _LONGEST_VALUE = 256
 
 
@@ -18,17 +16,12 @@ def describe(
     """
     facts: Dict[str, Any] = {"stepType": step_type}
     named: List[List[Any]] = []
-    count = 0
     for read in inputs or ():
         _, step, task = str(read.pathspec).split("/")
         if step == "_parameters":  # what the run was started with, no task of the user's
             continue
-        count += 1
-        if len(named) < MOST_INPUTS:
-            named.append([step, task, int(read.attempt or 0)])
+        named.append([step, task, int(read.attempt or 0)])
     facts["inputs"] = named
-    if count > len(named):
-        facts["inputCount"] = count
     stack = [[frame.index, frame.num_splits] for frame in frames if frame.index is not None]
     if stack:
         facts["foreach"] = stack

@@ -61,7 +61,7 @@ class OtelDecorator(StepDecorator):
     def runtime_init(self, flow, graph, package, run_id):
         launcher = _side("launcher.run")
         if launcher is not None:
-            launcher.start(flow.name, str(run_id), graph[self._step_name], self._decorators, self._options)
+            launcher.start(flow, str(run_id), graph, self._step_name, self._options)
 
     def runtime_step_cli(self, cli_args, retry_count, max_user_code_retries, ubf_context):
         launcher = _side("launcher.run")

@@ -1,0 +1,202 @@
+"""What is told of tasks that tell nothing, or not all, of themselves: what the launcher knows decides."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from running import Finished, Place
+
+from otel_metaflow import names
+from otel_metaflow.assembly import endings, story
+from otel_metaflow.assembly.run import Attempt, Run, load
+from otel_metaflow.journal import layout
+from otel_metaflow.testing import Telemetry, run
+
+FLOW = """\
+import os, signal, sys
+from metaflow import FlowSpec, catch, current, environment, otel, retry, step
+class PartFlow(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.work)
+    {decorators}
+    @step
+    def work(self):
+        {body}
+        self.next(self.end)
+    @step
+    def end(self):
+        pass
+if __name__ == "__main__":
+    PartFlow()
+"""
+WAYS = {
+    "ok": "pass",
+    "raise": "raise ValueError('no')",
+    "exit 0": "sys.exit(0)",
+    "exit 3": "sys.exit(3)",
+    "_exit 0": "os._exit(0)",
+    "_exit 3": "os._exit(3)",
+    "kill": "os.kill(os.getpid(), signal.SIGKILL)",
+}
+
+
+@pytest.fixture
+def blind(tmp_path: Path) -> str:
+    """A decorator of steps whose interpreter has the shim and not us, as that of `@conda` or of a container."""
+    package = tmp_path / "blind" / "otel_metaflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'otel_metaflow'\", name=__name__)"
+    )
+    return f"@environment(vars={{'PYTHONPATH': {str(package.parent)!r}}})"
+
+
+def of_flow(body: str, *decorators: str) -> str:
+    return FLOW.format(body=textwrap.indent(body, " " * 8).strip(), decorators="\n    ".join(decorators))
+
+
+def ran(place: Place, source: str) -> Finished:
+    return place.run(source, "--with", "otel")
+
+
+def worked(told: Run) -> list[Attempt]:
+    return [attempt for attempt in told.in_order if attempt.key.step == "work"]
+
+
+class Told(NamedTuple):
+    """What is to be said of a run's only attempt of `work`."""
+
+    result: str
+    is_partial: bool
+    is_lost: bool
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("ok", Told("success", is_partial=True, is_lost=False)),
+        ("raise", Told("failure", is_partial=True, is_lost=False)),
+        ("exit 0", Told("failure", is_partial=True, is_lost=False)),
+        ("exit 3", Told("failure", is_partial=True, is_lost=False)),
+        ("_exit 0", Told("failure", is_partial=True, is_lost=False)),
+        ("_exit 3", Told("failure", is_partial=True, is_lost=False)),
+        ("kill", Told("error", is_partial=False, is_lost=True)),
+    ],
+)
+def test_a_task_without_a_journal_is_what_metaflow_says(place: Place, blind: str, way: str, expected: Told) -> None:
+    """Success where Metaflow goes on from it; else a failure, and a death only where a signal killed it."""
+    finished = ran(place, of_flow(WAYS[way], blind))
+    told = finished.story
+    (attempt,) = worked(told)
+    assert attempt.start is None
+    assert Told(attempt.result, attempt.is_partial, attempt.is_lost) == expected
+    assert told.result == ("success" if way == "ok" else "failure")
+    assert (finished.code == 0) == (way == "ok")
+    assert story.failure_origin(told) is (None if way == "ok" else attempt)
+    said = {notice.severity for notice in endings.of_attempt(told, attempt)}
+    assert said == (set() if way == "ok" else {"FATAL"} if way == "kill" else {"ERROR"})
+    # What it read is known from the launcher: it waited for that, not for the run's start.
+    start = next(one for one in told.attempts.values() if one.key.step == "start")
+    assert attempt.launch
+    assert start.exit
+    waited = attempt.launch["timeUnixNano"] - start.exit["timeUnixNano"]
+    assert story.queue_time(told, attempt) == waited
+    assert [one.key for one in story.critical_path(told).attempts][:2] == [start.key, attempt.key]
+
+
+@pytest.mark.parametrize(
+    ("way", "result", "is_lost"),
+    [
+        ("ok", "success", False),
+        ("raise", "failure", False),
+        ("exit 0", "failure", False),
+        ("_exit 0", "error", True),
+        ("_exit 3", "error", True),
+        ("kill", "error", True),
+    ],
+)
+def test_a_journal_that_is_cut_anywhere_makes_no_failure_of_a_success(
+    place: Place, way: str, result: str, *, is_lost: bool
+) -> None:
+    """Nor the other way round: as if the disk had been full from that record on, or in the middle of it."""
+    finished = ran(place, of_flow(WAYS[way]))
+    before = finished.story
+    (attempt,) = worked(before)
+    assert (attempt.result, attempt.is_lost, attempt.is_partial) == (result, is_lost, False)
+    path = layout.attempt_file(finished.folder, attempt.key)
+    whole = path.read_bytes()
+    ends = [index + 1 for index, byte in enumerate(whole) if byte == ord("\n")]
+    cuts = sorted({0, *ends[:-1], *(end - 5 for end in ends)} if attempt.end else {0, *ends})
+    for cut in cuts:
+        path.write_bytes(whole[:cut])
+        told = load(finished.home, finished.folder)
+        again = told.attempts[attempt.key]
+        assert again.failed == attempt.failed
+        assert told.result == before.result
+        if way == "ok":
+            assert (again.result, again.is_partial) == ("success", True)
+            assert not list(endings.of_attempt(told, again))
+
+
+def test_what_leaves_of_a_task_without_a_journal(place: Place, blind: str) -> None:
+    """A span that is no error and marked, no FATAL event, its lines, and no failure of the run."""
+    flow = place.write(of_flow("print('from another interpreter')", blind))
+    telemetry = _telemetry(place, flow)
+    span = telemetry.span("work")
+    assert (span.attributes[names.TASK_RESULT], span.attributes[names.PARTIAL]) == ("success", True)
+    assert names.FAILURE_ORIGIN not in span.attributes
+    assert telemetry.tree() == textwrap.dedent("""\
+        RUN PartFlow success
+          start success
+          end success < work
+          work success < start""")
+    assert {log.log_record.severity_text for log in telemetry.logs} == {"INFO"}
+    assert "from another interpreter" in [log.log_record.body for log in telemetry.logs]
+    assert not any(names.PARTIAL in (one.attributes or {}) for one in telemetry.spans if one is not span)
+
+
+def test_a_task_in_whose_environment_alone_telemetry_is_off_is_a_success(place: Place) -> None:
+    finished = ran(place, of_flow("pass", "@environment(vars={'OTEL_SDK_DISABLED': 'true'})"))
+    told = finished.story
+    (attempt,) = worked(told)
+    assert (attempt.result, attempt.is_partial, told.result) == ("success", True, "success")
+
+
+FAILS_ONCE = "if current.retry_count == 0:\n    {way}"
+
+
+@pytest.mark.parametrize(("way", "first"), [("raise", "failure"), ("_exit 3", "failure"), ("kill", "error")])
+def test_a_retry_without_journals(place: Place, blind: str, way: str, first: str) -> None:
+    """What was tried again is told, and the run is a success."""
+    body = FAILS_ONCE.format(way=WAYS[way])
+    finished = ran(place, of_flow(body, blind, "@retry(times=1, minutes_between_retries=0)"))
+    told = finished.story
+    assert [attempt.result for attempt in worked(told)] == [first, "success"]
+    assert (finished.code, told.result, story.failure_origin(told)) == (0, "success", None)
+
+
+@pytest.mark.parametrize("way", ["exit 0", "_exit 0"])
+def test_a_retry_that_leaves_with_0_and_no_result_is_no_success(place: Place, blind: str, way: str) -> None:
+    """Metaflow then finds the result of the attempt before it, which failed."""
+    body = f"if current.retry_count == 0:\n    {WAYS['raise']}\n{WAYS[way]}"
+    finished = ran(place, of_flow(body, blind, "@retry(times=1, minutes_between_retries=0)"))
+    told = finished.story
+    assert [attempt.result for attempt in worked(told)] == ["failure", "failure"]
+    assert (finished.code, told.result) == (1, "failure")
+
+
+@pytest.mark.parametrize("way", ["raise", "kill"])
+def test_what_catch_rescues_without_journals(place: Place, blind: str, way: str) -> None:
+    finished = ran(place, of_flow(WAYS[way], blind, "@catch(var='error')"))
+    told = finished.story
+    assert (finished.code, told.result, story.failure_origin(told)) == (0, "success", None)
+    assert worked(told)[-1].result == "success"
+
+
+def _telemetry(place: Place, flow: Path) -> Telemetry:
+    chosen = {name: value for name, value in place.environ().items() if name.startswith(("METAFLOW_", "OTEL_"))}
+    return run(flow, env=chosen, home=place.home)
