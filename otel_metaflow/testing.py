@@ -187,7 +187,7 @@ class _Tree:
         index: Any = attributes.get(names.FOREACH_INDEX)
         attempt = attributes.get(names.ATTEMPT)
         where = f"[{','.join(map(str, index))}]" if index else ""
-        return f"{span.name}{where}" + (f" retry {attempt}" if attempt else "")
+        return f"{span.name}{where}" + (f"/{attempt}" if attempt else "")
 
     def _link(self, link: Link) -> str:
         kind = (link.attributes or {}).get(names.LINK_TYPE)

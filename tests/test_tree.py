@@ -62,12 +62,12 @@ def test_the_example_with_a_retried_failure(place: Place) -> None:
     assert telemetry.tree() == golden("""
         RUN FanoutFlow success
           start success
-          collect success < work[0], work[1], work[2] retry 1, work[3]
+          collect success < work[0], work[1], work[2]/1, work[3]
           end success < collect
           work[0] success < start
           work[1] success < start
           work[2] failure RuntimeError ERROR tried again < start
-          work[2] retry 1 success < start, work[2] (retry)
+          work[2]/1 success < start, work[2] (retry)
           work[3] success < start
         """)
     trace_id = int(ids.trace_id("FanoutFlow", telemetry.run), 16)
@@ -190,11 +190,11 @@ def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
         """
     )
     assert telemetry.tree() == golden("""
-        RUN TreeFlow failure ValueError ERROR < work[1] retry 1 (error_origin)
+        RUN TreeFlow failure ValueError ERROR < work[1]/1 (error_origin)
           start success
           work[0] cancellation < start
           work[1] failure ValueError ERROR tried again < start
-          work[1] retry 1 failure ValueError ERROR origin < start, work[1] (retry)
+          work[1]/1 failure ValueError ERROR origin < start, work[1] (retry)
         """)
     failed = telemetry.span("RUN TreeFlow")
     assert failed.status.description == "ValueError: shard 1 is broken"

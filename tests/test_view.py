@@ -71,15 +71,15 @@ def test_a_run_with_one_failing_branch_answers_at_a_glance(place: Place, finishe
         BranchFlow/RUN  failure  Ts  started TIME
         trace {ids.trace_id("BranchFlow", finished.run)}
         shape start > (clean | fetch) > train[3] > gather > join > end
-        failed first: train/6 retry 1: ValueError: shard 3 holds no rows
+        failed first: train/6/1: ValueError: shard 3 holds no rows
         attempt  result  waited  took  when  logs
         clean/2  success  Ts  Ts  BAR  COUNT  caught KeyError: 'column price is missing'
         fetch/3  success  Ts  Ts  BAR  COUNT
         start/1  success  Ts  Ts  BAR  COUNT
         train/4  success  Ts  Ts  BAR  COUNT
         train/5  success  Ts  Ts  BAR  COUNT
-        train/6  failure  Ts  Ts  BAR  COUNT  ValueError: shard 3 holds no rows (tried again)
-        train/6 retry 1  failure  Ts  Ts  BAR  COUNT  ValueError: shard 3 holds no rows
+        train/6  failure  Ts  Ts  BAR  COUNT (1 error)  ValueError: shard 3 holds no rows (tried again)
+        train/6/1  failure  Ts  Ts  BAR  COUNT (1 error)  ValueError: shard 3 holds no rows
         legend
         {last.replace(finished.run, "RUN")}
         step  attempts  cpu s  cores  asked  memory  asked  read  written
@@ -134,7 +134,7 @@ def test_a_task_is_told_attempt_by_attempt(place: Place, finished: Finished) -> 
           14 artifacts, SIZE
           Traceback (most recent call last):
           ValueError: shard 3 holds no rows
-          {count} log records: otel-metaflow view BranchFlow/RUN/train/6/1 --logs""").splitlines()
+          {count} log records, 1 of them error: otel-metaflow view BranchFlow/RUN/train/6/1 --logs""").splitlines()
     without_frames = [line for line in shown if not re.match(r"    +", line)]
     assert [line for line in without_frames if "critical" not in line] == [
         line for line in golden if "critical" not in line
@@ -182,7 +182,8 @@ def test_everything_is_there_as_json(place: Place, finished: Finished) -> None:
     (listed,) = json.loads(place.cli("view", "--json").stdout)
     assert (listed["run"], listed["attempts"], listed["failed"]) == (finished.run, 7, 2)
     assert json.loads(place.cli("id", f"{run}/train/6/1", "--json").stdout)["spanId"] == task["attempts"][1]["spanId"]
-    assert json.loads(place.cli("status", "--json").stdout) == {"waiting": [], "givenUp": []}
+    (kept,) = json.loads(place.cli("status", "--json").stdout)["waiting"]
+    assert (kept["run"], kept["state"]) == (finished.run, "kept")
 
 
 def test_recent_runs_are_listed_with_a_spark_line_for_each_flow(tmp_path: Path) -> None:

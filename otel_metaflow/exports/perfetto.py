@@ -66,7 +66,10 @@ def _attempt(attempt: Values, track: _Track, zero: int) -> Iterator[Event]:
     about = {name: attempt[name] for name in _ARGUMENTS if name in attempt}
     start, end = attempt["startTimeUnixNano"] - zero, attempt["endTimeUnixNano"] - zero
     waited = round(attempt.get("queueSeconds", 0) * 1e9)
-    title = f"{attempt['name']} {attempt['state']}"
+    part = (
+        " (not recorded)" if attempt.get("recorded") is False else " (partly recorded)" if "partial" in attempt else ""
+    )
+    title = f"{attempt['name']} {attempt['state']}{part}"
     yield _slice(title, "attempt", start - waited, end, track, about)
     for name, begin, until in _PARTS:
         left: Optional[int] = attempt.get(until)

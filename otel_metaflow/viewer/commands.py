@@ -13,7 +13,7 @@ import click
 
 from otel_metaflow import settings
 from otel_metaflow.arguments import as_json as json_option
-from otel_metaflow.arguments import fail, folder_of, print_json
+from otel_metaflow.arguments import echo, fail, folder_of, print_json
 
 if TYPE_CHECKING:
     from otel_metaflow.assembly.run import Attempt, Run
@@ -122,13 +122,13 @@ def export(run: str, kind: str, output: str) -> None:
     with words.busy(f"exporting {run}"):
         text = _exported(environment, folder, found, kind)
     if output == "-":
-        click.echo(text, nl=False)
+        echo(text, nl=False)
         return
     try:
         Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
         fail(f"cannot write {output} ({error.strerror}); name another file after --output")
-    click.echo(f"wrote {output}", err=True)
+    echo(f"wrote {output}", err=True)
 
 
 def _exported(environment: settings.Settings, folder: Path, run: Run, kind: str) -> str:
@@ -160,7 +160,7 @@ def _list(environment: settings.Settings, flow: str, limit: int, *, as_json: boo
     elif runs:
         listing.show(runs)
     else:
-        click.echo(f"no run in {environment.home}; {_NONE}")
+        echo(f"no run in {environment.home}; {_NONE}")
 
 
 _NONE = "run a flow with `python flow.py run --with otel`"
@@ -205,12 +205,13 @@ def _show_log(
 
 
 def _print(environment: settings.Settings, run: Run, parts: Sequence[str], attempts: Sequence[Attempt]) -> None:
+    from otel_metaflow.assembly import story
     from otel_metaflow.redaction import Redaction
     from otel_metaflow.viewer import report
 
     values = report.of_run(run, Redaction(environment.redact), environment.trace_url)
     if parts:
-        names = {report.name(attempt.key) for attempt in attempts}
+        names = {story.name(attempt.key) for attempt in attempts}
         values["steps"] = [step for step in values["steps"] if step["name"] == parts[0]]
         values["attempts"] = [attempt for attempt in values["attempts"] if attempt["name"] in names]
     print_json(values)
@@ -223,13 +224,13 @@ def _write_page(environment: settings.Settings, folder: Path, name: str, html: s
         text = page.html(environment, folder)
     if html == "-":
         with contextlib.suppress(BrokenPipeError):
-            click.echo(text)
+            click.echo(text.encode("utf-8", "replace"))  # as it says of itself, whatever the terminal's encoding
         return
     path = Path(html) if html else Path(tempfile.mkdtemp(prefix="otel-metaflow-")) / f"{name}.html"
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         fail(f"cannot write {path} ({error.strerror}); name another file after --html")
-    click.echo(f"wrote {path}", err=True)
+    echo(f"wrote {path}", err=True)
     if opens:
         click.launch(path.resolve().as_uri())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.assembly.run import Attempt
+from otel_metaflow.assembly import endings
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor, LogEntry
+from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.redaction import Redaction
@@ -15,6 +16,8 @@ DEBUG, INFO, WARN, ERROR = 1, 2, 3, 4
 # Up to which severity number of OpenTelemetry a level goes (and trace, below debug, counts as that).
 _OF_OTEL = ((8, DEBUG), (12, INFO), (16, WARN))
 _INFO = 9
+LEVELS = {endings.WARN: WARN, endings.ERROR: ERROR, endings.FATAL: ERROR}
+"""The level of a notice, by its severity."""
 
 
 class Line(NamedTuple):
@@ -26,14 +29,32 @@ class Line(NamedTuple):
     text: str
 
 
-def of_attempt(folder: Path, attempt: Attempt, pattern: str = "") -> Iterator[Line]:
-    """The log records of an attempt, as far as they are there now, masked as those that leave.
+def of_attempt(folder: Path, run: Run, attempt: Attempt, pattern: str = "") -> Iterator[Line]:
+    """The log records of an attempt, as far as they are there now, masked as those that leave; then what went wrong.
 
     `pattern` is one more regular expression whose matches are masked.
     """
     redaction = Redaction(pattern)
-    for entry in AttemptLogs(folder, attempt.key, Cursor()).read(attempt.last_seen, final=True):
+    for entry in read(folder, attempt):
         yield made(entry.record, redaction)
+    for notice in notices(run, attempt):
+        yield noticed(notice, redaction)
+
+
+def read(folder: Path, attempt: Attempt) -> Iterator[LogEntry]:
+    """The records of an attempt's journals that are log records, as far as they are there now."""
+    return AttemptLogs(folder, attempt.key, Cursor()).read(attempt.last_seen, final=True)
+
+
+def notices(run: Run, attempt: Attempt) -> Iterator[endings.Notice]:
+    """What went wrong with an attempt, if it is over."""
+    if attempt.end is not None or not attempt.is_running():
+        yield from endings.of_attempt(run, attempt)
+
+
+def noticed(notice: endings.Notice, redaction: Redaction) -> Line:
+    """The line that a notice is."""
+    return Line(notice.at, LEVELS[notice.severity], notice.event, redaction.text(notice.text))
 
 
 def made(record: Dict[str, Any], redaction: Redaction) -> Line:
@@ -52,8 +73,8 @@ def level(record: Dict[str, Any]) -> int:
     return _level(number or _INFO)
 
 
-def of_launcher(folder: Path, pattern: str = "") -> Iterator[Line]:
-    """What the launcher itself printed: Metaflow's own messages."""
+def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
+    """What the launcher itself printed, Metaflow's own messages; then why the run failed, if no attempt tells it."""
     redaction = Redaction(pattern)
     tail = Tail(folder / layout.RUN_FILE, only=layout.LINE)
     before = -1
@@ -61,6 +82,8 @@ def of_launcher(folder: Path, pattern: str = "") -> Iterator[Line]:
         before = tail.offset
         for entry in tail.read():
             yield _printed(entry.record, redaction)
+    if run.end is not None or not run.is_running():
+        yield from (noticed(notice, redaction) for notice in endings.of_run(run))
 
 
 def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:

@@ -10,13 +10,16 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import click
 
+from otel_metaflow.arguments import echo
+from otel_metaflow.assembly import endings, story
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.redaction import Redaction
 from otel_metaflow.shipper.following import Following
-from otel_metaflow.viewer import lines, report, words
+from otel_metaflow.viewer import lines, words
 from otel_metaflow.viewer.lines import Line
 
 _LOOK_AGAIN = 0.2
@@ -44,11 +47,19 @@ class Feed:
         self._masks: Dict[Optional[AttemptKey], Redaction] = {}
         self._logs: Dict[AttemptKey, AttemptLogs] = {}
         self._read_out: set[AttemptKey] = set()
+        self._has_told_end = False
 
     @property
     def is_over(self) -> bool:
         """Whether no more will come."""
         return self._following.run_is_over
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether any of the attempts is, if there are some."""
+        run = self._following.run
+        wanted = [attempt for key, attempt in run.attempts.items() if self._wanted(key)]
+        return not wanted or any(map(run.is_recorded, wanted))
 
     def read(self) -> Iterator[Said]:
         """What came since the last call, in the order of time."""
@@ -60,9 +71,13 @@ class Feed:
                 before = self._launcher.offset
                 redaction = self._mask(None)
                 found.extend(Said(None, lines.made(entry.record, redaction)) for entry in self._launcher.read())
-        for key in self._following.run.attempts:
+        run = self._following.run
+        for key in run.attempts:
             if key not in self._read_out and self._wanted(key):
                 found.extend(self._of_attempt(key))
+        if self._launcher is not None and self.is_over and not self._has_told_end:
+            self._has_told_end = True
+            found.extend(Said(None, lines.noticed(notice, self._mask(None))) for notice in endings.of_run(run))
         found.sort(key=lambda said: said.line.at)
         yield from found
 
@@ -73,6 +88,9 @@ class Feed:
             yield Said(key, lines.made(entry.record, self._mask(key)))
         if final:
             self._read_out.add(key)
+            run = self._following.run
+            for notice in endings.of_attempt(run, run.attempts[key]):
+                yield Said(key, lines.noticed(notice, self._mask(key)))
 
     def _mask(self, key: Optional[AttemptKey]) -> Redaction:
         return self._masks.setdefault(key, Redaction(self._pattern))
@@ -80,13 +98,22 @@ class Feed:
 
 def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) -> None:
     """Print lines to standard output, `errors` only those that are; with `names`, say whose each is."""
+    is_empty = True
     while True:
         for said in feed.read():
             if not errors or said.line.level >= lines.ERROR:
-                click.echo(_as_json(said) if as_json else _shown(said, names=names))
+                is_empty = False
+                echo(_as_json(said) if as_json else _shown(said, names=names))
         if not follow or feed.is_over:
-            return
+            break
         time.sleep(_LOOK_AGAIN)
+    if is_empty and not as_json:
+        nothing = "no errors" if errors else "no log records"
+        echo(
+            nothing
+            + ("" if feed.is_over else " so far")
+            + ("" if feed.is_recorded else ": not recorded, without @otel")
+        )
 
 
 def _shown(said: Said, *, names: bool) -> str:
@@ -100,7 +127,7 @@ def _shown(said: Said, *, names: bool) -> str:
 
 
 def _whose(said: Said) -> str:
-    return "launcher" if said.key is None else words.plain(report.name(said.key))
+    return "launcher" if said.key is None else words.plain(story.name(said.key))
 
 
 def _as_json(said: Said) -> str:
@@ -111,10 +138,8 @@ def _as_json(said: Said) -> str:
     return json.dumps(values)
 
 
-def counted(folder: Path, key: AttemptKey, last_seen: int) -> Tuple[int, int]:
+def counted(folder: Path, run: Run, attempt: Attempt) -> Tuple[int, int]:
     """How many log records an attempt has, and how many of them are errors."""
-    count = errors = 0
-    for entry in AttemptLogs(folder, key, Cursor()).read(last_seen, final=True):
-        count += 1
-        errors += lines.level(entry.record) >= lines.ERROR
-    return count, errors
+    levels = [lines.level(entry.record) for entry in lines.read(folder, attempt)]
+    levels += [lines.LEVELS[notice.severity] for notice in lines.notices(run, attempt)]
+    return len(levels), sum(level >= lines.ERROR for level in levels)

@@ -145,12 +145,12 @@ def _parts(folder: Path, run: Run, pattern: str) -> Iterator[Part]:
     """The lines of the launcher and of each attempt: first those of the attempts that matter most."""
     left = MOST_LINES
     waiting = sorted(run.attempts.values(), key=_rank(run))
-    part = _kept(_LAUNCHER, lines.of_launcher(folder, pattern), max(_LEAST, left - _LEAST * len(waiting)))
+    part = _kept(_LAUNCHER, lines.of_launcher(folder, run, pattern), max(_LEAST, left - _LEAST * len(waiting)))
     yield part
     left -= len(part.lines)
     for number, attempt in enumerate(waiting, 1):
         most = max(_LEAST, left - _LEAST * (len(waiting) - number))
-        part = _kept(report.name(attempt.key), lines.of_attempt(folder, attempt, pattern), most)
+        part = _kept(story.name(attempt.key), lines.of_attempt(folder, run, attempt, pattern), most)
         left -= len(part.lines)
         yield part
 

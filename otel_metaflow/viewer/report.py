@@ -41,7 +41,7 @@ def trace_url(run: Run, template: str) -> Optional[str]:
 
 def summary(run: Run) -> Values:
     """A run in a few words: what a list of runs says of each."""
-    attempts = run.attempts.values()
+    ran = run.ran
     return _known(
         {
             "flow": run.key.flow,
@@ -52,8 +52,9 @@ def summary(run: Run) -> Values:
             "endTimeUnixNano": ended_at(run),
             "durationSeconds": (ended_at(run) - run.started_at) / _NANO,
             "traceId": run.trace_id,
-            "attempts": len(attempts),
-            "failed": sum(attempt.failed and attempt_state(attempt) != "running" for attempt in attempts),
+            "attempts": len(ran),
+            "failed": sum(attempt.failed and attempt_state(attempt) != "running" for attempt in ran),
+            "cloned": (len(run.attempts) - len(ran)) or None,
         }
     )
 
@@ -83,10 +84,10 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
             "resource": redaction.attributes((run.start or {}).get("resource") or {}),
             "origin": run.origin,
             "triggers": list((run.start or {}).get("triggers") or ()) or None,
-            "failure": None if failure is None else name(failure.key),
+            "failure": None if failure is None else story.name(failure.key),
             "exception": redaction.value((run.end or {}).get("exception")),
             "criticalPath": {
-                "attempts": [name(attempt.key) for attempt in path.attempts],
+                "attempts": [story.name(attempt.key) for attempt in path.attempts],
                 "durationSeconds": path.duration / _NANO,
                 "waitingSeconds": path.waiting / _NANO,
             },
@@ -106,14 +107,17 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[A
     waited = story.queue_time(run, attempt)
     before = story.previous(run, attempt)
     clone = attempt.clone
+    recorded = run.is_recorded(attempt)
     return _known(
         {
-            "name": name(key),
+            "name": story.name(key),
             "step": key.step,
             "task": key.task,
             "attempt": key.attempt,
-            "spanId": ids.attempt_span_id(run.key.flow, run.key.run, *key, run.key.namespace),
+            "spanId": ids.attempt_span_id(run.key.flow, run.key.run, *key, run.key.namespace) if recorded else None,
             "state": attempt_state(attempt),
+            "recorded": None if recorded else False,
+            "partial": True if recorded and attempt.is_partial else None,
             "startTimeUnixNano": attempt.started_at,
             "launchTimeUnixNano": (attempt.launch or {}).get("timeUnixNano"),
             "codeStartTimeUnixNano": end.get("codeStart"),
@@ -122,9 +126,9 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[A
             "queueSeconds": None if waited is None else waited / _NANO,
             "durationSeconds": (attempt.ended_at - attempt.started_at) / _NANO,
             "critical": True if key in critical else None,
-            "inputs": [name(read) for read in attempt.inputs] or None,
+            "inputs": [story.name(read) for read in run.inputs_of(attempt) or attempt.inputs] or None,
             "inputCount": attempt.input_count or None,
-            "retries": None if before is None else name(before.key),
+            "retries": None if before is None else story.name(before.key),
             "triedAgain": True if attempt.failed and story.following(run, attempt) is not None else None,
             "foreachIndex": [int(index) for index, _ in start.get("foreach") or ()] or None,
             "foreachValue": redaction.value(start.get("foreachValue")),
@@ -143,11 +147,6 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[A
 def ended_at(run: Run) -> int:
     """When the last of the run ended, in nanoseconds since 1970; of one that runs, what was seen last."""
     return max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
-
-
-def name(key: AttemptKey) -> str:
-    """STEP/TASK, and the attempt's number from its first retry on: STEP/TASK/1."""
-    return f"{key.step}/{key.task}" + (f"/{key.attempt}" if key.attempt else "")
 
 
 def by_step(run: Run, attempts: List[Attempt]) -> Dict[str, List[Attempt]]:
@@ -170,18 +169,25 @@ def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
             "next": record.get("next"),
             "file": record.get("file"),
             "line": record.get("line"),
+            "recorded": record.get("recorded"),
             "asked": _known({**asked, "memory": _bytes(asked.get("memory"))}) or None,
-            "used": use(ran) if ran else None,
+            "used": use(ran) if ran and any(run.is_recorded(attempt) for attempt in ran) else None,
         }
     )
 
 
 def use(attempts: List[Attempt]) -> Values:
-    """What attempts used: all of their CPU seconds and bytes read and written, the most cores and memory of one."""
+    """What attempts used: all of their CPU seconds and bytes read and written, the most cores and memory of one.
+
+    Only how many they are, if none of them told.
+    """
+    count, attempts = len(attempts), [attempt for attempt in attempts if attempt.usage]
+    if not attempts:
+        return {"attempts": count}
     cpu = [float(attempt.usage.get("cpu", 0)) for attempt in attempts]
     took = [max(0.001, (attempt.ended_at - attempt.started_at) / _NANO) for attempt in attempts]
     return {
-        "attempts": len(attempts),
+        "attempts": count,
         "cpuSeconds": sum(cpu),
         "cores": max(used / seconds for used, seconds in zip(cpu, took, strict=True)),
         "memoryPeak": max(int(attempt.usage.get("memoryPeak", 0)) for attempt in attempts),

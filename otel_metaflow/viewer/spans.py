@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
@@ -30,7 +31,7 @@ def of_users(folder: Path, run: Run, redaction: Redaction, most: int) -> Dict[st
                     left -= 1
                     spans.append(span)
         if spans:
-            found[report.name(attempt.key)] = sorted(spans, key=lambda span: int(span["startTimeUnixNano"]))
+            found[story.name(attempt.key)] = sorted(spans, key=lambda span: int(span["startTimeUnixNano"]))
     return found
 
 

@@ -15,6 +15,7 @@ from otel_metaflow.viewer import log, report
 from otel_metaflow.viewer.words import STYLES, clock, plain, seconds, size
 
 _FEW = 12
+PARTLY = "its own journal does not tell how it ended, the launcher does"
 
 
 def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redaction) -> None:
@@ -36,10 +37,10 @@ def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redacti
         trace = (values.get("exception") or {}).get("stacktrace") or values.get("error")
         if trace:
             console.print(Text("\n".join(f"  {plain(line)}" for line in str(trace).rstrip().split("\n")), style="red"))
-        count, errors = log.counted(folder, attempt.key, attempt.last_seen)
-        bad = f", {errors} of them errors" if errors else ""
-        key = attempt.key
-        look = plain(f"otel-metaflow view {run.key}/{key.step}/{key.task}/{key.attempt} --logs")
+        count, errors = log.counted(folder, run, attempt)
+        bad = f", {errors} of them error{'' if errors == 1 else 's'}" if errors else ""
+        one = attempt.key if len(attempts) > 1 else story.name(attempt.key)
+        look = plain(f"otel-metaflow view {run.key}/{one} --logs")
         console.print(Text(f"  {count} log records{bad}" + (f": {look}" if count else ""), style="dim"))
 
 
@@ -56,6 +57,10 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
     ]
     if values.get("critical"):
         yield "on the critical path"
+    if values.get("recorded") is False:
+        yield "not recorded: its step has no @otel"
+    if values.get("partial"):
+        yield f"partly recorded: {PARTLY}"
     if values.get("caught"):
         yield "its exception was caught"
     if values.get("triedAgain"):

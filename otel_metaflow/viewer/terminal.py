@@ -28,6 +28,7 @@ _GIVEN_UP = {
 _BAR = 30
 # What a bar is made of: waiting to be launched, starting and loading, user code, storing.
 _WAIT, _START, _CODE, _STORE = "·", "░", "█", "▒"
+_UNSEEN = "╌"  # an attempt that did not record what it did when
 _TOGETHER = "━"
 # Of a run of more attempts, those of a step stand together: the worst and the slowest of them are shown.
 _MANY = 100
@@ -49,11 +50,13 @@ def show(folder: Path, run: Run, *, step: str = "", trace_url: str = "", whole: 
     if attempts:
         path = story.critical_path(run)
         console.print(_Waterfall(folder, run, path, whole=whole or len(attempts) <= _MANY).table(attempts))
-        console.print(
-            Text(f"bar: {_WAIT} waiting  {_START} starting  {_CODE} user code  {_STORE} storing", style="dim")
-        )
-        console.print(Text(_decisive(path)))
-        console.print(_use(run, attempts))
+        legend = f"bar: {_WAIT} waiting  {_START} starting  {_CODE} user code  {_STORE} storing"
+        unseen = f"  {_UNSEEN} not recorded" if any(map(_is_unseen, attempts)) else ""
+        console.print(Text(legend + unseen, style="dim"))
+        console.print(Text(_decisive(run, path)))
+        table = _use(run, attempts)
+        if table.row_count:
+            console.print(table)
     else:
         console.print("no attempt was recorded")
     if not step:
@@ -76,11 +79,14 @@ def _head(console: Console, run: Run, step: str, trace_url: str) -> None:
     console.print(Text(f"trace {report.trace_url(run, trace_url) or run.trace_id}", style="dim"))
     if run.steps:
         console.print(Text(f"shape {plain(shape(run))}"))
+    without = [name for name, record in run.steps.items() if record.get("recorded") is False]
+    if without:
+        console.print(Text(f"not recorded, without @otel: {plain(', '.join(without))}", style="dim"))
     if run.origin:
         console.print(Text(f"resumes {run.key.flow}/{run.origin}"))
     failure = story.failure_origin(run)
     if failure is not None:
-        console.print(Text(f"failed first: {named(failure)}: {first_line(failure.error_message)}", style="red"))
+        console.print(Text(f"failed first: {_named(failure)}: {first_line(failure.error_message)}", style="red"))
 
 
 def shape(run: Run) -> str:
@@ -163,44 +169,54 @@ class _Waterfall:
         style = STYLES[state]
         waited = story.queue_time(self._run, attempt)
         return (
-            Text(f"{'*' if attempt.key in self._decisive else ' '} {named(attempt)}"),
+            Text(f"{'*' if attempt.key in self._decisive else ' '} {_named(attempt)}"),
             Text(state, style=style),
             Text("" if waited is None else seconds(waited / 1e9)),
             Text(seconds((attempt.ended_at - attempt.started_at) / 1e9)),
             Text(_bar(self._run, _parts(attempt, waited or 0), self._span), style=style),
-            Text(_counts(self._folder, attempt)),
+            Text(_counts(self._folder, self._run, attempt)),
             Text("" if state == "running" else _note(self._run, attempt)),
         )
 
 
 def _worst(members: Sequence[Attempt]) -> List[Attempt]:
     """Those that failed, and the slowest of the others; a few of each."""
-    failed = [attempt for attempt in members if attempt.failed][:_SHOWN]
+    failed = [one for one in members if one.failed and report.attempt_state(one) != "running"][:_SHOWN]
     slowest = sorted(members, key=lambda one: one.started_at - one.ended_at)[:_SHOWN]
     return sorted({one.key: one for one in (*failed, *slowest)}.values(), key=lambda one: one.started_at)
 
 
-def named(attempt: Attempt) -> str:
-    """How an attempt is called for people."""
-    key = attempt.key
-    return plain(f"{key.step}/{key.task}") + (f" retry {key.attempt}" if key.attempt else "")
+def _named(attempt: Attempt) -> str:
+    return plain(story.name(attempt.key))
 
 
 def _note(run: Run, attempt: Attempt) -> str:
-    """Why it failed, and what became of that; or whence it was taken."""
+    """Why it failed, and what became of that; or whence it was taken; or that it was not recorded."""
     if attempt.clone is not None:
         return f"cloned from {run.key.flow}/{attempt.clone['originRun']}"
+    notes = []
     if attempt.failed:
         more = " (tried again)" if story.following(run, attempt) is not None else ""
-        return first_line(attempt.error_message) + more
+        notes.append(first_line(attempt.error_message) + more)
     if (attempt.end or {}).get("caught"):
         caught = f"{attempt.exception.get('type')}: {attempt.exception.get('message')}"
-        return f"caught {first_line(caught)}"
-    return ""
+        notes.append(f"caught {first_line(caught)}")
+    if not run.is_recorded(attempt):
+        notes.append("not recorded")
+    elif attempt.is_partial:
+        notes.append("partly recorded")
+    return "; ".join(notes)
+
+
+def _is_unseen(attempt: Attempt) -> bool:
+    return attempt.start is None and not attempt.is_cloned
 
 
 def _parts(attempt: Attempt, waited: int) -> Tuple[Tuple[int, int, str], ...]:
     """What it did when: from, to, mark."""
+    if _is_unseen(attempt):
+        started, ended = attempt.started_at, attempt.ended_at
+        return (started - waited, started, _WAIT), (started, ended, _UNSEEN)
     end = attempt.end or {}
     began = int(end.get("codeStart") or (attempt.start or {}).get("timeUnixNano") or attempt.ended_at)
     left = int(end.get("codeEnd") or attempt.ended_at)
@@ -222,16 +238,17 @@ def _bar(run: Run, parts: Sequence[Tuple[int, int, str]], span: int) -> str:
     for start, stop, mark in parts:
         cells[column(start) : column(stop)] = mark * (column(stop) - column(start))
     if set(cells) == {" "}:  # too short for any
-        cells[min(_BAR - 1, column(parts[-1][0]))] = _CODE
+        cells[min(_BAR - 1, column(parts[-1][0]))] = _UNSEEN if parts[-1][2] == _UNSEEN else _CODE
     return "".join(cells)
 
 
-def _decisive(path: story.CriticalPath) -> str:
+def _decisive(run: Run, path: story.CriticalPath) -> str:
     """What decided how long the run took: the attempts that are marked."""
     if not path.attempts:
         return "critical path: nothing ran"
     waiting = f", {seconds(path.waiting / 1e9)} of it waiting" if path.waiting else ""
-    return f"critical path * {seconds(path.duration / 1e9)}{waiting}: {plain(' > '.join(path.steps))}"
+    so_far = " so far" if report.run_state(run) == "running" else ""
+    return f"critical path{so_far} * {seconds(path.duration / 1e9)}{waiting}: {plain(' > '.join(path.steps))}"
 
 
 def _use(run: Run, chosen: List[Attempt]) -> Table:
@@ -240,32 +257,32 @@ def _use(run: Run, chosen: List[Attempt]) -> Table:
     for name in ("step", "attempts", "cpu s", "cores", "asked", "memory", "asked", "read", "written"):
         table.add_column(name, no_wrap=True, justify="left" if name == "step" else "right")
     for step, attempts in report.by_step(run, chosen).items():
-        if not attempts:
+        if not any(run.is_recorded(attempt) for attempt in attempts):
             continue
         asked = run.steps.get(step, {}).get("asked") or {}
         used = report.use(attempts)
         table.add_row(
             plain(step),
             str(used["attempts"]),
-            f"{used['cpuSeconds']:.2f}",
-            f"{used['cores']:.2f}",
+            f"{used['cpuSeconds']:.2f}" if "cpuSeconds" in used else "",
+            f"{used['cores']:.2f}" if "cores" in used else "",
             f"{asked['cpu']:g}" if "cpu" in asked else "",
-            size(used["memoryPeak"]),
+            size(used.get("memoryPeak", 0)),
             size(int(asked["memory"] * (1 << 20))) if "memory" in asked else "",
-            size(used["read"]),
-            size(used["written"]),
+            size(used.get("read", 0)),
+            size(used.get("written", 0)),
         )
     return table
 
 
-def _counts(folder: Path, attempt: Attempt) -> str:
+def _counts(folder: Path, run: Run, attempt: Attempt) -> str:
     """How many log records the attempt has, and how many of them are errors; of very many, how large they are."""
     files = (layout.attempt_file(folder, attempt.key), layout.output_file(folder, attempt.key))
     bytes_ = max((path.stat().st_size for path in files if path.exists()), default=0)
     if bytes_ > _MOST_COUNTED:
         return size(bytes_)
-    count, errors = log.counted(folder, attempt.key, attempt.last_seen)
-    return f"{count}" + (f" ({errors} errors)" if errors else "")
+    count, errors = log.counted(folder, run, attempt)
+    return f"{count}" + (f" ({errors} error{'' if errors == 1 else 's'})" if errors else "")
 
 
 def _delivery(folder: Path) -> str:

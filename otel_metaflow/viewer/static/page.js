@@ -233,7 +233,7 @@ class Page {
     const box = $("failure");
     box.hidden = false;
     const what = failure ? failure.error : `${exception.type}: ${exception.message}`;
-    box.append(make("h2", "", failure ? `Failed first: ${titled(failure)}` : "The run failed"), make("p", "", what || ""));
+    box.append(make("h2", "", failure ? `Failed first: ${failure.name}` : "The run failed"), make("p", "", what || ""));
     if (exception && exception.stacktrace) box.append(traceback(exception, true));
     if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
     const others = run.attempts.filter((one) => isBad(one) && !one.triedAgain && one !== failure).map((one) => one.name);
@@ -279,12 +279,13 @@ class Page {
     const failed = ran.some((attempt) => isBad(attempt) && !attempt.triedAgain);
     const critical = ran.some((attempt) => attempt.critical);
     const text = !ran.length ? (this.run.state === "running" ? "not yet" : "did not run") : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
-    const title = `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}${failed ? ", failed" : ""}`;
-    const node = drawn("g", { class: `node${failed ? " failed" : ""}${critical ? " critical" : ""}${ran.length ? "" : " idle"}` },
+    const unseen = step.recorded === false;
+    const title = `${step.name}: ${step.type || "step"}, ${many(ran.length, "attempt")}${failed ? ", failed" : ""}${unseen ? ", not recorded" : ""}`;
+    const node = drawn("g", { class: `node${failed ? " failed" : ""}${critical ? " critical" : ""}${ran.length ? "" : " idle"}${unseen ? " unseen" : ""}` },
       drawn("title", {}, title),
       drawn("rect", { x, y, width, height: 44 }),
       drawn("text", { x: x + 12, y: y + 19 }, step.name),
-      drawn("text", { x: x + 12, y: y + 35, class: "sub" }, text));
+      drawn("text", { x: x + 12, y: y + 35, class: "sub" }, unseen && ran.length ? `${text}, not recorded` : text));
     if (!ran.length) return node;
     const show = () => this.goTo((ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0]).name);
     for (const [name, value] of [["tabindex", "0"], ["role", "button"], ["aria-label", title]]) node.setAttribute(name, value);
@@ -301,7 +302,7 @@ class Page {
     const path = this.run.criticalPath;
     if (!path.attempts.length) return;
     const waiting = path.waitingSeconds > 0 ? `, ${seconds(path.waitingSeconds)} of it waiting` : "";
-    $("path").append(`Critical path ${seconds(path.durationSeconds)}${waiting}: `);
+    $("path").append(`Critical path ${this.run.state === "running" ? "so far " : ""}${seconds(path.durationSeconds)}${waiting}: `);
     path.attempts.forEach((name, index) => {
       if (index) $("path").append(" → ");
       $("path").append(button(name, () => this.goTo(name)));
@@ -348,6 +349,7 @@ class Page {
     const gutter = $("rows").offsetWidth - $("rows").clientWidth;
     $("scale").style.paddingRight = `${12 + gutter}px`;
     if (!items.length) $("links").textContent = "No attempt was recorded.";
+    $("unseen").hidden = !this.run.attempts.some(isUnseen);
   }
 
   drawRow(item, index) {
@@ -414,14 +416,15 @@ class Page {
     const one = item.attempt, start = one.startTimeUnixNano, end = this.ended(one);
     const code = one.codeStartTimeUnixNano ?? (one.state === "running" ? end : undefined), left = one.codeEndTimeUnixNano ?? end;
     const parts = [["queue", start - (one.queueSeconds || 0) * 1e9, start]];
-    if (code === undefined) parts.push([one.state === "skip" ? "whole" : "code", start, end]);
+    if (isUnseen(one)) parts.push(["unseen", start, end]);
+    else if (code === undefined) parts.push([one.state === "skip" ? "whole" : "code", start, end]);
     else parts.push(["load", start, code], ["code", code, left], ["store", left, end]);
     const fold = item.spans.length ? (this.open.has(item.key) ? "▾ " : "▸ ") : "";
-    const name = `${fold}${item.level === 1 ? one.step + "/" : ""}${one.task}${one.attempt ? ` · retry ${one.attempt}` : ""}`;
+    const name = `${fold}${one.name}`;
     const state = one.caught ? "caught" : one.state === "skip" ? "cloned" : one.state;
     const about = this.about(one.name);
     return this.row(`attempt${isBad(one) ? " bad" : ""}`, name, state, one.state, seconds(one.queueSeconds),
-      (end - start) / 1e9, about.count + about.cut, about.errors, parts, one.critical, [titled(one), one.error].filter(Boolean).join(": "));
+      (end - start) / 1e9, about.count + about.cut, about.errors, parts, one.critical, [one.name, one.error, known(one)].filter(Boolean).join(": "));
   }
 
   drawSpan(item) {
@@ -553,7 +556,7 @@ class Page {
   drawFacts(one) {
     const facts = $("facts");
     facts.replaceChildren();
-    const title = make("h2", "", one ? titled(one) : "The launcher");
+    const title = make("h2", "", one ? one.name : "The launcher");
     title.id = "detail-title";
     const other = one ? button("the launcher's log", () => this.choose(LAUNCHER)) : null;
     facts.append(make("div", "top", title, one ? pill(one.state) : null, make("span", "end", other)));
@@ -578,6 +581,7 @@ class Page {
     add("signal", one.signal);
     add("exit code", one.exitCode ? String(one.exitCode) : "");
     add("cloned from", one.clonedFrom);
+    add("telemetry", known(one));
     add("reads from", this.named(one.inputs || [], one.inputCount));
     add("read by", this.named(this.readers.get(one.name) || []));
     add("a retry of", one.retries && this.named([one.retries]));
@@ -605,7 +609,8 @@ class Page {
     this.log.show(items);
     for (const node of $("log").querySelectorAll(".empty")) node.remove();
     if (!items.length) {
-      const why = this.said.length ? "No line is like that." : "It said nothing.";
+      const one = this.attempts.get(this.chosen), why = Number($("level").value) === 4 && !query ? "No errors."
+        : this.said.length ? "No line is like that." : one && one.recorded === false ? "Not recorded: its step has no @otel." : "It said nothing.";
       $("log").append(make("p", "empty", why));
     }
     const cut = this.about(this.chosen).cut;
@@ -637,7 +642,8 @@ class Page {
     const body = make("tbody");
     for (const { name, used, asked = {} } of steps) {
       body.append(make("tr", "", ...[
-        name, figure(used.attempts), used.cpuSeconds.toFixed(2), judged(used.cores.toFixed(2), used.cores, asked.cpu), asked.cpu ?? "",
+        name, figure(used.attempts), used.cpuSeconds === undefined ? "" : used.cpuSeconds.toFixed(2),
+        used.cores === undefined ? "" : judged(used.cores.toFixed(2), used.cores, asked.cpu), asked.cpu ?? "",
         judged(bytes(used.memoryPeak), used.memoryPeak, asked.memory), asked.memory ? bytes(asked.memory) : "", bytes(used.read), bytes(used.written),
       ].map((value) => make("td", "", typeof value === "number" ? String(value) : value))));
     }
@@ -694,7 +700,9 @@ class Page {
 }
 
 const isBad = (attempt) => ["failure", "error", "timeout"].includes(attempt.state);
-const titled = (one) => `${one.step}/${one.task}${one.attempt ? ` · retry ${one.attempt}` : ""}`;
+// Nobody saw what it did when: its step has no @otel, or it left no journal of its own.
+const isUnseen = (one) => (one.recorded === false || one.partial) && one.codeStartTimeUnixNano === undefined && one.state !== "skip";
+const known = (one) => (one.recorded === false ? "not recorded, its step has no @otel" : one.partial ? "partly recorded" : "");
 const listed = (names, count) => names.slice(0, FEW).join(", ") + (count > FEW ? ` and ${count - FEW} more` : "");
 
 function judged(text, used, asked) {
