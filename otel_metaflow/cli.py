@@ -11,7 +11,7 @@ import click
 
 from otel_metaflow import __version__, ids, settings, spawn
 from otel_metaflow.arguments import as_json as json_option
-from otel_metaflow.arguments import fail, folder_of, print_json
+from otel_metaflow.arguments import degrade, echo, fail, folder_of, print_json
 from otel_metaflow.journal import layout
 from otel_metaflow.viewer import commands
 
@@ -22,6 +22,7 @@ _PATHSPEC = "FLOW/RUN[/STEP/TASK[/ATTEMPT]]"
 @click.version_option(__version__)
 def main() -> None:
     """Telemetry of Metaflow runs: look at it, find its ids, see where it went."""
+    degrade()
 
 
 main.add_command(commands.view)
@@ -45,42 +46,46 @@ def id_(pathspec: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"traceId": trace_id, "spanId": span_id})
         return
-    click.echo(f"trace_id {trace_id}")
-    click.echo(f"span_id  {span_id}")
+    echo(f"trace_id {trace_id}")
+    echo(f"span_id  {span_id}")
 
 
 @main.command()
 @json_option
 def status(*, as_json: bool) -> None:
-    """List the runs whose telemetry was not all delivered, and why."""
+    """List the runs whose telemetry was not all delivered, and why.
+
+    Those without an endpoint too, which `ship` sends when there is one, and nothing sends unasked.
+    """
     from otel_metaflow.assembly.checkpoint import Checkpoint
-    from otel_metaflow.shipper import prune
-    from otel_metaflow.shipper.sweep import unfinished
+    from otel_metaflow.shipper import prune, sweep
 
     environment = settings.read()
     _say_problems(environment)
     waiting: List[Dict[str, Any]] = []
-    for folder in unfinished(environment.home):
-        checkpoint = Checkpoint.read(folder)
+    for folder in [*sweep.kept(environment.home), *sweep.unfinished(environment.home)]:
+        trouble = Checkpoint.read(folder).trouble if sweep.is_meant(folder) else {"all": "had no endpoint to go to"}
         key = layout.run_key(environment.home, folder)
         state = "being delivered" if spawn.is_shipping(folder) else "kept"
-        waiting.append({"flow": key.flow, "run": key.run, "state": state, "trouble": checkpoint.trouble})
+        waiting.append({"flow": key.flow, "run": key.run, "state": state, "trouble": trouble})
         if not as_json:
-            reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
-            click.echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
+            reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(trouble.items()))
+            echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
     path = environment.home / prune.GIVEN_UP
-    given_up = path.read_text() if path.exists() else ""
+    given_up = path.read_text("utf-8", "replace") if path.exists() else ""
     if as_json:
         print_json({"waiting": waiting, "givenUp": given_up.splitlines()})
         return
     if not waiting:
-        click.echo("nothing is waiting to be delivered")
-    click.echo(given_up, nl=False)
+        echo("nothing is waiting to be delivered")
+    echo(given_up, nl=False)
 
 
 @main.command()
 @click.argument("run", metavar="[FLOW/RUN]", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every run that is not wholly delivered.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every run that is not wholly delivered, also those that had no endpoint."
+)
 @click.option("--wait", default=30.0, show_default=True, help="Seconds to try while the endpoint fails.")
 @json_option
 def ship(run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
@@ -93,7 +98,8 @@ def ship(run: str | None, wait: float, *, everything: bool, as_json: bool) -> No
         fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
     if bool(run) == everything:
         fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
-    folders = list(sweep.unfinished(environment.home)) if run is None else [folder_of(environment, run)]
+    home = environment.home
+    folders = [*sweep.kept(home), *sweep.unfinished(home)] if run is None else [folder_of(environment, run)]
     shipped = [_ship(environment, folder, wait, quiet=as_json) for folder in folders]
     if as_json:
         print_json(shipped)
@@ -121,9 +127,9 @@ def doctor(timeout: float, health: str | None, metrics: str | None, *, as_json: 
         found.append(finding)
         if not as_json:
             state = click.style(f"{finding.state.value:4}", fg=colours[finding.state])
-            click.echo(f"{state}  {finding.leg:12}  {finding.says}")
+            echo(f"{state}  {finding.leg:12}  {finding.says}")
             if finding.do:
-                click.echo(f"{'':6}{'':14}do: {finding.do}")
+                echo(f"{'':6}{'':14}do: {finding.do}")
     is_well = all(finding.state is not State.FAILED for finding in found)
     if as_json:
         legs = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]
@@ -152,7 +158,7 @@ def cloudwatch(pathspec: str, *, as_json: bool) -> None:
         print_json([dict(zip(("task", "group", "stream"), stream, strict=True)) for stream in found])
         return
     for stream in found:
-        click.echo("\t".join(stream))
+        echo("\t".join(stream))
 
 
 def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> Dict[str, Any]:
@@ -173,13 +179,13 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
         reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
         said = f"{told['state']} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})"
     if not quiet:
-        click.echo(f"{key}: {said}")
+        echo(f"{key}: {said}")
     return told
 
 
 def _say_problems(environment: settings.Settings) -> None:
     for problem in environment.problems:
-        click.echo(f"otel: {problem}", err=True)
+        echo(f"otel: {problem}", err=True)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,21 @@ _WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentatio
 
 def is_shipping(folder: Path) -> bool:
     """Whether a shipper holds the lock of this run; the kernel drops it with the process, however that dies."""
+    return (folder / layout.LOCK_FILE).exists() and not _is_free(folder)
+
+
+def _is_free(folder: Path) -> bool:
     lock = try_lock(folder)
     if lock is None:
-        return True
+        return False
     os.close(lock)
-    return False
+    return True
 
 
 def try_lock(folder: Path) -> Optional[int]:
     """Take the shipper's lock of a run: the descriptor that holds it, or None where another process does.
+
+    That its file is there says from then on that the run is meant to be delivered.
 
     Raises:
         OSError: the folder cannot be written.
@@ -48,7 +54,7 @@ def ensure(folder: Path) -> None:
     A new one gets a session of its own, so that neither Ctrl-C nor a closed terminal takes it along, and none of
     our pipes, on whose end somebody may be waiting.
     """
-    if is_shipping(folder) or standby.ask(folder, _environment()):
+    if not _is_free(folder) or standby.ask(folder, _environment()):
         return
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
         _detached("otel_metaflow.shipper", folder, log)

@@ -75,7 +75,7 @@ def _kept(home: Path) -> List[Kept]:
 def _note(home: Path, run: Kept) -> None:
     key = layout.run_key(home, run.folder)
     day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
-    with (home / GIVEN_UP).open("a") as log:
+    with (home / GIVEN_UP).open("a", encoding="utf-8", errors="replace") as log:
         log.write(f"{day} {key} was given up undelivered, {run.size} bytes, to keep the journals within bounds\n")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, List, Optional
 
 from otel_metaflow.assembly.checkpoint import Checkpoint
+from otel_metaflow.assembly.run import load
 from otel_metaflow.journal import layout
 from otel_metaflow.settings import Settings
 from otel_metaflow.shipper.delivery import Delivery
@@ -31,9 +32,24 @@ def ship(
 def unfinished(home: Path) -> Iterator[Path]:
     """The folders of runs that were meant to be delivered and are not, the oldest first.
 
-    A shipper's lock says what was meant; a run without an endpoint has none.
+    A shipper's lock says what was meant. A run without an endpoint has none: nobody asked that it leave this machine,
+    so only who names it, or all, sends it; see `kept`.
     """
-    folders = [folder for folder in layout.run_folders(home) if (folder / layout.LOCK_FILE).exists()]
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
-        if not Checkpoint.read(folder).complete:
+    folders = [folder for folder in layout.run_folders(home) if is_meant(folder)]
+    yield from (folder for folder in _oldest_first(folders) if not Checkpoint.read(folder).complete)
+
+
+def kept(home: Path) -> Iterator[Path]:
+    """The folders of runs that ended without an endpoint to send them to, the oldest first."""
+    for folder in _oldest_first([folder for folder in layout.run_folders(home) if not is_meant(folder)]):
+        if (folder / layout.RUN_FILE).exists() and not load(home, folder).is_running():
             yield folder
+
+
+def is_meant(folder: Path) -> bool:
+    """Whether the run was meant to be delivered: it had an endpoint, or somebody sent it later."""
+    return (folder / layout.LOCK_FILE).exists()
+
+
+def _oldest_first(folders: List[Path]) -> List[Path]:
+    return sorted(folders, key=lambda path: path.stat().st_mtime)
