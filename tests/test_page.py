@@ -358,7 +358,7 @@ def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
     assert look.title() == "work/5002"
     assert page.locator("#rows .row.active .name").inner_text() == "work/5002"
     page.keyboard.press("End")
-    assert page.locator("#rows .row.active .name").inner_text() == "10001"
+    assert page.locator("#rows .row.active .name").inner_text() == "work/10001"
     assert page.locator("#rows .row").count() < 100
 
 

@@ -66,7 +66,7 @@ def test_a_run_with_one_failing_branch_answers_at_a_glance(place: Place, finishe
     """Its shape, what failed first and why, what was tried again or rescued, where the time went, and use."""
     shown = place.cli("view", f"BranchFlow/{finished.run}").stdout
     (last,) = re.findall(r"critical path \* .*", shown)
-    assert re.fullmatch(r"critical path \* \d\.\d\ds, \d\.\d\ds of it waiting: start/1 > fetch/\d > train/\d", last)
+    assert re.fullmatch(r"critical path \* \d+\.\d\ds, \d+\.\d\ds of it waiting: start/1 > fetch/\d > train/\d", last)
     golden = f"""\
         BranchFlow/RUN  failure  Ts  started TIME
         trace {ids.trace_id("BranchFlow", finished.run)}
