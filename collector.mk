@@ -23,8 +23,8 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-OURS := destinations door environment origin gate
-collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/go.*))
+OURS := destinations door environment origin gate aside delivery finite series
+collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/*/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
 	$(call go_build,collector/distribution)
@@ -49,10 +49,15 @@ collector-generate: export GONOSUMDB = *
 collector-generate: ## write its Go module anew, after a change of version or manifest
 	$(foreach ours,destinations door environment,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy &&) true
-	cd collector/origin && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
-		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
+	$(foreach ours,origin aside finite,cd $(CURDIR)/collector/$(ours) && \
+		go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy &&) true
 	cd collector/gate && go get $(foreach module,component config/configoptional config/configretry consumer exporter pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,connector exporter/exporterhelper,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
+	cd collector/delivery && go get $(foreach module,component extension pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+		$(foreach module,consumer/consumererror extension/extensionmiddleware,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
+	cd collector/series && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+		$(foreach module,extension/xextension processor/processortest,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	$(call generate,collector,$(COLLECTOR))
 	$(call generate,tests/vendors,$(VENDORS))
 

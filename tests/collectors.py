@@ -74,12 +74,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Metric:
-    """One data point of a metric as a vendor received it; of a histogram, sum and count."""
+    """One data point of a metric as a vendor received it; of a histogram, sum and count; time is seconds since 1970."""
 
     name: str
     value: float
     count: int
     attributes: dict[str, str]
+    time: int = 0
 
 
 class Vendor(ABC):
@@ -164,6 +165,7 @@ class Datadog(Vendor):
                     value=_number(point),
                     count=int(point.get("count", 1)),
                     attributes=_texts(resource | _attributes(point)),
+                    time=int(point["timeUnixNano"]) // 1_000_000_000,
                 )
                 for point in _points(metric)
             ]
@@ -211,6 +213,7 @@ class DatadogOtlp(Vendor):
                 value=_number(point),
                 count=int(point.get("count", 1)),
                 attributes=_texts(resource | _attributes(point)),
+                time=int(point["timeUnixNano"]) // 1_000_000_000,
             )
             for metric, resource in _records(
                 self._read("otlp_metrics.jsonl"), "resourceMetrics", "scopeMetrics", "metrics"

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import StatusCode
 from running import eventually
 from test_collector import everything, exporters, send
+from test_collector_refusals import logs, metrics, pairs, post, spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -290,23 +291,73 @@ def test_nested_bodies_are_masked_too(tmp_path: Path, vendors: Vendors) -> None:
     assert "words" in received
 
 
-def test_reserved_names_are_moved_aside(tmp_path: Path, vendors: Vendors) -> None:
-    """logger.error("a line", extra={"status": "done", …}) changes neither severity, nor text, nor host."""
-    extra = {"status": "done", "message": "other", "host": "elsewhere", "service": "x", "index": "main", "rows": 3}
-    with Collector(tmp_path, vendors.environment) as collector:
-        emit(collector, attributes=extra)
-        (datadog, _, _), (splunk, _, _) = arrived(vendors, *vendors.both)
-    for log in (datadog, splunk):
-        assert log.body == "a line"
-        assert log.severity == "ERROR"
-        assert log.attributes["rows"] == "3"
-    for name in ("status", "message", "host", "service"):
-        assert datadog.attributes[f"extra.{name}"] == extra[name]
-    for name in ("host", "index"):
-        assert splunk.attributes[f"extra.{name}"] == extra[name]
-    assert splunk.attributes["status"] == "done"
-    assert splunk.attributes["host.name"] == "worker-7"
-    assert splunk.attributes["com.splunk.index"] == "flows"
+RESERVED = {
+    "message": "other", "msg": "other", "host": "elsewhere", "hostname": "elsewhere", "Host": "elsewhere",
+    "index": "main", "source": "mine", "sourcetype": "mine", "date": "1999-01-01", "timestamp": "1", "time": "1",
+    "status": "done", "severity": "fatal", "level": "fatal", "service": "x", "event": "y", "fields": "z",
+    "ddsource": "mine", "ddtags": "a:b", "env": "elsewhere", "version": "0", "trace_id": "0", "span_id": "0",
+    "_time": "1", "metric_name": "other", "le": "1", "@timestamp": "1999-01-01",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["resource", "record"])
+@pytest.mark.parametrize("route", ["datadog", "datadog_otlp", "splunk"])
+def test_reserved_names_are_moved_aside(tmp_path: Path, vendors: Vendors, route: str, where: str) -> None:
+    """`extra={"message": …}` and `@otel(attributes={"host": …})` change neither text nor host, time or index."""
+    vendor = getattr(vendors, route)
+    resource, attributes = {**RESOURCE}, {"rows": 3, "when": "now"}
+    (resource if where == "resource" else attributes).update(RESERVED)
+    with Collector(tmp_path, getattr(vendors, f"{route}_environment")) as collector:
+        emit(collector, resource, attributes=attributes)
+        ((log, span, metric),) = arrived(vendors, vendor)
+    assert log.body == "a line"
+    assert log.severity == "ERROR"
+    assert log.trace_id == span.trace_id != "0"
+    assert log.attributes["rows"] == "3"
+    for item in (log, span, metric):
+        assert item.attributes["host.name"] == "worker-7"
+        assert route == "splunk" or item.attributes.get("hostname", "worker-7") == "worker-7"
+        assert item.attributes["service.name"] == "metaflow"
+    # Under these names the vendor has its own values, or none.
+    free = {"metric_name", "le", "index", "sourcetype", "fields", "_time"}
+    if route == "splunk":
+        free = {"message", "msg", "hostname", "status", "severity", "level", "service", "ddsource", "ddtags", "env"}
+        free |= {"version", "@timestamp"}
+        assert log.attributes["com.splunk.index"] == "flows"
+    for item in (log, metric, *((span,) if where == "resource" or route != "splunk" else ())):
+        assert {name for name, value in RESERVED.items() if item.attributes.get(name) == value} <= free
+    for name in RESERVED.keys() - free:
+        assert log.attributes[f"extra.{name}"] == RESERVED[name]
+
+
+@pytest.mark.parametrize("route", ["datadog", "datadog_otlp", "splunk"])
+def test_a_number_that_json_has_not_loses_no_record(tmp_path: Path, vendors: Vendors, route: str) -> None:
+    """NaN and infinity in attributes, however deep, on whatever: text, of senders of any kind."""
+    numbers = {"nan": float("nan"), "up": float("inf"), "down": float("-inf")}
+    vendor = getattr(vendors, route)
+    deep = {**numbers, "list": [1.5, float("nan")], "map": {"map": numbers}}
+    records = logs(["a line"], numbers, deep)
+    records.resource_logs[0].scope_logs[0].scope.attributes.extend(pairs(numbers))
+    body = logs([deep], numbers)
+    traces = spans(["train"], numbers)
+    span = traces.resource_spans[0].scope_spans[0].spans[0]
+    span.attributes.extend(pairs(deep))
+    span.events.add(name="exception", attributes=pairs(deep))
+    span.links.add(trace_id=b"1" * 16, span_id=b"2" * 8, attributes=pairs(deep))
+    measured = metrics(["rows", "rows"], numbers)
+    for metric, number in zip(measured.resource_metrics[0].scope_metrics[0].metrics, (2.0, float("nan")), strict=True):
+        metric.sum.data_points[0].as_double = number
+        metric.sum.data_points[0].attributes.extend(pairs(numbers))
+    with Collector(tmp_path, getattr(vendors, f"{route}_environment")) as collector:
+        post(collector, records, body, traces, measured)
+        vendors.wait_for(lambda: len(vendor.logs()) == 2 and vendor.spans() and vendor.metrics())
+        assert "1 points of the metric rows" in collector.output
+    log = next(log for log in vendor.logs() if log.body == "a line")
+    (arrived_span,) = vendor.spans()
+    (metric,) = vendor.metrics()
+    assert metric.value == 2
+    for item in (log, arrived_span, metric):
+        assert [item.attributes[key].lower() for key in numbers] == ["nan", "infinity", "-infinity"]
 
 
 def test_development_has_an_index_of_its_own(tmp_path: Path, vendors: Vendors) -> None:

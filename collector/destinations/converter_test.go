@@ -63,7 +63,7 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 	}{
 		{"neither", nil, "debug/sample", "sample"},
 		{"datadog", []map[string]string{datadog}, "datadog", "datadog.exporter"},
-		{"datadog over OTLP", []map[string]string{datadog, intake}, "otlp_http/datadog", "datadog.otlp"},
+		{"datadog over OTLP", []map[string]string{datadog, intake}, "otlp_http/datadog otlp_http/datadog_metrics", "datadog.otlp"},
 		{"splunk", []map[string]string{splunk}, "splunk_hec splunk_hec/metrics", "splunk"},
 		{"otlp", []map[string]string{otlp}, "otlp_http/forward", "otlp"},
 		{"both vendors", []map[string]string{datadog, splunk}, "datadog splunk_hec splunk_hec/metrics", "datadog.exporter splunk"},
@@ -86,8 +86,9 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 				pipelines = append(pipelines, signal)
 				for _, name := range strings.Fields(test.pipelines) {
 					pipelines = append(pipelines, signal+"/"+name)
-					if name == "datadog.exporter" {
-						pipelines = append(pipelines, signal+"/datadog.exporter.gate")
+					// Over OTLP there is a queue of ours for metrics only.
+					if name == "datadog.exporter" || name == "datadog.otlp" && signal == "metrics" {
+						pipelines = append(pipelines, signal+"/"+name+".gate")
 					}
 				}
 			}
@@ -106,6 +107,9 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 			}
 			if strings.Contains(test.pipelines, "datadog.exporter") {
 				connectors = append(append([]string{"datadog/stats"}, connectors...), "metaflow_gate/datadog")
+			}
+			if strings.Contains(test.pipelines, "datadog.otlp") {
+				connectors = append(connectors, "metaflow_gate/datadog_otlp")
 			}
 			if got := keys(conf, "connectors"); got != strings.Join(connectors, " ") {
 				t.Errorf("connectors: %s", got)

@@ -34,8 +34,13 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	otlpreceiver "go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
+	aside "otel-metaflow.local/aside"
+	delivery "otel-metaflow.local/delivery"
+	finite "otel-metaflow.local/finite"
 	gate "otel-metaflow.local/gate"
 	origin "otel-metaflow.local/origin"
+	delta "otel-metaflow.local/series/delta"
+	sum "otel-metaflow.local/series/sum"
 )
 
 type aliasProvider interface{ DeprecatedAlias() component.Type }
@@ -59,6 +64,7 @@ func components() (otelcol.Factories, error) {
 	}
 
 	factories.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](
+		delivery.NewFactory(),
 		basicauthextension.NewFactory(),
 		bearertokenauthextension.NewFactory(),
 		healthcheckextension.NewFactory(),
@@ -68,6 +74,7 @@ func components() (otelcol.Factories, error) {
 		return otelcol.Factories{}, err
 	}
 	factories.ExtensionModules = makeModulesMap(factories.Extensions, map[component.Type]string{
+		delivery.NewFactory().Type():                 "otel-metaflow.local/delivery v0.0.0",
 		basicauthextension.NewFactory().Type():       "github.com/open-telemetry/opentelemetry-collector-contrib/extension/basicauthextension v0.144.0",
 		bearertokenauthextension.NewFactory().Type(): "github.com/open-telemetry/opentelemetry-collector-contrib/extension/bearertokenauthextension v0.144.0",
 		healthcheckextension.NewFactory().Type():     "github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension v0.144.0",
@@ -117,6 +124,10 @@ func components() (otelcol.Factories, error) {
 		resourceprocessor.NewFactory(),
 		transformprocessor.NewFactory(),
 		origin.NewFactory(),
+		aside.NewFactory(),
+		finite.NewFactory(),
+		delta.NewFactory(),
+		sum.NewFactory(),
 	)
 	if err != nil {
 		return otelcol.Factories{}, err
@@ -130,6 +141,10 @@ func components() (otelcol.Factories, error) {
 		resourceprocessor.NewFactory().Type():      "github.com/open-telemetry/opentelemetry-collector-contrib/processor/resourceprocessor v0.144.0",
 		transformprocessor.NewFactory().Type():     "github.com/open-telemetry/opentelemetry-collector-contrib/processor/transformprocessor v0.144.0",
 		origin.NewFactory().Type():                 "otel-metaflow.local/origin v0.0.0",
+		aside.NewFactory().Type():                  "otel-metaflow.local/aside v0.0.0",
+		finite.NewFactory().Type():                 "otel-metaflow.local/finite v0.0.0",
+		delta.NewFactory().Type():                  "otel-metaflow.local/series v0.0.0",
+		sum.NewFactory().Type():                    "otel-metaflow.local/series v0.0.0",
 	})
 
 	factories.Connectors, err = otelcol.MakeFactoryMap[connector.Factory](

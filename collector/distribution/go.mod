@@ -406,6 +406,10 @@ require (
 	k8s.io/klog/v2 v2.130.1 // indirect
 	k8s.io/kube-openapi v0.0.0-20250710124328-f3f2b991d03b // indirect
 	k8s.io/utils v0.0.0-20250604170112-4c0f3b243397 // indirect
+	otel-metaflow.local/aside v0.0.0
+	otel-metaflow.local/delivery v0.0.0
+	otel-metaflow.local/finite v0.0.0
+	otel-metaflow.local/series v0.0.0
 	sigs.k8s.io/json v0.0.0-20241014173422-cfa47c3a1cc8 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.0 // indirect
@@ -421,3 +425,11 @@ replace otel-metaflow.local/environment => ../environment
 replace otel-metaflow.local/origin => ../origin
 
 replace otel-metaflow.local/gate => ../gate
+
+replace otel-metaflow.local/delivery => ../delivery
+
+replace otel-metaflow.local/finite => ../finite
+
+replace otel-metaflow.local/series => ../series
+
+replace otel-metaflow.local/aside => ../aside

@@ -37,6 +37,8 @@ type Way struct {
 
 // Config is what stands under the connector's id.
 type Config struct {
+	// Asks says that the intake is asked before and after. Else it is but a queue before what follows.
+	Asks    bool                                                     `mapstructure:"asks"`
 	Site    string                                                   `mapstructure:"site"`
 	Logs    Way                                                      `mapstructure:"logs"`
 	Traces  Way                                                      `mapstructure:"traces"`
@@ -75,6 +77,7 @@ func NewFactory() connector.Factory {
 		component.MustNewType("metaflow_gate"),
 		func() component.Config {
 			return &Config{
+				Asks:    true,
 				Timeout: 5 * time.Second,
 				Queue:   configoptional.Some(exporterhelper.NewDefaultQueueConfig()),
 				Retry:   configretry.NewDefaultBackOffConfig(),
@@ -155,6 +158,7 @@ func (g metricsGate) Shutdown(ctx context.Context) error {
 
 func newGate(c *Config, way Way, intake, path string) *gate {
 	return &gate{
+		asks:     c.Asks,
 		endpoint: strings.TrimRight(c.endpoint(way, intake), "/") + path,
 		dwell:    way.Dwell,
 		retains:  way.Retains,

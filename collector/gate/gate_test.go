@@ -24,7 +24,7 @@ func intake(t *testing.T) (*httptest.Server, *atomic.Int32) {
 
 func gateTo(endpoint string, retains bool) *gate {
 	return &gate{
-		endpoint: endpoint, retains: retains,
+		asks: true, endpoint: endpoint, retains: retains,
 		client: &http.Client{Timeout: 200 * time.Millisecond}, stopping: make(chan struct{}),
 	}
 }

@@ -1,0 +1,303 @@
+package delivery
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+)
+
+// courier delivers requests whole or in parts.
+type courier struct {
+	config  *Config
+	divide  func(path string, body []byte) (parcel, error)
+	next    http.RoundTripper
+	logger  *zap.Logger
+	givenUp metric.Int64Counter
+
+	mutex sync.Mutex
+	// What is done with of requests that will be tried again, by the hash of their body.
+	begun map[[sha256.Size]byte][]bool
+}
+
+// parcel is the body of a request as its records, which may be sent apart.
+type parcel interface {
+	len() int
+	// body of a request with the records that are named.
+	body(records []int) ([]byte, error)
+	// groups divides records into those that share a refusal of this kind, nil where nothing is known of that.
+	groups(records []int, r refusal) [][]int
+	// refused tells what an answer other than 2xx says.
+	refused(status int, text []byte) refusal
+	// rejected is how many records a 2xx answer says it did not take, and why.
+	rejected(text []byte) (int64, string)
+	// name says which record it is, in words that hold none of its content.
+	name(record int) string
+}
+
+// refusal is why a request was not taken.
+type refusal struct {
+	kind   kind
+	reason string
+	// shared says that records of one group share it: what is true of one is true of all.
+	shared bool
+}
+
+type kind int
+
+const (
+	// again: it may be taken later.
+	again kind = iota
+	// divide: a part of it may be taken.
+	divide
+	// final: none of it will be taken.
+	final
+)
+
+// Answers of a server to whom the request is too large, or too long on its way.
+func tooLarge(status int) bool { return status == http.StatusRequestEntityTooLarge }
+
+// mayPass says that the same request may be taken later. What is not here is final: a wrong key, address,
+// method, or a redirection, of which a client makes a GET.
+func mayPass(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return false
+	}
+	return status >= http.StatusInternalServerError
+}
+
+// RoundTrip returns 200 when each record was taken or given up, an error that the exporter takes for permanent
+// when none of the rest will be taken, and else what the exporter is to try again for.
+func (c *courier) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.Body == nil || request.Method != http.MethodPost {
+		return c.next.RoundTrip(request)
+	}
+	body, err := io.ReadAll(request.Body)
+	_ = request.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.divide(request.URL.Path, body)
+	if err != nil {
+		return nil, consumererror.NewPermanent(err)
+	}
+	hash := sha256.Sum256(body)
+	d := &delivery{courier: c, request: request, parcel: p, whole: body, done: c.resume(hash, p.len()), dropped: map[string][]int{}}
+	records := make([]int, 0, p.len())
+	for i, done := range d.done {
+		if !done {
+			records = append(records, i)
+		}
+	}
+	answer, err := d.deliver(records)
+	d.report()
+	if answer != nil || err != nil && !consumererror.IsPermanent(err) {
+		c.keep(hash, d.done)
+	}
+	if answer != nil || err != nil {
+		return answer, err
+	}
+	return &http.Response{
+		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: http.NoBody, Request: request,
+	}, nil
+}
+
+// Requests that are begun and not ended: one for each consumer of a queue; what is more is of no use any more.
+const most = 100
+
+func (c *courier) resume(hash [sha256.Size]byte, records int) []bool {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	done, known := c.begun[hash]
+	if !known {
+		return make([]bool, records)
+	}
+	delete(c.begun, hash)
+	return done
+}
+
+func (c *courier) keep(hash [sha256.Size]byte, done []bool) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.begun == nil || len(c.begun) >= most {
+		c.begun = map[[sha256.Size]byte][]bool{}
+	}
+	c.begun[hash] = done
+}
+
+// delivery is one request of an exporter on its way.
+type delivery struct {
+	*courier
+	request *http.Request
+	parcel  parcel
+	whole   []byte
+	done    []bool
+	// dropped are the records that are given up, by the reason.
+	dropped map[string][]int
+}
+
+// deliver sends records, in parts if it must. An answer or error says that the rest is to be tried again, or is
+// not taken at all (a permanent error).
+func (d *delivery) deliver(records []int) (*http.Response, error) {
+	if len(records) == 0 {
+		return nil, nil
+	}
+	body := d.whole
+	if len(records) < len(d.done) {
+		var err error
+		if body, err = d.parcel.body(records); err != nil {
+			return nil, consumererror.NewPermanent(err)
+		}
+	}
+	if len(body) > d.config.MaxContentLength && len(records) > 1 {
+		return d.each(halves(records))
+	}
+	answer, text, err := d.send(body)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode >= 200 && answer.StatusCode < 300 {
+		d.settle(records)
+		if count, reason := d.parcel.rejected(text); count > 0 {
+			d.count(count, reason)
+			d.logger.Error(fmt.Sprintf("given up: %s took a request but for %d of its %d records: %s", d.config.Destination, count, len(records), reason))
+		}
+		return nil, nil
+	}
+	r := d.parcel.refused(answer.StatusCode, text)
+	switch {
+	case r.kind == again && (answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusServiceUnavailable):
+		// Which may say when.
+		return answer, nil
+	case r.kind == again:
+		// Of some of these exporters think that they are final.
+		return nil, fmt.Errorf("%s cannot take requests now: %s", d.config.Destination, r.reason)
+	case r.kind == final:
+		return nil, d.giveUp(r)
+	case len(records) == 1:
+		d.drop(records, r)
+		return nil, nil
+	}
+	if groups := d.parcel.groups(records, r); len(groups) > 1 {
+		return d.each(groups)
+	} else if r.shared {
+		d.drop(records, r)
+		return nil, nil
+	}
+	return d.each(halves(records))
+}
+
+func (d *delivery) each(parts [][]int) (*http.Response, error) {
+	for _, part := range parts {
+		if answer, err := d.deliver(part); answer != nil || err != nil {
+			return answer, err
+		}
+	}
+	return nil, nil
+}
+
+func halves(records []int) [][]int {
+	middle := len(records) / 2
+	return [][]int{records[:middle], records[middle:]}
+}
+
+func (d *delivery) settle(records []int) {
+	for _, record := range records {
+		d.done[record] = true
+	}
+}
+
+func (d *delivery) drop(records []int, r refusal) {
+	d.settle(records)
+	d.dropped[r.reason] = append(d.dropped[r.reason], records...)
+}
+
+// giveUp drops all that is left: what is true of this part is true of the others.
+func (d *delivery) giveUp(r refusal) error {
+	rest := make([]int, 0, len(d.done))
+	for record, done := range d.done {
+		if !done {
+			rest = append(rest, record)
+		}
+	}
+	d.drop(rest, r)
+	return consumererror.NewPermanent(fmt.Errorf("%s refuses requests to %s: %s", d.config.Destination, d.request.URL.Redacted(), r.reason))
+}
+
+// How many of the records that are given up are named one by one.
+const named = 5
+
+// report says in the log and in a metric what was given up.
+func (d *delivery) report() {
+	for reason, records := range d.dropped {
+		d.count(int64(len(records)), reason)
+		names := make([]string, 0, named)
+		for _, record := range records[:min(named, len(records))] {
+			names = append(names, d.parcel.name(record))
+		}
+		if len(records) > named {
+			names = append(names, "…")
+		}
+		d.logger.Error(
+			fmt.Sprintf("given up: %s refuses %d of %d records: %s", d.config.Destination, len(records), d.parcel.len(), reason),
+			zap.Int("records", len(records)), zap.String("which", strings.Join(names, "; ")))
+	}
+}
+
+func (d *delivery) count(records int64, reason string) {
+	d.givenUp.Add(context.Background(), records, metric.WithAttributes(
+		attribute.String("destination", d.config.Destination), attribute.String("reason", reason)))
+}
+
+// How much of an answer is read, in bytes.
+const enough = 64 << 10
+
+// send returns an answer whose body is read; it may still be handed on.
+func (d *delivery) send(body []byte) (*http.Response, []byte, error) {
+	ctx, cancel := context.WithTimeout(d.request.Context(), d.config.Timeout)
+	defer cancel()
+	compressed := new(bytes.Buffer)
+	writer := gzip.NewWriter(compressed)
+	if _, err := writer.Write(body); err != nil {
+		return nil, nil, err
+	}
+	if err := writer.Close(); err != nil {
+		return nil, nil, err
+	}
+	request := d.request.Clone(ctx)
+	request.Body = io.NopCloser(bytes.NewReader(compressed.Bytes()))
+	request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(compressed.Bytes())), nil }
+	request.ContentLength = int64(compressed.Len())
+	request.TransferEncoding = nil
+	request.Header.Set("Content-Encoding", "gzip")
+	answer, err := d.next.RoundTrip(request)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) && d.request.Context().Err() == nil {
+			return nil, nil, fmt.Errorf("%s did not answer within %s", d.config.Destination, d.config.Timeout)
+		}
+		return nil, nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, enough))
+	if err != nil && answer.StatusCode >= 200 && answer.StatusCode < 300 {
+		// It was taken; what else the answer says is not known.
+		text = nil
+	}
+	answer.Body = io.NopCloser(bytes.NewReader(text))
+	return answer, text, nil
+}

@@ -1,0 +1,93 @@
+// Package delivery is HTTP client middleware that sees to it that a vendor's refusal costs only what it refuses.
+//
+// An exporter takes the answer to a request for the answer to a batch. So one record that names an index the
+// token may not use loses everybody's batch, and an answer that no later try will change, such as the 413 of a
+// proxy, is tried again for ever while all the rest waits behind it. This middleware stands between exporter and
+// network. It bounds requests in bytes, sends those that are refused again in parts until the records that are
+// to blame stand alone, gives these up by name, counted and logged as an error, and tells the exporter which
+// failures are final.
+//
+//	extensions:
+//	  metaflow_delivery/splunk:
+//	    destination: Splunk
+//	    format: hec                # or otlp
+//	    max_content_length: 1000000
+//	exporters:
+//	  splunk_hec:
+//	    compression: none          # the middleware has to read what it divides, and compresses itself
+//	    middlewares: [{id: metaflow_delivery/splunk}]
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/extension"
+	"go.opentelemetry.io/collector/extension/extensionmiddleware"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// Config is what stands under the extension's id.
+type Config struct {
+	// Destination is what logs and metrics call the other end.
+	Destination string `mapstructure:"destination"`
+	// Format of a request's body: hec or otlp.
+	Format string `mapstructure:"format"`
+	// MaxContentLength is how many bytes a request may have before compression. A record that is larger by
+	// itself is sent alone.
+	MaxContentLength int `mapstructure:"max_content_length"`
+	// Variable sets MaxContentLength, to be named where the setting is wrong or too large.
+	Variable string `mapstructure:"variable"`
+	// Timeout of one request.
+	Timeout time.Duration `mapstructure:"timeout"`
+}
+
+// Validate names what is wrong in one line.
+func (c *Config) Validate() error {
+	if formats[c.Format] == nil {
+		return fmt.Errorf("format is %q: set it to hec or otlp", c.Format)
+	}
+	if c.MaxContentLength <= 0 {
+		return fmt.Errorf("%s is %d: set it to a number of bytes above 0", c.Variable, c.MaxContentLength)
+	}
+	if c.Timeout <= 0 {
+		return errors.New("timeout must be positive")
+	}
+	return nil
+}
+
+// NewFactory is what the collector's generated main.go calls.
+func NewFactory() extension.Factory {
+	return extension.NewFactory(
+		component.MustNewType("metaflow_delivery"),
+		func() component.Config {
+			return &Config{MaxContentLength: 1_000_000, Variable: "max_content_length", Timeout: 10 * time.Second}
+		},
+		create,
+		component.StabilityLevelBeta)
+}
+
+type middleware struct {
+	component.StartFunc
+	component.ShutdownFunc
+	extensionmiddleware.HTTPClient
+}
+
+func create(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
+	c := cfg.(*Config)
+	counter, err := set.MeterProvider.Meter("otel-metaflow.local/delivery").Int64Counter(
+		"otelcol_metaflow_given_up_records",
+		metric.WithDescription("Records, spans and metric points that a destination refused for good."),
+		metric.WithUnit("{record}"))
+	if err != nil {
+		return nil, err
+	}
+	wrap := func(base http.RoundTripper) (http.RoundTripper, error) {
+		return &courier{config: c, divide: formats[c.Format], next: base, logger: set.Logger, givenUp: counter}, nil
+	}
+	return middleware{HTTPClient: extensionmiddleware.GetHTTPRoundTripperFunc(wrap)}, nil
+}
