@@ -285,6 +285,12 @@ EXCEPTION_STACKTRACE = _called("logs, metaflow.task.exception", "exception.stack
 LOG_TRUNCATED_LENGTH = _called(
     "logs", "metaflow.log.truncated.length", "int", "characters of a line that was cut at 65,536"
 )
+LOG_ATTRIBUTES_CUT = _called(
+    "logs",
+    "metaflow.log.attributes.cut",
+    "int",
+    "in how many places something is missing of a logging record's `extra`",
+)
 LOG_SANITIZED = _called("logs", "metaflow.log.sanitized", "boolean", "NUL or invalid UTF-8 was replaced")
 TASK_ELAPSED = _called(
     "metaflow.task.heartbeat, metaflow.task.end", "metaflow.task.elapsed", "double, s", "since the process started"

@@ -71,6 +71,7 @@ class AttemptLogs:
         self._stdout, self._stderr = Subtraction(), Subtraction()
         self._streams = {"stdout": self._stdout, "stderr": self._stderr}
         self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
+        self._forwarded_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
 
     @property
     def corrupt(self) -> int:
@@ -152,13 +153,17 @@ class AttemptLogs:
             )
 
     def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
-        """Whether a record that came through a queue was written by the child process that made it."""
+        """Whether it was written twice: by the child process that made it, and by who read the queue."""
         if "pid" not in record:
             return False
         identity = (record["pid"], record["timeUnixNano"], record.get("line"), record.get("logger"))
+        # The child's own handlers may be slower than the queue and whoever reads it.
+        mine, others = self._children_records, self._forwarded_records
         if record.get("forwarded"):
-            return identity in self._children_records
-        self._children_records.append(identity)
+            mine, others = others, mine
+        if identity in others:
+            return True
+        mine.append(identity)
         return False
 
     def _consume_raw(self, entry: Entry) -> bool:

@@ -21,7 +21,8 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
 from otel_metaflow.task import api, lineage, usage
-from otel_metaflow.task.logs import LoggingTap, describe_exception
+from otel_metaflow.task.exceptions import describe_exception
+from otel_metaflow.task.logs import LoggingTap
 
 # Bound before user code runs, which may put others in their place.
 _getpid, _time_ns = os.getpid, time.time_ns
@@ -63,10 +64,10 @@ class Attempt:
                 "processStartTimeUnixNano": process_start_time(),
             },
         )
-        if "logging" in sources:
-            self._logging = LoggingTap(self._journal.append_line, self._mask)
-            self._logging.install()
         streams = {"stdout": sys.__stdout__, "stderr": sys.__stderr__}
+        if "logging" in sources:
+            self._logging = LoggingTap(self._journal.append_line, self._mask, streams)
+            self._logging.install()
         self._taps = tap([(name, streams[name]) for name in streams if name in sources], self._on_line)
         atexit.register(guarded(self._at_exit))
 
@@ -78,7 +79,7 @@ class Attempt:
         pid = _getpid()
         if pid != self._pid:
             record += f',"pid":{pid}'
-        if self._logging is not None and self._logging.is_handling:
+        if self._logging is not None and self._logging.owns(stream, line, length):
             record += ',"covered":true'
         self._journal.append_line(record + "}")
         if self._outer is not None:

@@ -1,100 +1,59 @@
-"""Sees every record that the `logging` module hands to handlers.
-
-The tap sits at `logging.Logger.callHandlers`. A handler on the root logger would swallow `lastResort`,
-turn the user's `basicConfig` into a no-op, miss loggers with `propagate=False` and be removed by
-`dictConfig`; this sees the record wherever it goes and leaves the user's configuration alone.
-"""
+"""Writes logging records to the journal, as the first handler that took each of them showed it."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import threading
-import traceback
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
-from otel_metaflow.guard import contain, hidden, let_pass
+from otel_metaflow.guard import let_pass
 from otel_metaflow.journal.layout import LOG, LONGEST_LINE
 from otel_metaflow.journal.writer import quoted
+from otel_metaflow.secrets import MASK
+from otel_metaflow.task.exceptions import describe_exception, shown_exception
+from otel_metaflow.task.handlers import HandlerTap, Handling
+from otel_metaflow.task.values import as_json, plain
 
-_MOST_ATTRIBUTES = 128  # OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT's default
-_DEEPEST = 6
-_NUMBERS = (int, float, bool)
 # Bound before user code runs, which may put others in their place.
-_getpid, _dumps = os.getpid, json.dumps
+_getpid, _dumps, _loads = os.getpid, json.dumps, json.loads
 
 # What every record has; the rest of its dictionary is the user's `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# What structlog.stdlib.ProcessorFormatter.wrap_for_formatter hands to its formatter by way of `extra`.
+_STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
+_MESSAGES = ("event", "message", "msg")
+_SLACK = 4_096  # characters beyond what is kept, so that a secret that the end would cut in two is masked
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class LoggingTap:
-    """Writes each logging record to the journal, once, and knows when one is being handled."""
+    """The records of this process that a handler took, each once, and whose output a line is."""
 
-    def __init__(self, append_line: Callable[[str], None], mask: Callable[[str], str]) -> None:
+    def __init__(self, append_line: Callable[[str], None], mask: Callable[[str], str], streams: Dict[str, Any]) -> None:
+        """`streams` are stdout and stderr as the process began with them."""
         self._append_line = append_line
         self._mask = mask
-        self._state = threading.local()
         self._pid = _getpid()
-
-    def install(self) -> None:
-        """Put the tap in place, for good: a task is one process and one attempt."""
-        call_handlers = logging.Logger.callHandlers
-        handle, handle_error = logging.Handler.handle, logging.Handler.handleError
-        state = self._state
-
-        def tapped_call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-            state.noted = record
-            self._try_note(record)
-            call_handlers(logger, record)
-
-        def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
-            # Not callHandlers: a QueueListener calls the handlers from a thread of its own.
-            if record.process and record.process != _getpid() and getattr(state, "noted", None) is not record:
-                # Made by another process and handed to several handlers, one after the other.
-                state.noted = record
-                self._try_note(record)
-            depth = getattr(state, "depth", 0)
-            state.depth = depth + 1
-            try:
-                return handle(handler, record)
-            finally:
-                state.depth = depth
-
-        def tapped_handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
-            # What this prints is about the handler, and no part of the record.
-            depth, state.depth = getattr(state, "depth", 0), 0
-            try:
-                handle_error(handler, record)
-            finally:
-                state.depth = depth
-
-        for tapped in (tapped_call_handlers, tapped_handle, tapped_handle_error):
-            # When a handler fails, logging shows where the user called it: the innermost frame that is not
-            # of its own folder.
-            tapped.__code__ = tapped.__code__.replace(co_filename=logging.__file__)
-            hidden(tapped)
-        logging.Logger.callHandlers = tapped_call_handlers  # type: ignore[assignment,method-assign]
-        logging.Handler.handle = tapped_handle  # type: ignore[assignment,method-assign]
-        logging.Handler.handleError = tapped_handle_error  # type: ignore[assignment,method-assign]
-
-    def _try_note(self, record: logging.LogRecord) -> None:
-        try:
-            self._note(record)
-        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
-            contain(error)
+        self._tap = HandlerTap(self._write, self._describe, streams)
+        self.install = self._tap.install
+        self.owns = self._tap.owns
 
     @property
     def is_handling(self) -> bool:
-        """Whether this thread is inside a handler: what it prints now is a record seen already."""
-        return getattr(self._state, "depth", 0) > 0
+        """Whether a logging handler is at work here."""
+        return self._tap.is_handling
 
-    def _note(self, record: logging.LogRecord) -> None:
-        try:
-            body = record.getMessage()
-        except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; logging reports it, we keep the raw text
-            let_pass(odd)
-            body = f"{record.msg} {record.args!r}"
+    def _write(self, record: logging.LogRecord, handling: Handling) -> None:
+        passage, output = handling.passage, handling.output
+        message = _message(record, handling)
+        shown = _Shown(output, passage.message if passage.message is not None else message)
+        body = shown.text
+        fields: Dict[Any, Any] = {}
+        given: Any = record.msg
+        if issubclass(type(given), dict):
+            body, fields = _told(shown.of(given), body)
+        here = _getpid()
         line = (
             f'{{"kind":"{LOG}","timeUnixNano":{int(record.created * 1e9)},"severityNumber":{record.levelno},'
             f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
@@ -103,7 +62,6 @@ class LoggingTap:
         )
         if len(body) > LONGEST_LINE:
             line += f',"length":{len(body)}'
-        here = _getpid()
         process = record.process or here  # None with logging.logProcesses = False
         if process != self._pid:
             line += f',"pid":{process}'
@@ -111,74 +69,137 @@ class LoggingTap:
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
                 # the assembly, which sees both files' worth, keeps one.
                 line += ',"forwarded":true'
-        exception = self._exception(record)
+        exception = self._exception(record, shown)
+        if exception is None and passage.exception is not None:
+            exception = passage.exception
+            if not shown.has(exception["stacktrace"].rstrip("\n")):
+                exception = {"type": exception["type"]}
         if exception:
-            line += f',"exception":{_json(exception)}'
+            line += f',"exception":{as_json(exception)}'
         # Comparing sizes first spares the scan of a plain record: __dict__ holds the standard names, perhaps
         # `message` and `asctime` from an earlier formatter, and then the extras.
-        if len(record.__dict__) > len(_STANDARD) - 3:
-            attributes = self._extras(record)
+        if fields or len(record.__dict__) > len(_STANDARD) - 3:
+            attributes, cut = plain(self._attributes(record, fields, shown, handling.handler), self._mask)
             if attributes:
-                line += f',"attributes":{_json(attributes)}'
+                line += f',"attributes":{as_json(attributes)}'
+            if cut:
+                line += f',"attributesCut":{cut}'
         self._append_line(line + "}")
 
     def _text(self, text: str) -> str:
-        return self._mask(text[:LONGEST_LINE])
+        return self._mask(text[: LONGEST_LINE + _SLACK])[:LONGEST_LINE]
 
-    def _exception(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
+    def _describe(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
+        return self._exception(record, _Shown(None, ""))
+
+    def _exception(self, record: logging.LogRecord, shown: _Shown) -> Optional[Dict[str, str]]:
         info = record.exc_info
-        if not info or info[0] is None:
+        if not isinstance(info, tuple) or not isinstance(info[1], BaseException):
             return None
-        return describe_exception(info[1], self._text) if info[1] is not None else None
+        stack = record.exc_text if isinstance(record.exc_text, str) else ""
+        if shown.output is None:
+            return describe_exception(info[1], self._text, stack)
+        return shown_exception(info[1], self._text, stack, shown.has, shown.output)
 
-    def _extras(self, record: logging.LogRecord) -> Dict[str, Any]:
-        attributes: Dict[str, Any] = {}
-        for name, value in record.__dict__.items():
-            if name not in _STANDARD and len(attributes) < _MOST_ATTRIBUTES:
-                attributes[str(name)] = plain(value, self._text)
-        return attributes
-
-
-def describe_exception(error: BaseException, text: Callable[[str], str]) -> Dict[str, str]:
-    """Type, message and stack trace of an exception, as the semantic conventions name them.
-
-    https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-logs/
-    """
-    kind = type(error)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    try:
-        message = str(error)
-    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
-        let_pass(odd)
-        message = f"<{kind.__name__} without a readable message>"
-    try:
-        stack = "".join(traceback.format_exception(kind, error, error.__traceback__))
-    except Exception as odd:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__ too
-        let_pass(odd)
-        stack = ""
-    if len(stack) > LONGEST_LINE:
-        stack = stack[: LONGEST_LINE // 2] + "\n…\n" + stack[-LONGEST_LINE // 2 :]
-    return {"type": f"{module}{kind.__qualname__}", "message": text(message), "stacktrace": text(stack)}
+    def _attributes(
+        self, record: logging.LogRecord, fields: Dict[Any, Any], shown: _Shown, handler: logging.Handler
+    ) -> Any:
+        """The fields of a message and the user's `extra`, as (name, value)."""
+        is_wrapped = issubclass(type(record.msg), dict)
+        extras = {
+            name: value
+            for name, value in record.__dict__.items()
+            if name not in _STANDARD and not (is_wrapped and name in _STRUCTLOG)
+        }
+        if shown.output is not None and extras:
+            form = str(getattr(handler.formatter, "_fmt", ""))
+            extras = {name: shown.value(name, value, form) for name, value in extras.items()}
+        yield from dict.items(fields)
+        yield from ((name, value) for name, value in extras.items() if name not in fields)
 
 
-def plain(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
-    """`value` as something that JSON can hold: numbers, strings, lists and maps keep their kind."""
-    if value is None or value.__class__ in _NUMBERS:
+class _Shown:
+    """What a handler shows of a record: its formatter may mask what filters have left, or leave it out."""
+
+    def __init__(self, output: Optional[str], message: Optional[str]) -> None:
+        self.output = output
+        self.fields = _object(output)  # where the formatter writes JSON
+        self._message = message
+        self._is_whole = message is None or self.has(message)
+
+    @property
+    def text(self) -> str:
+        """The message, or the formatter's output where that holds another one."""
+        if self._message is not None and (self._is_whole or self.output is None):
+            return self._message
+        return self.output or ""
+
+    def has(self, text: str) -> bool:
+        """Whether a text is in the output, as it is or as a string of JSON."""
+        if self.output is None or text in self.output:
+            return True
+        return quoted(text)[1:-1] in self.output or _dumps(text, ensure_ascii=False)[1:-1] in self.output
+
+    def of(self, fields: Dict[Any, Any]) -> Dict[Any, Any]:
+        """The fields of a message that may be told: as the output has them, or all if it holds their text."""
+        if self.fields is not None and any(name in self.fields for name in dict.keys(fields)):
+            return self.fields
+        name = _named(fields)
+        return fields if (self._is_whole if name is None else self.has(fields[name])) else {}
+
+    def value(self, name: str, value: Any, form: str) -> Any:
+        """The value of an extra; as the output has it, where that is another one."""
+        if self.fields is not None and name in self.fields:
+            return self.fields[name]
+        if type(value) is str and value and not self.has(value):
+            is_asked = any(f"{begin}{name}" in form for begin in ("%(", "{", "${", "$"))
+            if is_asked or (not self._is_whole and value in (self._message or "")):
+                return MASK
         return value
-    if isinstance(value, str):
-        return text(value)
-    if depth < _DEEPEST:
-        if isinstance(value, dict):
-            items = list(value.items())[:_MOST_ATTRIBUTES]
-            return {str(name): plain(item, text, depth + 1) for name, item in items}
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return [plain(item, text, depth + 1) for item in list(value)[:_MOST_ATTRIBUTES]]
+
+
+def _message(record: logging.LogRecord, handling: Handling) -> Optional[str]:
+    """The record's message as a handler's formatter made it; made here only where no handler makes one."""
+    if handling.message is not None:
+        return str.__str__(handling.message)
+    if handling.failed:
+        return _raw(record)
+    if handling.output is not None:
+        # A formatter of the user's, which does without getMessage.
+        said = record.__dict__.get("message", None if record.args else record.msg)
+        return said if type(said) is str else None
     try:
-        return text(str(value))
-    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
+        return str(record.getMessage())
+    except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; we keep the raw text
         let_pass(odd)
-        return f"<{type(value).__name__}>"
+        return _raw(record)
 
 
-def _json(value: Any) -> str:
-    return _dumps(value, separators=(",", ":"), default=str)
+def _raw(record: logging.LogRecord) -> str:
+    """What cannot be formatted, without the user's own code."""
+    arguments = record.args if isinstance(record.args, tuple) else (record.args,)
+    parts = [repr(each) if type(each) in _PLAIN else f"<{type(each).__qualname__}>" for each in arguments[:16]]
+    message = record.msg if type(record.msg) in _PLAIN else f"<{type(record.msg).__qualname__}>"
+    return f"{message} ({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def _object(output: Optional[str]) -> Optional[Dict[str, Any]]:
+    if output is None or output[:1] != "{" or len(output) > LONGEST_LINE:
+        return None
+    try:
+        found = _loads(output)
+    except (ValueError, RecursionError):
+        return None
+    return found if type(found) is dict else None
+
+
+def _named(fields: Dict[Any, Any]) -> Optional[str]:
+    return next((name for name in _MESSAGES if type(dict.get(fields, name)) is str), None)
+
+
+def _told(fields: Dict[Any, Any], body: str) -> Tuple[str, Dict[Any, Any]]:
+    """The text of a message that is a map, and its other fields."""
+    name = _named(fields)
+    if name is None:
+        return body, fields
+    return fields[name], {key: value for key, value in dict.items(fields) if key != name}
