@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,7 +22,7 @@ import (
 // courier delivers requests whole or in parts.
 type courier struct {
 	config  *Config
-	divide  func(path string, body []byte) (parcel, error)
+	format  format
 	next    http.RoundTripper
 	logger  *zap.Logger
 	givenUp metric.Int64Counter
@@ -29,6 +30,13 @@ type courier struct {
 	mutex sync.Mutex
 	// What is done with of requests that will be tried again, by the hash of their body.
 	begun map[[sha256.Size]byte][]bool
+}
+
+// format of the bodies of requests and answers.
+type format struct {
+	divide func(path string, body []byte) (parcel, error)
+	// rejected is how many records a 2xx answer says it did not take, and why.
+	rejected func(path string, text []byte) (int64, string)
 }
 
 // parcel is the body of a request as its records, which may be sent apart.
@@ -40,8 +48,6 @@ type parcel interface {
 	groups(records []int, r refusal) [][]int
 	// refused tells what an answer other than 2xx says.
 	refused(status int, text []byte) refusal
-	// rejected is how many records a 2xx answer says it did not take, and why.
-	rejected(text []byte) (int64, string)
 	// name says which record it is, in words that hold none of its content.
 	name(record int) string
 }
@@ -91,12 +97,23 @@ func (c *courier) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.divide(request.URL.Path, body)
+	d := &delivery{courier: c, request: request, whole: body, dropped: map[string][]int{}}
+	if len(body) <= c.config.MaxContentLength && !c.anyBegun() {
+		// Nearly always it is taken as it is, and need not be read.
+		if d.answer, d.text, err = d.send(body); err != nil {
+			return nil, err
+		}
+		if taken(d.answer) {
+			d.rejected(d.text)
+			return c.success(request), nil
+		}
+	}
+	p, err := c.format.divide(request.URL.Path, body)
 	if err != nil {
 		return nil, consumererror.NewPermanent(err)
 	}
 	hash := sha256.Sum256(body)
-	d := &delivery{courier: c, request: request, parcel: p, whole: body, done: c.resume(hash, p.len()), dropped: map[string][]int{}}
+	d.parcel, d.done = p, c.resume(hash, p.len())
 	records := make([]int, 0, p.len())
 	for i, done := range d.done {
 		if !done {
@@ -105,16 +122,28 @@ func (c *courier) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	answer, err := d.deliver(records)
 	d.report()
-	if answer != nil || err != nil && !consumererror.IsPermanent(err) {
+	if (answer != nil || err != nil && !consumererror.IsPermanent(err)) && slices.Contains(d.done, true) {
 		c.keep(hash, d.done)
 	}
 	if answer != nil || err != nil {
 		return answer, err
 	}
+	return c.success(request), nil
+}
+
+func (*courier) success(request *http.Request) *http.Response {
 	return &http.Response{
 		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{}, Body: http.NoBody, Request: request,
-	}, nil
+	}
+}
+
+func taken(answer *http.Response) bool { return answer.StatusCode >= 200 && answer.StatusCode < 300 }
+
+func (c *courier) anyBegun() bool {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return len(c.begun) > 0
 }
 
 // Requests that are begun and not ended: one for each consumer of a queue; what is more is of no use any more.
@@ -146,7 +175,10 @@ type delivery struct {
 	request *http.Request
 	parcel  parcel
 	whole   []byte
-	done    []bool
+	// answer to the whole, and its text, if it was sent already.
+	answer *http.Response
+	text   []byte
+	done   []bool
 	// dropped are the records that are given up, by the reason.
 	dropped map[string][]int
 }
@@ -167,16 +199,16 @@ func (d *delivery) deliver(records []int) (*http.Response, error) {
 	if len(body) > d.config.MaxContentLength && len(records) > 1 {
 		return d.each(halves(records))
 	}
-	answer, text, err := d.send(body)
-	if err != nil {
-		return nil, err
-	}
-	if answer.StatusCode >= 200 && answer.StatusCode < 300 {
-		d.settle(records)
-		if count, reason := d.parcel.rejected(text); count > 0 {
-			d.count(count, reason)
-			d.logger.Error(fmt.Sprintf("given up: %s took a request but for %d of its %d records: %s", d.config.Destination, count, len(records), reason))
+	answer, text := d.answer, d.text
+	if d.answer = nil; answer == nil {
+		var err error
+		if answer, text, err = d.send(body); err != nil {
+			return nil, err
 		}
+	}
+	if taken(answer) {
+		d.settle(records)
+		d.rejected(text)
 		return nil, nil
 	}
 	r := d.parcel.refused(answer.StatusCode, text)
@@ -200,6 +232,14 @@ func (d *delivery) deliver(records []int) (*http.Response, error) {
 		return nil, nil
 	}
 	return d.each(halves(records))
+}
+
+// rejected reports what an answer says was not taken of a request that was.
+func (d *delivery) rejected(text []byte) {
+	if count, reason := d.format.rejected(d.request.URL.Path, text); count > 0 {
+		d.count(count, reason)
+		d.logger.Error(fmt.Sprintf("given up: %s took a request but for %d of its records: %s", d.config.Destination, count, reason))
+	}
 }
 
 func (d *delivery) each(parts [][]int) (*http.Response, error) {
@@ -264,6 +304,8 @@ func (d *delivery) count(records int64, reason string) {
 		attribute.String("destination", d.config.Destination), attribute.String("reason", reason)))
 }
 
+var writers = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
+
 // How much of an answer is read, in bytes.
 const enough = 64 << 10
 
@@ -272,7 +314,9 @@ func (d *delivery) send(body []byte) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(d.request.Context(), d.config.Timeout)
 	defer cancel()
 	compressed := new(bytes.Buffer)
-	writer := gzip.NewWriter(compressed)
+	writer := writers.Get().(*gzip.Writer)
+	defer writers.Put(writer)
+	writer.Reset(compressed)
 	if _, err := writer.Write(body); err != nil {
 		return nil, nil, err
 	}
@@ -294,7 +338,7 @@ func (d *delivery) send(body []byte) (*http.Response, []byte, error) {
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, enough))
-	if err != nil && answer.StatusCode >= 200 && answer.StatusCode < 300 {
+	if err != nil && taken(answer) {
 		// It was taken; what else the answer says is not known.
 		text = nil
 	}

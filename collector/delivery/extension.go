@@ -48,7 +48,7 @@ type Config struct {
 
 // Validate names what is wrong in one line.
 func (c *Config) Validate() error {
-	if formats[c.Format] == nil {
+	if _, known := formats[c.Format]; !known {
 		return fmt.Errorf("format is %q: set it to hec or otlp", c.Format)
 	}
 	if c.MaxContentLength <= 0 {
@@ -87,7 +87,7 @@ func create(_ context.Context, set extension.Settings, cfg component.Config) (ex
 		return nil, err
 	}
 	wrap := func(base http.RoundTripper) (http.RoundTripper, error) {
-		return &courier{config: c, divide: formats[c.Format], next: base, logger: set.Logger, givenUp: counter}, nil
+		return &courier{config: c, format: formats[c.Format], next: base, logger: set.Logger, givenUp: counter}, nil
 	}
 	return middleware{HTTPClient: extensionmiddleware.GetHTTPRoundTripperFunc(wrap)}, nil
 }

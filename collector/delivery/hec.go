@@ -11,7 +11,10 @@ import (
 )
 
 // formats of bodies by their name in the configuration.
-var formats = map[string]func(path string, body []byte) (parcel, error){"hec": divideHEC, "otlp": divideOTLP}
+var formats = map[string]format{
+	"hec":  {divide: divideHEC, rejected: func(string, []byte) (int64, string) { return 0, "" }},
+	"otlp": {divide: divideOTLP, rejected: rejectedOTLP},
+}
 
 // events is the body of a request to Splunk's HTTP event collector: JSON objects one after another.
 type events []json.RawMessage
@@ -110,8 +113,6 @@ func (e events) groups(records []int, r refusal) [][]int {
 	}
 	return found
 }
-
-func (events) rejected([]byte) (int64, string) { return 0, "" }
 
 func (e events) name(record int) string {
 	m := e.metadata(record)

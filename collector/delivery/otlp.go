@@ -99,6 +99,28 @@ func divideOTLP(path string, body []byte) (parcel, error) {
 	return p, nil
 }
 
+// rejectedOTLP reads what OTLP calls a partial success.
+func rejectedOTLP(path string, text []byte) (int64, string) {
+	switch {
+	case strings.HasSuffix(path, "/logs"):
+		answer := plogotlp.NewExportResponse()
+		if answer.UnmarshalProto(text) == nil {
+			return answer.PartialSuccess().RejectedLogRecords(), answer.PartialSuccess().ErrorMessage()
+		}
+	case strings.HasSuffix(path, "/traces"):
+		answer := ptraceotlp.NewExportResponse()
+		if answer.UnmarshalProto(text) == nil {
+			return answer.PartialSuccess().RejectedSpans(), answer.PartialSuccess().ErrorMessage()
+		}
+	default:
+		answer := pmetricotlp.NewExportResponse()
+		if answer.UnmarshalProto(text) == nil {
+			return answer.PartialSuccess().RejectedDataPoints(), answer.PartialSuccess().ErrorMessage()
+		}
+	}
+	return 0, ""
+}
+
 type logParcel struct {
 	otlp
 	data plog.Logs
@@ -126,14 +148,6 @@ func (p logParcel) body(records []int) ([]byte, error) {
 		at = to
 	}
 	return plogotlp.NewExportRequestFromLogs(part).MarshalProto()
-}
-
-func (p logParcel) rejected(text []byte) (int64, string) {
-	answer := plogotlp.NewExportResponse()
-	if answer.UnmarshalProto(text) != nil {
-		return 0, ""
-	}
-	return answer.PartialSuccess().RejectedLogRecords(), answer.PartialSuccess().ErrorMessage()
 }
 
 func (p logParcel) name(record int) string {
@@ -173,14 +187,6 @@ func (p traceParcel) body(records []int) ([]byte, error) {
 	return ptraceotlp.NewExportRequestFromTraces(part).MarshalProto()
 }
 
-func (p traceParcel) rejected(text []byte) (int64, string) {
-	answer := ptraceotlp.NewExportResponse()
-	if answer.UnmarshalProto(text) != nil {
-		return 0, ""
-	}
-	return answer.PartialSuccess().RejectedSpans(), answer.PartialSuccess().ErrorMessage()
-}
-
 func (p traceParcel) name(record int) string {
 	at := p.places[record]
 	resource := p.data.ResourceSpans().At(at.resource)
@@ -216,14 +222,6 @@ func (p metricParcel) body(records []int) ([]byte, error) {
 		at = to
 	}
 	return pmetricotlp.NewExportRequestFromMetrics(part).MarshalProto()
-}
-
-func (p metricParcel) rejected(text []byte) (int64, string) {
-	answer := pmetricotlp.NewExportResponse()
-	if answer.UnmarshalProto(text) != nil {
-		return 0, ""
-	}
-	return answer.PartialSuccess().RejectedDataPoints(), answer.PartialSuccess().ErrorMessage()
 }
 
 func (p metricParcel) name(record int) string {
