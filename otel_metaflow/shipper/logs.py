@@ -126,7 +126,7 @@ class LogRecords:
             attributes[names.LOG_ATTRIBUTES_CUT] = record["attributesCut"]
         for name, value in (record.get("exception") or {}).items():
             attributes[f"exception.{name}"] = self._redaction.text(str(value))
-        said = structured.parse(body)
+        told = structured.message(body)
         extra = record.get("attributes") or {}
         rebuilt = logging.LogRecord.__new__(logging.LogRecord)  # its __init__ finds out what we overwrite
         rebuilt.__dict__ = {
@@ -134,9 +134,9 @@ class LogRecords:
             "name": str(record.get("logger", "root")),
             "levelno": record.get("severityNumber", logging.INFO),
             "levelname": str(record.get("severityText", "")),
-            "msg": body if said is None else said.body,
+            "msg": body if told is None else told[0],
         }
-        extra = self._redaction.attributes(extra if said is None else {**said.attributes, **extra})
+        extra = self._redaction.attributes(extra if told is None else {**told[1], **extra})
         if self._handler is None:
             self._handler = self._make_handler()
         token = attach(origin.context)
@@ -183,7 +183,7 @@ class LogRecords:
         attributes[names.LOG_IOSTREAM] = record.get("stream", "")
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
-        said = structured.parse(body)
+        said = structured.parse(body, record["timeUnixNano"], (self._run.start or {}).get("timeUnixNano"))
         made = LogRecord(
             timestamp=(said and said.at) or record["timeUnixNano"],
             context=origin.context,

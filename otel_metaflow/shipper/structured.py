@@ -1,17 +1,22 @@
-"""A line that is one JSON object, as structlog and python-json-logger write them: told by its own fields."""
+"""A line that is one JSON object, as structlog and python-json-logger write them: told by its own fields.
+
+Programs print rows of data as JSON, too. So a time dates a line only if that is when the line may have been
+written, and a level counts only if the line does not bear another day's date; both stay attributes otherwise.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from datetime import datetime, timezone
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from opentelemetry._logs import SeverityNumber
 
 _MESSAGES = ("message", "event", "msg")
 _LEVELS = ("level", "levelname", "severity", "log_level")
 _TIMES = ("timestamp", "time", "ts", "@timestamp", "asctime")
+_LOCAL = "asctime"  # logging's own, which is local time
 _SEVERITIES: Dict[str, SeverityNumber] = {
     "trace": SeverityNumber.TRACE,
     "debug": SeverityNumber.DEBUG,
@@ -26,7 +31,20 @@ _SEVERITIES: Dict[str, SeverityNumber] = {
 }
 # Seconds, milliseconds, microseconds, nanoseconds since 1970: told apart by how large they are. The bounds are
 # the years 1973 and 5138 in seconds.
-_EARLIEST, _LATEST = 10**8, 10**11
+_EARLIEST, _LATEST = 10**17, 10**20
+_END = 1 << 63  # in nanoseconds, the year 2262: what a record's time can hold
+_WRITTEN = re.compile(
+    r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9})\d*)?)? ?(Z|z|UTC|[+-]\d\d(?::?\d\d)?)?"
+)
+_COUNTED = re.compile(r"\d{9,19}(?:\.\d{1,9})?")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_SECOND = 1_000_000_000
+# Clocks differ, and lines wait in buffers: a time may lie so far from when the line was written, besides the time
+# for which the run has been going on.
+_SLACK = 60 * _SECOND
+_DAY = 86_400 * _SECOND
+# What programs have that did not set a time: Go's zero time, and Python's.
+_UNSET = {0, -62_135_596_800 * _SECOND}
 
 
 class Structured(NamedTuple):
@@ -39,8 +57,23 @@ class Structured(NamedTuple):
     attributes: Dict[str, Any]
 
 
-def parse(text: str) -> Optional[Structured]:
-    """The parts of `text`, or None where it is not one JSON object with a message."""
+def parse(text: str, written: Optional[int] = None, since: Optional[int] = None) -> Optional[Structured]:
+    """The parts of `text`, or None where it is not one JSON object with a message.
+
+    `written` is when the line was, `since` when its run began, in nanoseconds since 1970; without the first, any
+    time that a record can hold is taken.
+    """
+    found = message(text)
+    if found is None:
+        return None
+    body, fields = found
+    at, is_elsewhere = _time(fields, written, _DAY if written is None or since is None else written - since + _SLACK)
+    severity, severity_text = (None, None) if is_elsewhere else _severity(fields)
+    return Structured(body, severity, severity_text, at, fields)
+
+
+def message(text: str) -> Optional[Tuple[str, Dict[str, Any]]]:
+    """The message of `text` and its other fields, all of them; None where it is not one JSON object with a message."""
     if not text.startswith("{") or not text.rstrip().endswith("}"):
         return None
     try:
@@ -51,11 +84,7 @@ def parse(text: str) -> Optional[Structured]:
     if name is None:
         return None
     body = fields.pop(name)
-    severity, severity_text = _severity(fields)
-    at = _time(fields)
-    return Structured(
-        body, severity, severity_text, at, {key: value for key, value in fields.items() if value is not None}
-    )
+    return body, {key: value for key, value in fields.items() if value is not None}
 
 
 def _severity(fields: Dict[str, Any]) -> Tuple[Optional[SeverityNumber], Optional[str]]:
@@ -69,29 +98,61 @@ def _severity(fields: Dict[str, Any]) -> Tuple[Optional[SeverityNumber], Optiona
     return None, None
 
 
-def _time(fields: Dict[str, Any]) -> Optional[int]:
-    """Take out the time, in nanoseconds since 1970, where it can be read."""
+def _time(fields: Dict[str, Any], written: Optional[int], reach: int) -> Tuple[Optional[int], bool]:
+    """Take out the time, in nanoseconds since 1970, where it may be that of the line; else whether it is another's."""
+    is_elsewhere = False
     for name in _TIMES:
-        at = _nanoseconds(fields.get(name))
-        if at is not None:
+        moments = _moments(name, fields.get(name))
+        if not moments:
+            continue
+        at = moments[0] if written is None else min(moments, key=lambda moment: abs(moment - written))
+        if 0 < at < _END and (written is None or abs(at - written) <= reach):
             del fields[name]
-            return at
-    return None
+            return at, False
+        is_elsewhere = is_elsewhere or at not in _UNSET
+    return None, is_elsewhere
 
 
-def _nanoseconds(said: Any) -> Optional[int]:
+def _moments(name: str, said: Any) -> List[int]:
+    """The time that a field tells, in nanoseconds since 1970; two where it may be UTC or local, none if it is none."""
     if isinstance(said, str):
-        try:
-            moment = datetime.fromisoformat(said.replace("Z", "+00:00"))
-        except ValueError:
-            return None
-        # Without a zone it is what the loggers' own default is: UTC for structlog's ISO times.
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-        return int(aware.timestamp() * 1e6) * 1000
-    if isinstance(said, bool) or not isinstance(said, (int, float)) or not math.isfinite(said):
-        return None
+        written = _WRITTEN.fullmatch(said)
+        if written is not None:
+            return _written(written.groups(), is_local=name == _LOCAL)
+        if _COUNTED.fullmatch(said) is None:
+            return []
+        said = float(said) if "." in said else int(said)
+    if isinstance(said, bool) or not isinstance(said, (int, float)):
+        return []
+    if said == 0:
+        return [0]
     # The largest unit in which it lies between those years: 1.8e9 are seconds, 1.8e12 milliseconds.
     for unit in (10**9, 10**6, 10**3, 1):
-        if _EARLIEST <= said * unit / 10**9 < _LATEST:
-            return int(said * unit)
-    return None
+        if _EARLIEST <= said * unit < _LATEST:
+            return [int(said * unit)]
+    return []
+
+
+def _written(parts: Tuple[Any, ...], *, is_local: bool) -> List[int]:
+    *numbers, fraction, zone = parts
+    more = int((fraction or "").ljust(9, "0"))
+    try:
+        moment = datetime(*(int(number or 0) for number in numbers))  # type: ignore[arg-type]  # noqa: DTZ001 - below
+        if zone is not None:
+            return [_since_1970(moment, _offset(zone)) + more]
+        local = moment.astimezone().utcoffset() or timedelta()
+        # Without a zone it is what the loggers' own default is: UTC for structlog's ISO times.
+        return [_since_1970(moment, offset) + more for offset in ((local,) if is_local else (timedelta(), local))]
+    except (ValueError, OverflowError, OSError):
+        return []
+
+
+def _since_1970(moment: datetime, offset: timedelta) -> int:
+    return (moment.replace(tzinfo=timezone.utc) - _EPOCH - offset) // timedelta(seconds=1) * _SECOND
+
+
+def _offset(zone: str) -> timedelta:
+    if zone[0] not in "+-":
+        return timedelta()
+    size = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0))
+    return -size if zone[0] == "-" else size

@@ -91,17 +91,17 @@ def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
     text = redaction.line(str(record.get("body", "")), stream)
     how_bad = INFO
     if text.startswith("{"):
-        how_bad = _told(text) or INFO
+        how_bad = _told(text, record["timeUnixNano"]) or INFO
     elif "\r" in text:  # a progress bar shows its last state
         text = text.rstrip("\r").rpartition("\r")[2]
     return Line(record["timeUnixNano"], how_bad, stream, text)
 
 
-def _told(text: str) -> Optional[int]:
+def _told(text: str, written: int) -> Optional[int]:
     """The level that a line of structlog or python-json-logger tells."""
     from otel_metaflow.shipper import structured
 
-    said = structured.parse(text)
+    said = structured.parse(text, written)
     return _level(int(said.severity.value)) if said is not None and said.severity is not None else None
 
 
