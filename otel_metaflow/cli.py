@@ -64,13 +64,15 @@ def status(*, as_json: bool) -> None:
     _say_problems(environment)
     waiting: List[Dict[str, Any]] = []
     for folder in [*sweep.kept(environment.home), *sweep.unfinished(environment.home)]:
-        trouble = Checkpoint.read(folder).trouble if sweep.is_meant(folder) else {"all": "had no endpoint to go to"}
+        trouble = Checkpoint.read(folder).trouble
+        reason = "; ".join(f"{signal} {why}" for signal, why in sorted(trouble.items()))
+        if not sweep.is_meant(folder):
+            reason = "no endpoint was set when it ran"
         key = layout.run_key(environment.home, folder)
         state = "being delivered" if spawn.is_shipping(folder) else "kept"
-        waiting.append({"flow": key.flow, "run": key.run, "state": state, "trouble": trouble})
+        waiting.append({"flow": key.flow, "run": key.run, "state": state, "trouble": trouble, "reason": reason})
         if not as_json:
-            reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(trouble.items()))
-            echo(f"{key}  {state}" + (f"  ({reasons})" if reasons else ""))
+            echo(f"{key}  {state}" + (f"  ({reason})" if reason else ""))
     path = environment.home / prune.GIVEN_UP
     given_up = path.read_text("utf-8", "replace") if path.exists() else ""
     if as_json:

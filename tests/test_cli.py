@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
+import subprocess
 
+import psutil
 from collectors import ROOT, free_ports
-from running import Place
+from endpoint import Endpoint
+from running import Finished, Place, eventually
+
+from otel_metaflow import ids
 
 
 def test_id_prints_what_a_shell_computes_too(place: Place) -> None:
@@ -60,17 +67,10 @@ def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
     (port,) = free_ports(1)
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     finished = place.run(ROOT / "examples/hello.py", env=endpoint)
-    from running import eventually
-
     eventually(lambda: "refused the connection" in place.cli("status").stdout)
     assert f"HelloFlow/{finished.run}  being delivered" in place.cli("status").stdout
-    from endpoint import Endpoint
-
     with Endpoint() as receiver:
         # The living shipper knows the old address; kill it so that `ship` can take over.
-        import signal
-        import subprocess
-
         subprocess.run(["pkill", f"-{signal.SIGKILL.value}", "-f", str(finished.folder)], check=True)
         shipped = eventually(
             lambda: (
@@ -84,3 +84,36 @@ def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
         assert f"HelloFlow/{finished.run}: delivered" in shipped.stdout
         assert "Hello from the first step." in receiver.bodies()
     assert place.cli("status").stdout == "nothing is waiting to be delivered\n"
+
+
+def test_runs_without_an_endpoint_are_listed_and_sent_on_demand_and_never_unasked(place: Place) -> None:
+    """As each of them said when it ended; the shipper of a later run sweeps up what was meant to be sent, not these."""
+    kept = [place.run(ROOT / "examples/hello.py") for _ in range(2)]
+    said = place.cli("status").stdout.splitlines()
+    assert said == [f"HelloFlow/{run.run}  kept  (no endpoint was set when it ran)" for run in kept]
+    listed = json.loads(place.cli("status", "--json").stdout)["waiting"]
+    assert [(one["run"], one["state"]) for one in listed] == [(run.run, "kept") for run in kept]
+    assert place.cli("status").stdout.splitlines() == said, "to look is not to ask for delivery"
+    with Endpoint() as receiver:
+        there = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        later = place.run(ROOT / "examples/hello.py", env=there)
+        later.wait_delivered()
+        eventually(lambda: not _is_at_work(later))  # its shipper has looked for what others left, too
+        assert _sent(receiver) == _traces(later)
+        assert place.cli("status").stdout.splitlines() == said
+        shipped = place.cli("ship", "--all", env=there)
+        assert shipped.returncode == 0, shipped.stderr
+        assert _sent(receiver) == _traces(later, *kept)
+    assert place.cli("status").stdout == "nothing is waiting to be delivered\n"
+
+
+def _is_at_work(run: Finished) -> bool:
+    return any(str(run.folder) in (one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"]))
+
+
+def _sent(receiver: Endpoint) -> set[str]:
+    return {span.trace_id.hex() for span, _ in receiver.spans()}
+
+
+def _traces(*runs: Finished) -> set[str]:
+    return {ids.trace_id(run.flow, run.run) for run in runs}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal.layout import AttemptKey, RunKey
+from otel_metaflow.launcher.output import _inputs
+from otel_metaflow.task import lineage
 
 
 def record(at: int, **fields: object) -> dict[str, object]:
@@ -115,3 +120,67 @@ def test_attempts_that_name_each_other_in_a_circle_end() -> None:
         key = AttemptKey("step", task, 0)
         run.attempts[key] = Attempt(key, start=record(1, inputs=[["step", other, 0]]), end=record(5, result="success"))
     assert len(story.critical_path(run).attempts) == 2
+
+
+class Read(NamedTuple):
+    """A datastore of Metaflow's, as far as it is asked what was read."""
+
+    pathspec: str
+    attempt: int
+
+
+@pytest.mark.parametrize("width", [99, 100, 101, 300, 5_000])
+@pytest.mark.parametrize("told_by", ["task", "launcher", "both, the task of 100"])
+def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int, told_by: str) -> None:
+    """Whichever of them it was, and whoever names them: the task itself, or the launcher of one without a journal."""
+    run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"), closed=True)
+    slowest = width - 1
+    for task in range(width):
+        key = AttemptKey("work", str(task), 0)
+        over = 500 if task == slowest else 100
+        run.attempts[key] = Attempt(
+            key, start=record(10), end=record(over, result="success"), exit=record(over, code=0)
+        )
+    # The slowest failed at first: what Metaflow reads of a task is its last attempt.
+    again = AttemptKey("work", str(slowest), 1)
+    run.attempts[again] = Attempt(
+        again, launch=record(500), exit=record(600, code=0), end=record(600, result="success")
+    )
+    read = [Read(f"1/work/{task}", int(task == slowest)) for task in range(width)]
+    own = lineage.describe(read, (), "join", str, value=False)
+    launch = record(610, inputs=_inputs(SimpleNamespace(input_paths=[one.pathspec for one in read])))
+    if told_by == "task":
+        launch = record(610)
+    elif told_by == "both, the task of 100":
+        own = {"inputs": own["inputs"][:100], "inputCount": width} if width > 100 else own
+    start = None if told_by == "launcher" else record(620, **own)
+    join = Attempt(AttemptKey("join", "j", 0), launch=launch, start=start, end=record(900, result="success"))
+    run.attempts[join.key] = join
+    assert story.queue_time(run, join) == 10
+    path = story.critical_path(run)
+    assert [story.name(one.key) for one in path.attempts] == [f"work/{slowest}", f"work/{slowest}/1", "join/j"]
+    assert (path.duration, join.input_count, len(run.inputs_of(join) or ())) == (900, width, width)
+
+
+def test_where_only_some_of_what_was_read_is_named_no_wait_is_told() -> None:
+    """As in journals of before: better none than a wrong one."""
+    run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"))
+    key = AttemptKey("work", "1", 0)
+    run.attempts[key] = Attempt(key, start=record(10), end=record(100, result="success"))
+    for fields in ({"start": record(620, inputs=[list(key)], inputCount=101)}, {}):
+        join = Attempt(AttemptKey("join", "j", 0), launch=record(610), end=record(900, result="success"), **fields)
+        run.attempts[join.key] = join
+        assert story.queue_time(run, join) is None
+
+
+def test_a_join_of_nodes_that_nobody_saw_waited_for_their_control_task() -> None:
+    """Of a `@parallel` step without `@otel` the launcher starts the control task alone, which outlasts its nodes."""
+    run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"))
+    run.steps["train"] = record(0, step="train", parallel=True, recorded=False)
+    control = AttemptKey("train", "7", 0)
+    run.attempts[control] = Attempt(control, launch=record(10, inputs={}), exit=record(300, code=0, ok=True))
+    launch = record(350, inputs={"train": ["7", "7_node_1"]})
+    join = Attempt(AttemptKey("join", "8", 0), launch=launch, end=record(900, result="success"))
+    run.attempts[join.key] = join
+    assert story.queue_time(run, join) == 50
+    assert [one.key for one in story.critical_path(run).attempts] == [control, join.key]

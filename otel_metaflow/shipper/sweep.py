@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
@@ -11,6 +13,8 @@ from otel_metaflow.assembly.run import load
 from otel_metaflow.journal import layout
 from otel_metaflow.settings import Settings
 from otel_metaflow.shipper.delivery import Delivery
+
+_LAST_WORDS = 256  # bytes of a journal's end
 
 
 def ship(
@@ -42,8 +46,19 @@ def unfinished(home: Path) -> Iterator[Path]:
 def kept(home: Path) -> Iterator[Path]:
     """The folders of runs that ended without an endpoint to send them to, the oldest first."""
     for folder in _oldest_first([folder for folder in layout.run_folders(home) if not is_meant(folder)]):
-        if (folder / layout.RUN_FILE).exists() and not load(home, folder).is_running():
-            yield folder
+        with contextlib.suppress(OSError):  # another user's
+            if any(folder.glob("*.jsonl")) and (_is_closed(folder) or not load(home, folder).is_running()):
+                yield folder
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether the launcher's last word says that it is; without reading all of the run."""
+    try:
+        with (folder / layout.RUN_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
+            return b'{"kind":"%s"' % layout.CLOSED.encode() in file.read()
+    except FileNotFoundError:
+        return False
 
 
 def is_meant(folder: Path) -> bool:
