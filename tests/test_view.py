@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from collectors import ROOT
-from journals import Journals, moment, wide
+from journals import SECOND, Journals, moment, wide
 from running import Finished, Place, eventually
 
 from otel_metaflow import ids
@@ -325,3 +326,79 @@ def test_a_run_that_goes_on_and_one_of_nothing_are_shown(tmp_path: Path) -> None
     loud.end(2)
     shown = place.cli("view", "Loud/1", "--errors").stdout.splitlines()
     assert [line.rpartition("  ")[2] for line in shown] == ["bad", "Trace", "boom"]
+
+
+def test_of_a_run_that_goes_on_all_is_drawn_up_to_now(tmp_path: Path) -> None:
+    """What runs is no waiting: neither on the critical path nor in how long it took; and no failure."""
+    place = Place(tmp_path)
+    now = (time.time_ns() - moment(0)) / SECOND
+    made = Journals(place.home, "Going", pid=os.getpid(), processStart=process_start(), timeUnixNano=moment(now - 100))
+    made.step("start", "work")
+    made.step("work")
+    made.attempt("start", 1, now - 99, 9)
+    made.attempt("work", 2, now - 89, None, inputs=[("start", 1)])
+    values = json.loads(place.cli("view", "Going/1", "--json").stdout)
+    assert (values["state"], "failure" in values) == ("running", False)
+    assert values["durationSeconds"] == pytest.approx(100, abs=30)
+    path = values["criticalPath"]
+    assert path["attempts"] == ["start/1", "work/2"]
+    assert path["waitingSeconds"] == pytest.approx(2, abs=0.01)
+    assert path["durationSeconds"] == pytest.approx(values["durationSeconds"], abs=0.01)
+    (work,) = (one for one in values["attempts"] if one["name"] == "work/2")
+    assert (work["state"], work["durationSeconds"] > 80) == ("running", True)
+    assert re.search(r"critical path so far \* 1m\d\ds, 2.00s of it waiting", place.cli("view", "Going/1").stdout)
+    (listed,) = json.loads(place.cli("view", "--json").stdout)
+    assert (listed["attempts"], listed["failed"], listed["state"]) == (2, 0, "running")
+
+
+def test_an_attempt_has_one_name_which_can_be_pasted(place: Place, finished: Finished) -> None:
+    """Into `view` and into `id`: as the terminal, the values and the messages call it."""
+    run = f"BranchFlow/{finished.run}"
+    said = "\n".join(place.cli("view", run, *more).stdout for more in ([], ["--logs"], ["--json"]))
+    said += place.cli("export", run, "--format", "perfetto").stdout
+    assert "retry 1" not in said
+    assert "train/6 is followed by train/6/1" in said
+    for name in set(re.findall(r"\b(?:start|clean|fetch|train)/\d+(?:/\d+)?\b", said)):
+        spans = [one["spanId"] for one in json.loads(place.cli("view", f"{run}/{name}", "--json").stdout)["attempts"]]
+        assert json.loads(place.cli("id", f"{run}/{name}", "--json").stdout)["spanId"] == spans[0]
+
+
+def test_of_a_resumed_run_all_count_the_same(tmp_path: Path) -> None:
+    """What ran in it: not what was taken over, which is told beside."""
+    place = Place(tmp_path)
+    source = place.write("""
+        import os
+        from metaflow import FlowSpec, step
+        class AgainFlow(FlowSpec):
+            @step
+            def start(self):
+                self.items = [1, 2, 3]
+                self.next(self.work, foreach="items")
+            @step
+            def work(self):
+                self.next(self.join)
+            @step
+            def join(self, inputs):
+                if not os.environ.get("FIXED"):
+                    raise ValueError("not yet")
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            AgainFlow()
+        """)
+    assert place.run(source, "--with", "otel").code == 1
+    command = [sys.executable, str(source), "--no-pylint", "resume", "--with", "otel"]
+    env = place.environ({"FIXED": "1"})
+    done = subprocess.run(command, cwd=place.path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (closing,) = re.findall(r"otel: (\d+) attempts recorded; look: otel-metaflow view (\S+);", done.stderr)
+    assert closing[0] == "2"
+    listed = json.loads(place.cli("view", "AgainFlow", "--json", "--limit", "1").stdout)[0]
+    assert (listed["attempts"], listed["cloned"]) == (2, 4)
+    values = json.loads(place.cli("view", closing[1], "--json").stdout)
+    assert sum(one["state"] != "skip" for one in values["attempts"]) == 2
+    assert sum(step["used"]["attempts"] for step in values["steps"] if "used" in step) == 2
+    shown = place.cli("view", closing[1]).stdout
+    assert len(re.findall(r" success ", shown)) - 1 == 2  # of the run itself
