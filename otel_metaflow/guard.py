@@ -1,8 +1,8 @@
 """Keeps our errors out of a user's run.
 
-Every hook runs behind `guarded`. An error of ours becomes one line on stderr for the whole process
-and nothing else: the step's result, exit code, output and timing stay what they are without us.
-Under pytest (`PYTEST_CURRENT_TEST`) an error is raised, so that no test passes over one.
+Every hook runs behind `guarded`, and whatever is read of Metaflow behind `seam`. An error of ours becomes one
+line on stderr for the whole run and nothing else: the step's result, exit code, output and timing stay what they
+are without us. Under pytest (`PYTEST_CURRENT_TEST`) an error is raised, so that no test passes over one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import os
 import signal
 import sys
 from types import CodeType, TracebackType
-from typing import Any, Callable, Optional, Set, TypeVar, cast
+from typing import Any, Callable, Mapping, Optional, Protocol, Set, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_reported = False
+# What goes unrecorded, and why.
+Note = Callable[[str, str], object]
+UNKNOWN = "a part of the telemetry"
+_reported: Set[str] = set()
+_keep: Optional[Note] = None
 _hidden: Set[CodeType] = set()
 
 
@@ -27,15 +31,31 @@ def say(line: str) -> None:
         return
 
 
-def report(error: BaseException) -> None:
-    """Say, once a process, that telemetry met an error of ours."""
+def keep_notes(keep: Note) -> None:
+    """Give what is to be reported to `keep` from now on, which prints it once for the run."""
+    global _keep
+    _keep = keep
+
+
+def report(error: BaseException, what: str = UNKNOWN) -> None:
+    """Report, once, that an error of ours or a Metaflow that we do not know keeps `what` from being recorded."""
     if "PYTEST_CURRENT_TEST" in os.environ and "OTEL_METAFLOW_GUARD" not in os.environ:
         raise error
-    global _reported
-    if _reported:
+    if what in _reported:
         return
-    _reported = True
-    say(f"telemetry of this process is incomplete ({type(error).__name__}: {error}); the run goes on")
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if _keep is not None:
+        _keep(what, reason)
+    elif not _reported:
+        say_unrecorded({what: reason})
+    _reported.add(what)
+
+
+def say_unrecorded(reasons: Mapping[str, str]) -> None:
+    """Print the one line about what goes unrecorded, given with the reason of each."""
+    if reasons:
+        (reason, *_) = reasons.values()
+        say(f"telemetry is incomplete, not recorded: {', '.join(reasons)} ({reason}); the run goes on")
 
 
 def is_from_signal(error: BaseException) -> bool:
@@ -64,10 +84,10 @@ def let_pass(error: Exception) -> None:
         raise error
 
 
-def contain(error: Exception) -> None:
+def contain(error: Exception, what: str = UNKNOWN) -> None:
     """Report `error`, or raise it again where it is the user's."""
     let_pass(error)
-    report(error)
+    report(error, what)
 
 
 def hidden(function: _Function) -> _Function:
@@ -96,13 +116,38 @@ def hide_frames(error: Optional[BaseException]) -> None:
 
 def guarded(function: _Function) -> _Function:
     """Make a hook that never raises an error of ours and returns None where it met one."""
+    return cast("_Function", _guard(function, UNKNOWN, lambda: None))
+
+
+class _Decorator(Protocol):
+    def __call__(self, function: _Function, /) -> _Function: ...
+
+
+def seam(what: str, default: Callable[[], Any] = lambda: None) -> _Decorator:
+    """Make a function that reaches into Metaflow answer `default()` where it does not find what it looks for.
+
+    `what` is that which then goes unrecorded, as the one line about it names it.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        return cast("_Function", _guard(function, what, default))
+
+    return decorate
+
+
+def _guard(function: Callable[..., Any], what: str, default: Callable[[], Any]) -> Callable[..., Any]:
+    # Names of a closure: those of the module are gone when the interpreter is taken down, and by then whatever
+    # is to be recorded is.
+    is_finalizing = sys.is_finalizing
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if is_finalizing():
+            return default()
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the whole point: nothing of ours reaches the run
-            contain(error)
-            return None
+            contain(error, what)
+            return default()
 
-    return cast("_Function", call)
+    return call

@@ -9,19 +9,17 @@ from typing import Any, Dict, Mapping
 from urllib.parse import unquote
 
 from otel_metaflow import __version__, names
+from otel_metaflow.task.metaflow_seams import Facts
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm32", "i686": "x86"}
 
 
-def describe(flow: str, run: str, environ: Mapping[str, str] = os.environ) -> Dict[str, Any]:
+def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.environ) -> Dict[str, Any]:
     """The attributes of this process's telemetry, as the semantic conventions and names.py call them.
 
     What the user says in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES wins over what we find, but for
     the names of flow and run, which everything else is joined by.
     """
-    import metaflow
-    from metaflow import current
-
     uname = os.uname()
     attributes: Dict[str, Any] = {
         names.SERVICE_NAME: "metaflow",
@@ -30,20 +28,17 @@ def describe(flow: str, run: str, environ: Mapping[str, str] = os.environ) -> Di
         names.OS_TYPE: sys.platform,
         names.PROCESS_RUNTIME_NAME: platform.python_implementation().lower(),
         names.PROCESS_RUNTIME_VERSION: platform.python_version(),
-        names.METAFLOW_VERSION: metaflow.__version__,  # get_version() asks git, in a process of its own
         names.COMPUTE_NAME: "local",
         names.ORCHESTRATOR_NAME: "local",
     }
-    project = current.get("project_name")
-    branch = current.get("branch_name")
-    _put(attributes, names.PROJECT_NAME, project)
-    _put(attributes, names.SERVICE_NAMESPACE, project)
-    _put(attributes, names.BRANCH_NAME, branch)
-    attributes[names.DEPLOYMENT_ENVIRONMENT_NAME] = "production" if current.get("is_production") else branch or "dev"
-    _put(attributes, names.NAMESPACE, current.get("namespace"))
-    _put(attributes, names.USER_NAME, current.get("username") or _user())
-    origin = current.get("origin_run_id")
-    _put(attributes, names.ORIGIN_RUN_ID, None if origin == "None" else origin)
+    _put(attributes, names.METAFLOW_VERSION, facts.version)
+    _put(attributes, names.PROJECT_NAME, facts.project)
+    _put(attributes, names.SERVICE_NAMESPACE, facts.project)
+    _put(attributes, names.BRANCH_NAME, facts.branch)
+    attributes[names.DEPLOYMENT_ENVIRONMENT_NAME] = "production" if facts.is_production else facts.branch or "dev"
+    _put(attributes, names.NAMESPACE, facts.namespace)
+    _put(attributes, names.USER_NAME, facts.user)
+    _put(attributes, names.ORIGIN_RUN_ID, facts.origin_run)
     attributes.update(_from_environment(environ))
     attributes.update(
         {
@@ -58,12 +53,6 @@ def describe(flow: str, run: str, environ: Mapping[str, str] = os.environ) -> Di
     return attributes
 
 
-def _user() -> Any:
-    from metaflow.util import get_username
-
-    return get_username()
-
-
 def _from_environment(environ: Mapping[str, str]) -> Dict[str, str]:
     """OTEL_RESOURCE_ATTRIBUTES, then OTEL_SERVICE_NAME, by the specification's rules."""
     attributes: Dict[str, str] = {}
@@ -76,6 +65,6 @@ def _from_environment(environ: Mapping[str, str]) -> Dict[str, str]:
     return attributes
 
 
-def _put(attributes: Dict[str, Any], name: str, value: Any) -> None:
+def _put(attributes: Dict[str, Any], name: str, value: str) -> None:
     if value:
-        attributes[name] = str(value)
+        attributes[name] = value

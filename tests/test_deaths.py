@@ -311,7 +311,7 @@ def test_a_timeout_fires_also_inside_our_own_hooks(place: Place, busy: str) -> N
     assert finished.code == 1
     (attempt,) = attempts(finished)
     assert attempt.result == "timeout"
-    assert "otel: telemetry of this process is incomplete" not in finished.stdout
+    assert "otel: telemetry is incomplete" not in finished.stdout
 
 
 def test_an_alarm_that_goes_off_where_we_read_a_logging_record_is_the_steps(place: Place) -> None:

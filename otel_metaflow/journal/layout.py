@@ -25,6 +25,7 @@ LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"
 LOST_MARK = "lost"
+INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, a line each
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
 

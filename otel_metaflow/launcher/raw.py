@@ -16,6 +16,7 @@ from otel_metaflow.guard import contain
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.overlong import kept
 from otel_metaflow.journal.writer import Journal, quoted
+from otel_metaflow.launcher import metaflow_seams
 
 _DELAY = 0.05
 # So many lines are written at once by the launcher itself, so that no burst piles up in memory.
@@ -122,21 +123,9 @@ class Writer:
 def _record(line: Line, mask: Callable[[str], str]) -> str:
     at, stream, data = line
     if data.startswith(_MFLOG):
-        data, at = _unwrapped(data, at)
+        data, at = metaflow_seams.unwrapped(data) or (data, at)
     text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
     length = len(text)
     body = quoted(mask(kept(text, length)))
     more = f',"length":{length}' if length > layout.LONGEST_LINE else ""
     return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body}{more}}}'
-
-
-def _unwrapped(data: bytes, at: int) -> Tuple[bytes, int]:
-    """The text and time of a line in Metaflow's own log format, as tasks on other machines send it."""
-    from datetime import timezone
-
-    from metaflow.mflog import mflog
-
-    parsed = mflog.parse(data)
-    if parsed is None:
-        return data, at
-    return parsed.msg, int(parsed.utc_tstamp.replace(tzinfo=timezone.utc).timestamp() * 1e9)

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from otel_metaflow import closing, handover, ids, links, resource, secrets, settings, spawn, traceparent
-from otel_metaflow.guard import guarded, hide_frames, say
+from otel_metaflow.guard import guarded, hide_frames, keep_notes, say, say_unrecorded
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.launcher import origin
-from otel_metaflow.launcher.output import Output, watch_clones, watch_workers
-from otel_metaflow.task import api
+from otel_metaflow.launcher import metaflow_seams, origin
+from otel_metaflow.launcher.output import Output
+from otel_metaflow.task import api, unrecorded
 from otel_metaflow.task.attempt import say_lost, say_unwritable
+from otel_metaflow.task.metaflow_seams import facts, flow_name
 
 _run: Optional[Run] = None
 _handed: Optional[handover.Handover] = None  # as soon as the first step asked
@@ -35,13 +36,18 @@ class Run:
         self._has_said_lost = False
         self._journal = Journal(folder / layout.RUN_FILE, self._say_lost)
         self._mask = secrets.Mask(secrets.known(os.environ))
-        self._output = Output(folder, self._journal, self._mask, self._say_lost, environment.journal_max_bytes)
         self._steps: Dict[str, Sequence[str]] = {}
+        self._output = Output(
+            folder, self._journal, self._mask, self._say_lost, environment.journal_max_bytes, self._steps.get
+        )
+        self._unrecorded: Dict[str, str] = {}
         self._unfinished = 0
         self._pid = os.getpid()
 
     def start(self) -> None:
         """Write the first record, begin to listen and send the shipper on its way."""
+        keep_notes(self._unrecorded.setdefault)
+        atexit.register(guarded(self._at_exit))
         self._journal.append(
             layout.START,
             {
@@ -51,22 +57,20 @@ class Run:
                 "namespace": self.key.namespace,
                 "pid": self._pid,
                 "processStart": process_start(),
-                "resource": resource.describe(self.key.flow, self.key.run),
+                "resource": resource.describe(self.key.flow, self.key.run, facts()),
                 **origin.describe(os.environ),
             },
         )
-        guarded(watch_workers)(self._output, self._streams_of)
-        guarded(watch_clones)(self._output)
-        self._output.tap_launcher()
+        if metaflow_seams.watch(self._output):
+            self._output.tap_launcher()
         api.lead(traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
         for problem in self.environment.problems:
             say(problem)
         self.ensure_shipper()
-        atexit.register(guarded(self._at_exit))
 
     def describe_steps(self, flow: Any, graph: Any) -> None:
         """All steps of the flow, also those without `@otel`: a run has the shape, and takes the time, of all."""
-        for step in origin.describe_steps(flow, graph):
+        for step in metaflow_seams.describe_steps(flow, graph):
             self._journal.append(layout.STEP, step)
 
     def add_step(self, name: str, options: Dict[str, Any]) -> None:
@@ -74,9 +78,6 @@ class Run:
         self._unfinished += 1
         chosen = options.get("logs") or self.environment.logs
         self._steps[name] = [name for name in chosen if name in self.environment.logs]
-
-    def _streams_of(self, step: str) -> Optional[Sequence[str]]:
-        return self._steps.get(step)
 
     def ensure_shipper(self) -> None:
         """Start the shipper unless it runs already; it may have been killed since."""
@@ -90,8 +91,8 @@ class Run:
             return
         fields: Dict[str, Any] = {"result": _result(exception)}
         if exception is not None:
-            message = getattr(exception, "message", None) or str(exception)
-            fields["exception"] = {"type": type(exception).__name__, "message": self._mask(str(message))}
+            message = self._mask(metaflow_seams.message(exception))
+            fields["exception"] = {"type": type(exception).__name__, "message": message}
         self._journal.append(layout.END, fields)
         self.ensure_shipper()
 
@@ -107,6 +108,8 @@ class Run:
             return
         self._output.close()
         self._journal.append(layout.CLOSED, {})
+        # What the tasks could not record, too: one line for all of them, apart from their own output.
+        say_unrecorded({**unrecorded.read(self.folder), **self._unrecorded})
         with contextlib.suppress(OSError):
             self._say_lost(OSError(0, (self.folder / layout.LOST_MARK).read_text()))
         self.ensure_shipper()
@@ -133,14 +136,12 @@ def _result(exception: Optional[BaseException]) -> str:
 
 @guarded
 def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -> None:
-    """A decorated step of a run of `flow` that begins."""
+    """A decorated step of a run that begins; `flow` and `graph` are Metaflow's."""
     global _run, _handed
     if _handed is None:
         environment = settings.read()
-        key = layout.RunKey(flow.name, run, environment.namespace)
+        key = layout.RunKey(flow_name(flow), run, environment.namespace)
         _run = None if environment.disabled else _open(key, environment)
-        if _run is not None:
-            guarded(_run.describe_steps)(flow, graph)
         _handed = handover.Handover(
             key.flow,
             run,
@@ -150,6 +151,9 @@ def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -
             environment.journal_max_bytes,
             environment.trace_url,
         )
+        if _run is not None:
+            guarded(_run.start)()
+            guarded(_run.describe_steps)(flow, graph)
     if _run is not None:
         _run.add_step(step, options)
 
@@ -158,12 +162,10 @@ def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:
     folder = layout.run_folder(environment.home, key)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = Run(key, environment, folder)
+        return Run(key, environment, folder)
     except OSError as error:
         say_unwritable(error, environment.home)
         return None
-    made.start()
-    return made
 
 
 @guarded
@@ -172,7 +174,7 @@ def launching(cli_args: Any) -> None:
     if _run is not None:
         _run.ensure_shipper()
     if _handed is not None:
-        cli_args.env[handover.VARIABLE] = handover.give(_handed, os.environ)
+        metaflow_seams.hand_over(cli_args, handover.VARIABLE, handover.give(_handed, os.environ))
 
 
 @guarded

@@ -29,6 +29,7 @@ from otel_metaflow.shipper import bundled, exporters
 from otel_metaflow.shipper.answers import Answer, Verdict
 from otel_metaflow.shipper.reach import GRPC, HTTP, Address, Finding, State, not_tried, reach, spoken
 from otel_metaflow.shipper.resources import span_context
+from otel_metaflow.task.metaflow_seams import facts
 
 FLOW = "otel-metaflow-doctor"
 """The name of the flow that the marked telemetry is of."""
@@ -138,7 +139,7 @@ def mark(namespace: str) -> Marked:
     """Make what is to be sent, of a run of its own each time."""
     run, now = str(time.time_ns() // 1_000_000), time.time_ns()
     trace_id, span_id = ids.trace_id(FLOW, run, namespace), ids.run_span_id(FLOW, run, namespace)
-    described = Resource.create({names.SERVICE_NAME: "metaflow", **resource.describe(FLOW, run)})
+    described = Resource.create({names.SERVICE_NAME: "metaflow", **resource.describe(FLOW, run, facts())})
     scope = InstrumentationScope(names.SCOPE)
     context = span_context(trace_id, span_id)
     span = ReadableSpan(

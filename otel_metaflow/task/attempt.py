@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
 from otel_metaflow import handover, ids, secrets, traceparent
-from otel_metaflow.guard import contain, guarded, hide_frames, say
+from otel_metaflow.guard import guarded, hide_frames, keep_notes, say
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
-from otel_metaflow.task import api, lineage, usage
+from otel_metaflow.task import api, lineage, metaflow_seams, unrecorded, usage
 from otel_metaflow.task.exceptions import describe_exception
 from otel_metaflow.task.logs import LoggingTap
 
@@ -121,29 +121,18 @@ class Attempt:
 
     def note_trace_url(self, template: str, metadata: Any, fields: Dict[str, Any]) -> None:
         """Register the link to this attempt's span as metadata of the task; with a metadata service, one request."""
-        from metaflow.metadata_provider import MetaDatum
-
         from otel_metaflow import links
 
         _, trace_id, span_id, _ = self._traceparent.split("-")
         url = links.fill(template, fields["flow"], fields["run"], trace_id, span_id)
-        tags = [f"attempt_id:{fields['attempt']}"]
-        datum = MetaDatum(field="otel-trace-url", value=url, type="otel-trace-url", tags=tags)
-        metadata.register_metadata(fields["run"], fields["step"], fields["task"], [datum])
+        metaflow_seams.register_link(
+            metadata, "otel-trace-url", url, fields["run"], fields["step"], fields["task"], fields["attempt"]
+        )
 
-    def watch_metadata(self, metadata: Any) -> None:
-        """See the error of an artifact that cannot be pickled: no hook is called for it.
-
-        Metaflow registers `attempt_ok` while that exception is on its way (metaflow/task.py), so it can be
-        seen without a wrapper that would add a frame of ours to the user's traceback.
-        """
-        register = metadata.register_metadata
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self._exception = self._exception or sys.exc_info()[1]
-            return register(*args, **kwargs)
-
-        metadata.register_metadata = watched
+    def note_error(self) -> None:
+        """An exception may be on its way that no hook is called for, as of an artifact that cannot be pickled."""
+        if self._exception is None:
+            self._exception = sys.exc_info()[1]
 
     def failed(self, error: BaseException) -> None:
         """The step raised; whether somebody catches it is known when the attempt finishes."""
@@ -161,13 +150,14 @@ class Attempt:
         self._ended = True
         if self._outlet is not None:
             self._outlet.close()
-        error = self._exception or sys.exc_info()[1]
+        self.note_error()
+        error = self._exception
         hide_frames(error)
         fields: Dict[str, Any] = {
             "result": "success" if ok else _result(error),
             **self._code,
-            **(lineage.parallel() if self._is_parallel else {}),
-            **lineage.artifacts(self._output),
+            **(metaflow_seams.parallel() if self._is_parallel else {}),
+            **metaflow_seams.artifacts(self._output),
             "usage": {
                 "cpu": round(usage.cpu_seconds() - self._cpu, 6),
                 "memoryPeak": usage.memory_peak(),
@@ -193,36 +183,37 @@ class Attempt:
 def _result(error: Optional[BaseException]) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "cancellation"
-    if type(error).__name__ == "TimeoutException" and type(error).__module__.startswith("metaflow."):
-        return "timeout"
-    return "failure"
+    return "timeout" if metaflow_seams.is_timeout(error) else "failure"
 
 
 def begin(
     *,
-    flow: str,
+    flow: Any,
     run: str,
     step: str,
     task: str,
     attempt: int,
     max_user_code_retries: int,
     options: Dict[str, Any],
-    node: Any,
-    frames: Iterable[Any],
-    inputs: Iterable[Any],
+    graph: Any,
+    inputs: Any,
     output: Any,
     metadata: Any,
 ) -> Optional[Attempt]:
-    """Open the journal of this attempt, or return None where telemetry is off or cannot be written."""
-    handed = handover.take(flow, run)
+    """Open the journal of this attempt, or return None where telemetry is off or cannot be written.
+
+    `flow`, `graph`, `inputs`, `output` and `metadata` are Metaflow's.
+    """
+    name = metaflow_seams.flow_name(flow)
+    handed = handover.take(name, run)
     described: Dict[str, Any] = {}
     if handed is None:
-        handed = _found_out(flow, run)
+        handed = _found_out(name, run)
         if handed is None:
             return None
         from otel_metaflow import resource
 
-        described["resource"] = resource.describe(flow, run)
+        described["resource"] = resource.describe(name, run, metaflow_seams.facts())
     if handed.folder is None:
         return None
     try:
@@ -237,8 +228,11 @@ def begin(
         if handover.VARIABLE not in os.environ:
             say_unwritable(error, handed.folder.parent.parent)
         return None
+    if handover.VARIABLE in os.environ:
+        keep_notes(unrecorded.keep_in(handed.folder))
     mask = secrets.Mask(secrets.known(os.environ))
-    made = Attempt(journal, mask, handed.folder, output, is_parallel=bool(getattr(node, "parallel_step", False)))
+    node = metaflow_seams.node(graph, step)
+    made = Attempt(journal, mask, handed.folder, output, is_parallel=node.is_parallel)
     outer = os.environ.get(handover.WITHIN)
     is_within = bool(outer) and Path(str(outer)).parent == handed.folder and Path(str(outer)) != journal.path
     if is_within:
@@ -246,7 +240,7 @@ def begin(
         described["within"] = Path(str(outer)).name
     sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
     fields = {
-        "flow": flow,
+        "flow": name,
         "run": run,
         "namespace": handed.namespace,
         "step": step,
@@ -255,16 +249,15 @@ def begin(
         "maxUserCodeRetries": max_user_code_retries,
         "logs": sources,
         "attributes": options.get("attributes") or {},
-        **lineage.describe(inputs, frames, node.type, mask, value=bool(options.get("foreach_value"))),
+        "stepType": node.type,
+        **lineage.inputs(metaflow_seams.inputs(inputs)),
+        **lineage.foreach(metaflow_seams.frames(flow), mask, value=bool(options.get("foreach_value"))),
         **described,
     }
     made.start(fields, sources)
-    try:
-        if handed.trace_url:
-            made.note_trace_url(handed.trace_url, metadata, fields)
-        made.watch_metadata(metadata)
-    except Exception as error:  # noqa: BLE001 - not a hook; without it an error's name or a link is missing
-        contain(error)
+    if handed.trace_url:
+        guarded(made.note_trace_url)(handed.trace_url, metadata, fields)
+    metaflow_seams.watch_registering(metadata, made.note_error)
     return made
 
 

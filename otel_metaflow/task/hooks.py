@@ -6,6 +6,7 @@ from typing import Any, Iterable, Optional
 
 from otel_metaflow.guard import guarded
 from otel_metaflow.task import attempt as attempts
+from otel_metaflow.task import metaflow_seams
 
 Attempt = attempts.Attempt
 
@@ -40,6 +41,4 @@ def finished(attempt: Attempt, ok: Optional[bool], decorators: Iterable[Any]) ->
     """Metaflow has stored the attempt and says how it went; `decorators` are the step's."""
     attempt.finish(ok)
     if not ok:
-        from otel_metaflow.task import cards
-
-        cards.render_failed(decorators)
+        metaflow_seams.render_failed_cards(decorators)

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List
+from typing import Any, Callable, Dict, Sequence, Tuple
+
+from otel_metaflow.task.metaflow_seams import Frame
 
 _LONGEST_VALUE = 256
 
 
-def describe(
-    inputs: Iterable[Any], frames: Iterable[Any], step_type: str, mask: Callable[[str], str], *, value: bool
-) -> Dict[str, Any]:
-    """`inputs` are Metaflow's datastores of the tasks read, `frames` its stack of foreach, the innermost last.
-
-    `value` asks for the innermost foreach's value, as Metaflow shortened it.
-    """
-    facts: Dict[str, Any] = {"stepType": step_type}
-    named: List[List[Any]] = []
-    for read in inputs or ():
-        _, step, task = str(read.pathspec).split("/")
-        if step == "_parameters":  # what the run was started with, no task of the user's
-            continue
-        named.append([step, task, int(read.attempt or 0)])
-    facts["inputs"] = named
-    stack = [[frame.index, frame.num_splits] for frame in frames if frame.index is not None]
-    if stack:
-        facts["foreach"] = stack
-        if value:
-            facts["foreachValue"] = mask(str(list(frames)[-1].value))[:_LONGEST_VALUE]
-    return facts
+def inputs(read: Sequence[Tuple[str, str, int]]) -> Dict[str, Any]:
+    """The tasks that were read, given as step, task and attempt."""
+    # `_parameters` is what the run was started with, no task of the user's.
+    return {"inputs": [list(each) for each in read if each[0] != "_parameters"]}
 
 
-def parallel() -> Dict[str, Any]:
-    """Which node of how many this attempt of a `@parallel` step is."""
-    from metaflow import current
-
-    return {"parallel": [current.parallel.node_index, current.parallel.num_nodes]}
-
-
-def artifacts(output: Any) -> Dict[str, Any]:
-    """How many artifacts the attempt stored, and their bytes before compression; empty where Metaflow hides them.
-
-    Of a datastore's private `_info` (metaflow/datastore/task_datastore.py): there is no public way that
-    does not read each artifact.
-    """
-    stored = getattr(output, "_info", None)
-    if not isinstance(stored, dict):
+def foreach(frames: Sequence[Frame], mask: Callable[[str], str], *, value: bool) -> Dict[str, Any]:
+    """Index and size of each foreach, the innermost last; `value` asks for the innermost's value, too."""
+    if not frames:
         return {}
-    sizes = [info.get("size") for info in stored.values() if isinstance(info, dict)]
-    return {"artifacts": {"count": len(sizes), "bytes": sum(size for size in sizes if isinstance(size, int))}}
+    facts: Dict[str, Any] = {"foreach": [[frame.place, frame.splits] for frame in frames]}
+    if value:
+        facts["foreachValue"] = mask(str(frames[-1].value))[:_LONGEST_VALUE]
+    return facts

@@ -1,8 +1,12 @@
 """`@otel`, as thin as it can be: Metaflow imports this module in every process, of every flow.
 
-Nothing but the standard library and Metaflow may be imported at load. The hooks hand over to
-`otel_metaflow`, the launcher's or the task's side of it, when they are called.
+Nothing but the standard library and Metaflow may be imported at load. The hooks hand on what they were given to
+`otel_metaflow`, the launcher's or the task's side of it, when they are called; nothing of it is read here.
 """
+
+import importlib
+import os
+import sys
 
 from metaflow.decorators import StepDecorator
 from metaflow.exception import MetaflowException
@@ -59,19 +63,13 @@ class OtelDecorator(StepDecorator):
         self._decorators = decorators
 
     def runtime_init(self, flow, graph, package, run_id):
-        launcher = _side("launcher.run")
-        if launcher is not None:
-            launcher.start(flow, str(run_id), graph, self._step_name, self._options)
+        _call("launcher.run", "start", flow, str(run_id), graph, self._step_name, self._options)
 
     def runtime_step_cli(self, cli_args, retry_count, max_user_code_retries, ubf_context):
-        launcher = _side("launcher.run")
-        if launcher is not None:
-            launcher.launching(cli_args)
+        _call("launcher.run", "launching", cli_args)
 
     def runtime_finished(self, exception):
-        launcher = _side("launcher.run")
-        if launcher is not None:
-            launcher.finished(exception)
+        _call("launcher.run", "finished", exception)
 
     # In the task, `flow.py step`.
 
@@ -89,50 +87,85 @@ class OtelDecorator(StepDecorator):
         ubf_context,
         inputs,
     ):
-        task = _side("task.hooks")
-        if task is not None:
-            self._attempt = task.pre_step(
-                flow=flow.name,
-                run=str(run_id),
-                step=step_name,
-                task=str(task_id),
-                attempt=retry_count,
-                max_user_code_retries=max_user_code_retries,
-                options=self._options,
-                node=graph[step_name],
-                frames=getattr(flow, "_foreach_stack", None) or (),
-                inputs=inputs,
-                output=task_datastore,
-                metadata=metadata,
-            )
+        self._attempt = _call(
+            "task.hooks",
+            "pre_step",
+            flow=flow,
+            run=str(run_id),
+            step=step_name,
+            task=str(task_id),
+            attempt=retry_count,
+            max_user_code_retries=max_user_code_retries,
+            options=self._options,
+            graph=graph,
+            inputs=inputs,
+            output=task_datastore,
+            metadata=metadata,
+        )
 
     def task_decorate(self, step_func, flow, graph, retry_count, max_user_code_retries, ubf_context):
         # The step is not wrapped: a frame of ours would stand in the user's tracebacks.
         if self._attempt is not None:
-            _side("task.hooks").before_user_code(self._attempt)
+            _call("task.hooks", "before_user_code", self._attempt)
         return step_func
 
     def task_post_step(self, step_name, flow, graph, retry_count, max_user_code_retries):
         if self._attempt is not None:
-            _side("task.hooks").after_user_code(self._attempt)
+            _call("task.hooks", "after_user_code", self._attempt)
 
     def task_exception(self, exception, step_name, flow, graph, retry_count, max_user_code_retries):
         if self._attempt is not None:
-            _side("task.hooks").exception(self._attempt, exception)
+            _call("task.hooks", "exception", self._attempt, exception)
 
     def task_finished(self, step_name, flow, graph, is_task_ok, retry_count, max_user_code_retries):
         if self._attempt is not None:
-            _side("task.hooks").finished(self._attempt, is_task_ok, self._decorators)
+            _call("task.hooks", "finished", self._attempt, is_task_ok, self._decorators)
 
 
-def _side(module):
-    """Import a module of `otel_metaflow`, or None where it is not installed, as in a bare container."""
-    import importlib
+_modules = {}
+# Set for the tasks of a launcher that has reported a broken installation: they have the same one.
+_REPORTED = "OTEL_METAFLOW_BROKEN"
 
+
+def _call(module, hook, *args, **kwargs):
+    """Call a hook of `otel_metaflow`, or do nothing where that is not installed, as in a bare container.
+
+    The hooks contain their own errors. What is caught here is an installation that is broken, or of another version
+    than this file: one line, and the run goes on without telemetry.
+    """
     try:
-        return importlib.import_module("otel_metaflow." + module)
-    except ImportError:
+        if module not in _modules:
+            # Kept, since user code may do what it likes with sys.modules and sys.path.
+            _modules[module] = _imported("otel_metaflow." + module)
+        return _modules[module] and getattr(_modules[module], hook)(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - nothing of ours reaches the run
+        guard = sys.modules.get("otel_metaflow.guard")
+        if guard is not None:
+            guard.let_pass(error)
+        _modules[module] = None
+        if not os.environ.get(_REPORTED):
+            os.environ[_REPORTED] = "1"
+            _report(error)
         return None
+
+
+def _imported(name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == "otel_metaflow":
+            return None
+        raise
+
+
+def _report(error):
+    try:
+        sys.stderr.write(
+            "otel: no telemetry: the installation of otel-metaflow is broken (%s: %s); "
+            "type: pip install --force-reinstall otel-metaflow\n" % (type(error).__name__, " ".join(str(error).split()))
+        )
+    except Exception:  # noqa: BLE001 - a closed stderr is the user's affair and must not fail a step
+        return
 
 
 def _checked_attributes(value):

@@ -1,0 +1,207 @@
+"""All that a task reads of Metaflow beyond what its hooks are given, as plain values of ours.
+
+Nothing here is promised by Metaflow. So each function is a `seam`: where a Metaflow is built differently, it
+answers with a default, one line names what goes unrecorded, and the step runs as it does without us. No other
+module of the task touches an attribute of Metaflow's. tests/test_seams.py takes away each name of DEPENDS in turn.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from otel_metaflow.guard import hidden, let_pass, seam
+
+DEPENDS = (
+    "metaflow.__version__",
+    "metaflow.current",
+    "metaflow.metaflow_current.Current.get",
+    "metaflow.util.get_username",
+    "metaflow.flowspec.FlowSpec.name",
+    "metaflow.flowspec.FlowSpec._foreach_stack",
+    "metaflow.tuple_util.ForeachFrame.index",
+    "metaflow.tuple_util.ForeachFrame.num_splits",
+    "metaflow.tuple_util.ForeachFrame.value",
+    "metaflow.graph.FlowGraph.__getitem__",
+    "metaflow.graph.DAGNode.type",
+    "metaflow.graph.DAGNode.parallel_step",
+    "metaflow.metadata_provider.MetaDatum",
+    "metaflow.metadata_provider.metadata.MetadataProvider.register_metadata",
+    "metaflow.datastore.task_datastore.TaskDataStore.pathspec",
+    "metaflow.datastore.task_datastore.TaskDataStore.attempt",
+    "metaflow.datastore.task_datastore.TaskDataStore._info",
+    "metaflow.plugins.timeout_decorator.TimeoutException",
+    "metaflow.metaflow_current.Parallel.node_index",
+    "metaflow.metaflow_current.Parallel.num_nodes",
+    "metaflow.decorators.Decorator.name",
+    "metaflow.decorators.Decorator.attributes",
+    "metaflow.plugins.cards.card_decorator.CardDecorator.card_creator",
+    "metaflow.plugins.cards.card_decorator.CardDecorator.card_options",
+    "metaflow.plugins.cards.card_decorator.CardDecorator._card_uuid",
+    "metaflow.plugins.cards.card_decorator.CardDecorator._user_set_card_id",
+    "metaflow.plugins.cards.card_decorator.CardDecorator._logger",
+    "metaflow.plugins.cards.card_creator.CardCreator.create",
+)
+"""The names that this module needs, each where Metaflow 2.19 defines it."""
+
+_CARD_TYPE = "otel"
+
+
+class Facts(NamedTuple):
+    """Who runs what, as Metaflow knows it; what it does not know is empty."""
+
+    version: str = ""
+    project: str = ""
+    branch: str = ""
+    is_production: bool = False
+    namespace: str = ""
+    user: str = ""
+    origin_run: str = ""
+
+
+@seam("Metaflow's version, the project and the user of the run", Facts)
+def facts() -> Facts:
+    """The facts of this process's run (metaflow/metaflow_current.py)."""
+    import metaflow
+    from metaflow import current
+    from metaflow.util import get_username
+
+    def of(name: str) -> str:
+        value = current.get(name)
+        return str(value) if value else ""
+
+    origin = of("origin_run_id")
+    return Facts(
+        version=str(metaflow.__version__),  # get_version() asks git, in a process of its own
+        project=of("project_name"),
+        branch=of("branch_name"),
+        is_production=bool(current.get("is_production")),
+        namespace=of("namespace"),
+        user=of("username") or str(get_username() or ""),
+        origin_run="" if origin == "None" else origin,
+    )
+
+
+def flow_name(flow: Any) -> str:
+    """The flow's name: that of its class, unless Metaflow knows another."""
+    try:
+        return str(flow.name)
+    except Exception as error:  # noqa: BLE001 - the class's name is what Metaflow 2.19 answers
+        let_pass(error)
+        return type(flow).__name__
+
+
+class Node(NamedTuple):
+    """A step as the graph of the flow has it."""
+
+    type: str
+    is_parallel: bool
+
+
+@seam("the type of steps", lambda: Node("", is_parallel=False))
+def node(graph: Any, step: str) -> Node:
+    """The node of a step (metaflow/graph.py)."""
+    found = graph[step]
+    return Node(str(found.type), bool(found.parallel_step))
+
+
+class Frame(NamedTuple):
+    """One foreach that the task is in."""
+
+    place: int
+    splits: Optional[int]
+    value: Any
+
+
+@seam("the indexes of foreach tasks", list)
+def frames(flow: Any) -> List[Frame]:
+    """The foreach loops around a task, the innermost last (metaflow/flowspec.py)."""
+    return [
+        Frame(int(each.index), each.num_splits, each.value) for each in flow._foreach_stack if each.index is not None
+    ]
+
+
+@seam("which tasks a task read from", list)
+def inputs(datastores: Any) -> List[Tuple[str, str, int]]:
+    """Step, task and attempt of each task that was read, given as Metaflow's datastores."""
+    if datastores is None:
+        return []
+    if iter(datastores) is datastores:
+        raise TypeError("the inputs can be read only once, and that is for the step to do")
+    found = []
+    for each in datastores:
+        _, step, task = str(each.pathspec).split("/")
+        found.append((step, task, int(each.attempt or 0)))
+    return found
+
+
+@seam("which node of a @parallel step a task is", dict)
+def parallel() -> Dict[str, Any]:
+    """Which node of how many this attempt of a `@parallel` step is."""
+    from metaflow import current
+
+    return {"parallel": [int(current.parallel.node_index), int(current.parallel.num_nodes)]}
+
+
+@seam("the sizes of artifacts", dict)
+def artifacts(datastore: Any) -> Dict[str, Any]:
+    """How many artifacts the attempt stored, and their bytes before compression.
+
+    Of a datastore's private `_info` (metaflow/datastore/task_datastore.py): there is no public way that
+    does not read each artifact.
+    """
+    sizes = [info.get("size") for info in dict(datastore._info).values() if isinstance(info, dict)]
+    return {"artifacts": {"count": len(sizes), "bytes": sum(size for size in sizes if isinstance(size, int))}}
+
+
+@seam("the link to the trace in the task's metadata")
+def register_link(metadata: Any, field: str, url: str, run: str, step: str, task: str, attempt: int) -> None:
+    """Register a link as metadata of the task; with a metadata service, one request."""
+    from metaflow.metadata_provider import MetaDatum
+
+    datum = MetaDatum(field=field, value=url, type=field, tags=[f"attempt_id:{attempt}"])
+    metadata.register_metadata(run, step, task, [datum])
+
+
+@seam("errors of artifacts that cannot be stored")
+def watch_registering(metadata: Any, note: Callable[[], None]) -> None:
+    """Call `note` whenever Metaflow registers metadata of this task.
+
+    It registers `attempt_ok` while the error of an artifact that cannot be pickled is on its way
+    (metaflow/task.py), and no hook is called for that one.
+    """
+    register = metadata.register_metadata
+
+    @hidden
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return register(*args, **kwargs)
+
+    metadata.register_metadata = watched
+
+
+@seam("whether an attempt ran out of time", lambda: False)
+def is_timeout(error: Optional[BaseException]) -> bool:
+    """Whether `@timeout` raised `error`."""
+    from metaflow.plugins.timeout_decorator import TimeoutException
+
+    return isinstance(error, TimeoutException)
+
+
+@seam("the card of a step that failed")
+def render_failed_cards(decorators: Iterable[Any]) -> None:
+    """Make the cards of type otel among the step's decorators, as Metaflow would have had the step not failed.
+
+    By the call of metaflow/plugins/cards/card_decorator.py, CardDecorator.task_finished.
+    """
+    for decorator in decorators:
+        if decorator.name == "card" and decorator.attributes.get("type") == _CARD_TYPE:
+            decorator.card_creator.create(
+                mode="render",
+                final=True,
+                card_uuid=decorator._card_uuid,
+                user_set_card_id=decorator._user_set_card_id,
+                runtime_card=False,
+                decorator_attributes=decorator.attributes,
+                card_options=decorator.card_options,
+                logger=decorator._logger,
+            )
