@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Callable
 
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.journal.layout import RunKey
@@ -12,14 +13,24 @@ from otel_metaflow.settings import Settings
 _LOOK_AGAIN = 0.05
 
 
-def wait(folder: Path, seconds: float) -> None:
-    """Wait until the shipper has delivered the run, or says that it cannot, but not longer than `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def wait(
+    folder: Path,
+    seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until the shipper has delivered the run, or what it can of it, but not longer than `seconds`.
+
+    An endpoint that refuses is not waited for: it would cost each run the whole time, and what is kept on disk is
+    sent later by whoever ships next.
+    """
+    deadline = clock() + seconds
+    while clock() < deadline:
         checkpoint = Checkpoint.read(folder)
-        if checkpoint.complete:
+        if checkpoint.complete or checkpoint.stalled:
             return
-        time.sleep(_LOOK_AGAIN)
+        sleep(_LOOK_AGAIN)
 
 
 def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: int) -> str:

@@ -27,6 +27,8 @@ class Checkpoint:
     corrupt: int = 0
     trouble: Dict[str, str] = field(default_factory=dict)
     complete: bool = False
+    stalled: bool = False
+    """The run is over, and what is not delivered has failed at least once: nobody need wait for it."""
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -43,6 +45,7 @@ class Checkpoint:
                 corrupt=int(value["corrupt"]),
                 trouble=dict(value["trouble"]),
                 complete=bool(value["complete"]),
+                stalled=bool(value.get("stalled", False)),
             )
             for signal, names in value["sent"].items():
                 made.sent[signal] = set(names)
@@ -69,6 +72,7 @@ class Checkpoint:
         value: Dict[str, Any] = {
             "version": _VERSION,
             "complete": self.complete,
+            "stalled": self.stalled,
             "cursors": {name: cursor.as_json() for name, cursor in self.cursors.items()},
             "sent": {signal: sorted(names) for signal, names in self.sent.items()},
             "delivered": self.delivered,

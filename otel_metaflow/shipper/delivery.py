@@ -58,7 +58,7 @@ class Delivery:
         build: Callable[[Destination], Exporter] = exporters.build,
     ) -> None:
         self.checkpoint = Checkpoint.read(folder)
-        self.checkpoint.complete = False
+        self.checkpoint.complete = self.checkpoint.stalled = False
         self._corrupt_before = self.checkpoint.corrupt
         self.checkpoint.write()
         self._following = Following(home, folder)
@@ -104,6 +104,7 @@ class Delivery:
         self._note_corrupt()
         written = self._files is None or self._files.at_end()
         self.checkpoint.complete = written and all(lane.is_done for lane in self.lanes.values())
+        self.checkpoint.stalled = not self.checkpoint.complete
         self.checkpoint.write()
         return self.checkpoint.complete
 
@@ -119,7 +120,7 @@ class Delivery:
             if self._files is not None:
                 fed |= self._files.feed()
                 self.checkpoint.delivered["files"] = self._files.written
-            self._note_trouble()
+            self._note_trouble(is_stalled=not fed and self._is_stalled())
             idle = not fed and not any(lane.is_busy for lane in self.lanes.values())
             if self._following.run_is_over and idle and self._all_read():
                 break
@@ -309,10 +310,23 @@ class Delivery:
             trouble["files"] = self._files.trouble
         return {name: reason for name, reason in trouble.items() if reason}
 
-    def _note_trouble(self) -> None:
-        trouble = self._trouble()
-        if trouble != self.checkpoint.trouble:
-            self.checkpoint.trouble = trouble
+    def _is_stalled(self) -> bool:
+        """Whether the run is over and each signal that is not delivered has failed at least once."""
+        busy = [lane for lane in self.lanes.values() if lane.is_busy]
+        failed = [lane for lane in self.lanes.values() if lane.has_failed]
+        files = self._files
+        return (
+            self._following.run_is_over
+            and all(lane.has_failed for lane in busy)
+            and (files is None or bool(files.trouble) or files.at_end())
+            and bool(failed or (files is not None and files.trouble))
+        )
+
+    def _note_trouble(self, *, is_stalled: bool) -> None:
+        trouble, before = self._trouble(), self.checkpoint.trouble
+        if trouble != before or is_stalled != self.checkpoint.stalled:
+            self.checkpoint.trouble, self.checkpoint.stalled = trouble, is_stalled
             self.checkpoint.write()
+        if trouble != before:
             for signal, reason in trouble.items():
                 print(f"{signal}: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - shipper.log

@@ -108,6 +108,11 @@ class Lane:
         return self._batch is not None and not self.is_parked
 
     @property
+    def has_failed(self) -> bool:
+        """Whether what is to be sent next was tried, and not taken."""
+        return self.is_parked or (self._batch is not None and self._failures > 0)
+
+    @property
     def is_done(self) -> bool:
         """Whether all that was offered is settled."""
         return self._batch is None and not self._doubted
