@@ -188,7 +188,10 @@ def recorded(finished: Finished) -> Counter[tuple[str, ...]]:
         for line in path.read_text().splitlines():
             record = json.loads(line)
             if record["kind"] != "line":
-                flat = {**record, **{f"resource {name}": value for name, value in record.get("resource", {}).items()}}
+                # A task that the launcher hands nothing describes by itself what the run's resource is.
+                resource = {} if "task" in record else record.pop("resource", {})
+                record.pop("resource", None)
+                flat = {**record, **{f"resource {name}": value for name, value in resource.items()}}
                 known = sorted(name for name, value in flat.items() if value not in ("", None, [], {}))
                 found[(record["kind"], *known)] += 1
     return found

@@ -15,7 +15,19 @@ from __future__ import annotations
 import inspect
 from datetime import timezone
 from time import time_ns
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+)
 
 from otel_metaflow.guard import hidden, let_pass, seam
 from otel_metaflow.journal.layout import AttemptKey
@@ -302,7 +314,7 @@ def _steps(flow: Any) -> List[_Step]:
     return found
 
 
-def describe_steps(flow: Any, graph: Any) -> Iterator[Dict[str, Any]]:
+def describe_steps(flow: Any, graph: Any) -> Iterable[Dict[str, Any]]:
     """Each step of the flow, by name: its place in the graph, what it asks for, whether it has `@otel`."""
     for step in _steps(flow):
         found = shared.node(graph, step.name)
