@@ -285,8 +285,8 @@ EDITS: dict[str, list[tuple[str, str, str]]] = {
         (RUNTIME, CLONED, cloned_by("origin_task")),
     ],
     "the clone helper is renamed": [
-        ("metaflow.clone_util", r"\bclone_task_helper\b", "clone_task"),
-        (RUNTIME, r"\bclone_task_helper\b", "clone_task"),
+        (RUNTIME, r"import clone_task_helper", r"\g<0> as take_over_task"),
+        (RUNTIME, r"\bclone_task_helper\(", "take_over_task("),
     ],
 }
 WHOLE = {

@@ -123,8 +123,8 @@ class OtelDecorator(StepDecorator):
 
 
 _modules = {}
-# Set for the tasks of a launcher that has reported a broken installation: they have the same one.
-_REPORTED = "OTEL_METAFLOW_BROKEN"
+# Set by the process that has found the installation broken, for its children: they have the same one.
+_BROKEN = "OTEL_METAFLOW_BROKEN"
 
 
 def _call(module, hook, *args, **kwargs):
@@ -133,6 +133,8 @@ def _call(module, hook, *args, **kwargs):
     The hooks contain their own errors. What is caught here is an installation that is broken, or of another version
     than this file: one line, and the run goes on without telemetry.
     """
+    if os.environ.get(_BROKEN):
+        return None
     try:
         if module not in _modules:
             # Kept, since user code may do what it likes with sys.modules and sys.path.
@@ -142,10 +144,8 @@ def _call(module, hook, *args, **kwargs):
         guard = sys.modules.get("otel_metaflow.guard")
         if guard is not None:
             guard.let_pass(error)
-        _modules[module] = None
-        if not os.environ.get(_REPORTED):
-            os.environ[_REPORTED] = "1"
-            _report(error)
+        os.environ[_BROKEN] = "1"
+        _report(error)
         return None
 
 
