@@ -23,7 +23,7 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-OURS := destinations door environment origin gate aside delivery finite series
+OURS := destinations door environment variables origin gate storage disklimiter aside delivery finite series
 collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/*/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
@@ -47,7 +47,7 @@ bench-collector: $(COLLECTOR) $(VENDORS) ## what an outage of a vendor costs, an
 # the checksum database either: the sums that get committed are what is checked from then on.
 collector-generate: export GONOSUMDB = *
 collector-generate: ## write its Go module anew, after a change of version or manifest
-	$(foreach ours,destinations door environment,cd $(CURDIR)/collector/$(ours) && \
+	$(foreach ours,destinations door environment variables,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy &&) true
 	$(foreach ours,origin aside finite,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
@@ -58,6 +58,10 @@ collector-generate: ## write its Go module anew, after a change of version or ma
 		$(foreach module,consumer/consumererror extension/extensionmiddleware,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	cd collector/series && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,extension/xextension processor/processortest,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
+	cd collector/storage && go get $(foreach module,component extension,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+		go.opentelemetry.io/collector/extension/xextension@$(COLLECTOR_CONTRIB) \
+		github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage@$(COLLECTOR_CONTRIB) && go mod tidy
+	cd collector/disklimiter && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy
 	$(call generate,collector,$(COLLECTOR))
 	$(call generate,tests/vendors,$(VENDORS))
 

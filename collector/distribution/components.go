@@ -11,7 +11,6 @@ import (
 	basicauthextension "github.com/open-telemetry/opentelemetry-collector-contrib/extension/basicauthextension"
 	bearertokenauthextension "github.com/open-telemetry/opentelemetry-collector-contrib/extension/bearertokenauthextension"
 	healthcheckextension "github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension"
-	filestorage "github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	attributesprocessor "github.com/open-telemetry/opentelemetry-collector-contrib/processor/attributesprocessor"
 	filterprocessor "github.com/open-telemetry/opentelemetry-collector-contrib/processor/filterprocessor"
 	redactionprocessor "github.com/open-telemetry/opentelemetry-collector-contrib/processor/redactionprocessor"
@@ -36,11 +35,13 @@ import (
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 	aside "otel-metaflow.local/aside"
 	delivery "otel-metaflow.local/delivery"
+	disklimiter "otel-metaflow.local/disklimiter"
 	finite "otel-metaflow.local/finite"
 	gate "otel-metaflow.local/gate"
 	origin "otel-metaflow.local/origin"
 	delta "otel-metaflow.local/series/delta"
 	sum "otel-metaflow.local/series/sum"
+	storage "otel-metaflow.local/storage"
 )
 
 type aliasProvider interface{ DeprecatedAlias() component.Type }
@@ -68,7 +69,7 @@ func components() (otelcol.Factories, error) {
 		basicauthextension.NewFactory(),
 		bearertokenauthextension.NewFactory(),
 		healthcheckextension.NewFactory(),
-		filestorage.NewFactory(),
+		storage.NewFactory(),
 	)
 	if err != nil {
 		return otelcol.Factories{}, err
@@ -78,7 +79,7 @@ func components() (otelcol.Factories, error) {
 		basicauthextension.NewFactory().Type():       "github.com/open-telemetry/opentelemetry-collector-contrib/extension/basicauthextension v0.144.0",
 		bearertokenauthextension.NewFactory().Type(): "github.com/open-telemetry/opentelemetry-collector-contrib/extension/bearertokenauthextension v0.144.0",
 		healthcheckextension.NewFactory().Type():     "github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension v0.144.0",
-		filestorage.NewFactory().Type():              "github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage v0.144.0",
+		storage.NewFactory().Type():                  "otel-metaflow.local/storage v0.0.0",
 	})
 
 	factories.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](
@@ -123,6 +124,7 @@ func components() (otelcol.Factories, error) {
 		redactionprocessor.NewFactory(),
 		resourceprocessor.NewFactory(),
 		transformprocessor.NewFactory(),
+		disklimiter.NewFactory(),
 		origin.NewFactory(),
 		aside.NewFactory(),
 		finite.NewFactory(),
@@ -140,6 +142,7 @@ func components() (otelcol.Factories, error) {
 		redactionprocessor.NewFactory().Type():     "github.com/open-telemetry/opentelemetry-collector-contrib/processor/redactionprocessor v0.144.0",
 		resourceprocessor.NewFactory().Type():      "github.com/open-telemetry/opentelemetry-collector-contrib/processor/resourceprocessor v0.144.0",
 		transformprocessor.NewFactory().Type():     "github.com/open-telemetry/opentelemetry-collector-contrib/processor/transformprocessor v0.144.0",
+		disklimiter.NewFactory().Type():            "otel-metaflow.local/disklimiter v0.0.0",
 		origin.NewFactory().Type():                 "otel-metaflow.local/origin v0.0.0",
 		aside.NewFactory().Type():                  "otel-metaflow.local/aside v0.0.0",
 		finite.NewFactory().Type():                 "otel-metaflow.local/finite v0.0.0",

@@ -13,7 +13,6 @@ require (
 	github.com/open-telemetry/opentelemetry-collector-contrib/extension/basicauthextension v0.144.0
 	github.com/open-telemetry/opentelemetry-collector-contrib/extension/bearertokenauthextension v0.144.0
 	github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension v0.144.0
-	github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage v0.144.0
 	github.com/open-telemetry/opentelemetry-collector-contrib/processor/attributesprocessor v0.144.0
 	github.com/open-telemetry/opentelemetry-collector-contrib/processor/filterprocessor v0.144.0
 	github.com/open-telemetry/opentelemetry-collector-contrib/processor/redactionprocessor v0.144.0
@@ -40,10 +39,13 @@ require (
 	go.opentelemetry.io/collector/receiver/otlpreceiver v0.144.0
 	go.opentelemetry.io/collector/service v0.144.0
 	otel-metaflow.local/destinations v0.0.0
+	otel-metaflow.local/disklimiter v0.0.0
 	otel-metaflow.local/door v0.0.0
 	otel-metaflow.local/environment v0.0.0
 	otel-metaflow.local/gate v0.0.0
 	otel-metaflow.local/origin v0.0.0
+	otel-metaflow.local/storage v0.0.0
+	otel-metaflow.local/variables v0.0.0
 )
 
 require (
@@ -240,6 +242,7 @@ require (
 	github.com/mohae/deepcopy v0.0.0-20170929034955-c48cc78d4826 // indirect
 	github.com/mostynb/go-grpc-compression v1.2.3 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage v0.144.0 // indirect
 	github.com/open-telemetry/opentelemetry-collector-contrib/internal/aws/ecsutil v0.144.0 // indirect
 	github.com/open-telemetry/opentelemetry-collector-contrib/internal/common v0.144.0 // indirect
 	github.com/open-telemetry/opentelemetry-collector-contrib/internal/coreinternal v0.144.0 // indirect
@@ -433,3 +436,9 @@ replace otel-metaflow.local/finite => ../finite
 replace otel-metaflow.local/series => ../series
 
 replace otel-metaflow.local/aside => ../aside
+
+replace otel-metaflow.local/storage => ../storage
+
+replace otel-metaflow.local/disklimiter => ../disklimiter
+
+replace otel-metaflow.local/variables => ../variables

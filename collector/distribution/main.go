@@ -14,6 +14,7 @@ import (
 	destinations "otel-metaflow.local/destinations"
 	door "otel-metaflow.local/door"
 	environment "otel-metaflow.local/environment"
+	variables "otel-metaflow.local/variables"
 )
 
 func main() {
@@ -34,6 +35,7 @@ func main() {
 					yamlprovider.NewFactory(),
 				},
 				ConverterFactories: []confmap.ConverterFactory{
+					variables.NewFactory(),
 					destinations.NewFactory(),
 					door.NewFactory(),
 				},
@@ -45,6 +47,7 @@ func main() {
 			yamlprovider.NewFactory().Create(confmap.ProviderSettings{}).Scheme(): "go.opentelemetry.io/collector/confmap/provider/yamlprovider v1.50.0",
 		},
 		ConverterModules: []string{
+			"otel-metaflow.local/variables v0.0.0",
 			"otel-metaflow.local/destinations v0.0.0",
 			"otel-metaflow.local/door v0.0.0",
 		},

@@ -1,8 +1,10 @@
 // Package environment reads variables into the configuration, as `${env:NAME:-default}`.
 //
-// It is the collector's own provider but for one thing: a variable that is set to nothing counts as not
-// set, as the OpenTelemetry specification has it for all SDKs. Compose files, Helm charts and Task
-// definitions pass on empty variables where nobody set any, and the default is meant for those too.
+// It is the collector's own provider but for three things. A variable that is set to nothing counts as not
+// set, as the OpenTelemetry specification has it for all SDKs: Compose files, Helm charts and Task
+// definitions pass on empty variables where nobody set any, and the default is meant for those too. Blanks
+// around a value are no part of it, such as the newline at the end of a Kubernetes secret. And a value is taken
+// as it stands: in a token, $$ is two dollar signs, and ${…} names no other variable.
 package environment
 
 import (
@@ -26,7 +28,11 @@ type provider struct{ confmap.Provider }
 // Retrieve returns the value of a variable, or the default.
 func (p provider) Retrieve(ctx context.Context, uri string, watcher confmap.WatcherFunc) (*confmap.Retrieved, error) {
 	name, fallback, hasFallback := strings.Cut(strings.TrimPrefix(uri, p.Scheme()+":"), ":-")
-	if hasFallback && os.Getenv(name) == "" {
+	value := strings.TrimSpace(os.Getenv(name))
+	switch {
+	case value != "":
+		return confmap.NewRetrievedFromYAML([]byte(strings.ReplaceAll(value, "$", "$$")))
+	case hasFallback:
 		return confmap.NewRetrievedFromYAML([]byte(fallback))
 	}
 	return p.Provider.Retrieve(ctx, uri, watcher)

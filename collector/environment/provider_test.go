@@ -8,10 +8,16 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
 )
 
-func TestAVariableThatIsSetToNothingIsNotSet(t *testing.T) {
+func TestAVariableIsItsTextOrTheDefault(t *testing.T) {
 	t.Setenv("OTEL_METAFLOW_TEST_EMPTY", "")
 	t.Setenv("OTEL_METAFLOW_TEST_SET", "site.example")
+	t.Setenv("OTEL_METAFLOW_TEST_BLANKS", " \n")
+	t.Setenv("OTEL_METAFLOW_TEST_NEWLINE", "0123\n")
+	t.Setenv("OTEL_METAFLOW_TEST_DOLLARS", "a$$b${env:OTEL_METAFLOW_TEST_SET}$")
 	for uri, want := range map[string]any{
+		"${env:OTEL_METAFLOW_TEST_BLANKS:-default}":                                       "default",
+		"x ${env:OTEL_METAFLOW_TEST_NEWLINE:-}":                                           "x 0123",
+		"${env:OTEL_METAFLOW_TEST_DOLLARS}":                                               "a$$b${env:OTEL_METAFLOW_TEST_SET}$",
 		"${env:OTEL_METAFLOW_TEST_EMPTY:-default}":                                        "default",
 		"${env:OTEL_METAFLOW_TEST_EMPTY:-https://${env:OTEL_METAFLOW_TEST_SET:-default}}": "https://site.example",
 		"${env:OTEL_METAFLOW_TEST_EMPTY:-}":                                               nil,

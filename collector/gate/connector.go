@@ -62,8 +62,12 @@ const (
 )
 
 func (c *Config) endpoint(way Way, intake string) string {
-	if way.Endpoint != "" {
+	switch {
+	case strings.Contains(way.Endpoint, "://"):
 		return way.Endpoint
+	case way.Endpoint != "":
+		// host:port, which the exporter speaks TLS to.
+		return "https://" + way.Endpoint
 	}
 	if c.Site == "" {
 		return intake + defaultSite

@@ -118,6 +118,7 @@ func TestAnEmptyEndpointIsTheIntakeOfTheSite(t *testing.T) {
 		{"", "", "https://api.datadoghq.com"},
 		{"datadoghq.eu", "", "https://api.datadoghq.eu"},
 		{"datadoghq.eu", "http://proxy:3834", "http://proxy:3834"},
+		{"datadoghq.eu", "agent-http-intake.logs.datadoghq.eu:443", "https://agent-http-intake.logs.datadoghq.eu:443"},
 	} {
 		c := &Config{Site: test.site}
 		if got := c.endpoint(Way{Endpoint: test.endpoint}, metricsIntake); got != test.want {
