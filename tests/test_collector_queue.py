@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-from typing import TYPE_CHECKING, Callable
+import subprocess
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import pytest
-from collectors import Collector, Vendors
+import requests
+from collectors import Collector, Vendors, free_ports
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from test_collector import everything, send
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from collectors import Vendor
 
 SEED = 11
 
@@ -125,3 +135,78 @@ def test_whatever_is_in_the_queue_folder_the_collector_starts(
         send(collector, "http/protobuf", "after")
         vendors.wait_for(lambda: all(any(log.body == "after" for log in vendor.logs()) for vendor in vendors.both))
         assert collector.stop() == 0
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", place], check=False)
+    if mounted.returncode != 0:
+        # A CI run that quietly left this out would prove nothing about it.
+        (pytest.fail if os.environ.get("CI") and os.geteuid() == 0 else pytest.skip)(
+            "a volume can be mounted by root only"
+        )
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def lines(names: list[str]) -> bytes:
+    """An OTLP request with a log record of some 200 bytes for each name."""
+    request = ExportLogsServiceRequest()
+    scope = request.resource_logs.add().scope_logs.add()
+    for name in names:
+        scope.log_records.add(time_unix_nano=time.time_ns(), body=AnyValue(string_value=name + 180 * "."))
+    return request.SerializeToString()
+
+
+def offer(collector: Collector, names: list[str]) -> bool:
+    """Whether the collector accepted a request."""
+    answer = requests.post(
+        f"{collector.http}/v1/logs", lines(names), headers={"content-type": "application/x-protobuf"}, timeout=30
+    )
+    assert answer.status_code in (200, 503), answer.text
+    return answer.ok
+
+
+def names_of(vendor: Vendor) -> Counter[str]:
+    return Counter(log.body.rstrip(".") for log in vendor.logs())
+
+
+def test_what_was_accepted_before_the_volume_was_full_is_delivered_after_a_restart(
+    tmp_path: Path, vendors: Vendors, volume: Path
+) -> None:
+    """60,000 records to two vendors that are away: refused in time, nothing lost, accepted again when there is room."""
+    environment = vendors.environment | {"QUEUE_DIR": str(volume / "queue")}
+    vendors.stop()
+    requested = [[f"{number}-{each}" for each in range(500)] for number in range(120)]
+    with Collector(tmp_path, environment) as collector:
+        accepted = [names for names in requested if offer(collector, names)]
+        assert 5 < len(accepted) < len(requested)
+        collector.wait_for_output("telemetry is refused", timeout=10)
+        assert "no space left" not in collector.output
+        assert collector.stop() == 0
+    with Vendors(tmp_path / "vendors", vendors.ports) as again, Collector(tmp_path, environment) as collector:
+        wanted = {name for names in accepted for name in names}
+        again.wait_for(lambda: all(names_of(vendor).keys() >= wanted for vendor in again.both), timeout=120)
+        for vendor in again.both:
+            assert names_of(vendor).keys() == wanted
+            assert set(names_of(vendor).values()) == {1}
+        # What was refused comes again, as a sender would have it, and there is room as soon as the files have shrunk.
+        deadline = time.monotonic() + 60
+        while not offer(collector, ["late"]):
+            assert time.monotonic() < deadline, collector.output
+            time.sleep(0.2)
+        again.wait_for(lambda: all("late" in names_of(vendor) for vendor in again.both))
+
+
+def test_the_queues_keep_to_a_limit(tmp_path: Path) -> None:
+    """On a volume that has more."""
+    splunk = {"SPLUNK_HEC_URL": f"http://localhost:{free_ports(1)[0]}", "SPLUNK_HEC_TOKEN": "t"}
+    with Collector(tmp_path, splunk | {"QUEUE_LIMIT_MIB": "16"}) as collector:
+        sent = [offer(collector, [f"{number}-{each}" for each in range(500)]) for number in range(200)]
+        assert not all(sent)
+        collector.wait_for_output("and 16 are allowed", timeout=10)
+    used = sum(path.stat().st_blocks * 512 for path in (tmp_path / "queue").iterdir())
+    assert 8 << 20 < used <= 16 << 20
