@@ -100,7 +100,7 @@ def test_a_damaged_queue_file_is_set_aside_and_the_rest_is_delivered(
         vendors.wait_for(lambda: len(vendors.datadog.logs()) >= 40)
         send(collector, "http/protobuf", "after")
         vendors.wait_for(lambda: any(log.body == "after" for log in vendors.splunk.logs()))
-        vendors.wait_for(lambda: all(len(items) >= 42 for items in everything(vendors.datadog)))
+        vendors.wait_for(lambda: all(len(items) >= 42 for items in everything(vendors.datadog)[:2]))
         (line,) = (line for line in collector.output.splitlines() if "damaged" in line)
         assert collector.stop() == 0
     assert str(path) in line
