@@ -53,9 +53,24 @@ lint: $(STAMP) ## style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: check
+check: lint ## the quick part of it all, in about a minute: no collector, no container, no browser, nothing slow
+	$(BIN)/pytest -n 2 -m 'not (collector or browser or slow)' $(PYTEST_ARGS)
+
 .PHONY: test
 test: $(STAMP) collector vendors collector-test ## all tests; builds both collectors on the first run
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: test-range
+test-range: $(STAMP) collector vendors ## what versions matter to, by the built wheel, over the Pythons and versions allowed
+	$(BIN)/nox
+
+.PHONY: coverage
+coverage: $(STAMP) collector vendors ## which lines the tests reach, in their subprocesses too
+	rm -rf .coverage && mkdir .coverage
+	-$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 .PHONY: bench
 bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in half an hour
@@ -68,4 +83,4 @@ bench-view: $(STAMP) ## what the page of a large run costs to write and to open;
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf $(VENV) $(VENV)-oldest .demo collector/dist tests/vendors/dist
+	rm -rf $(VENV) .nox .coverage .demo collector/dist tests/vendors/dist

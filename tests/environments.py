@@ -47,11 +47,9 @@ class Environment:
         (self.site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def install(self, *what: str) -> None:
-        """Install without dependencies, which come from the environment of the tests."""
-        subprocess.run(
-            [sys.executable, "-m", "pip", f"--python={self.python}", "install", "--quiet", "--no-deps", *what],
-            check=True,
-        )
+        """Install without dependencies, which come from the environment of the tests; ours may be there, too."""
+        pip = [sys.executable, "-m", "pip", f"--python={self.python}", "install", "--quiet"]
+        subprocess.run([*pip, "--no-deps", "--ignore-installed", *what], check=True)
 
     def uninstall(self, name: str) -> None:
         subprocess.run(

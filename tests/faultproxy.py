@@ -14,8 +14,9 @@ import socket
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import urlsplit
+
+from typing_extensions import Self
 
 FAULTS = ("ok", "refuse", "black hole", "429", "503", "reset")
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "host", "content-length", "expect"}

@@ -6,7 +6,7 @@ import gzip
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
@@ -23,6 +23,7 @@ from opentelemetry.trace import StatusCode
 from running import eventually
 from test_collector import everything, exporters, send
 from test_collector_refusals import logs, metrics, pairs, post, spans
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from environments import OTHER, Environment, build, copy_of_source, write_files
 
+pytestmark = pytest.mark.range
+
 PLAIN = """\
     from metaflow import FlowSpec, step
     class PlainFlow(FlowSpec):

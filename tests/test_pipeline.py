@@ -16,6 +16,7 @@ FANOUT = ROOT / "examples/fanout.py"
 ATTEMPTS = {"start": 1, "work": 5, "collect": 1, "end": 1}
 
 
+@pytest.mark.range
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_every_attempt_arrives_at_both_vendors_with_all_three_signals(
     place: Place, collector: Collector, vendors: Vendors, protocol: str

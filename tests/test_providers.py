@@ -39,6 +39,8 @@ from otel_metaflow.shipper import users
 from otel_metaflow.task import api
 from otel_metaflow.testing import run
 
+pytestmark = pytest.mark.range
+
 SECRET = "correct-horse-battery"
 TOKEN = "ghp_" + "a1B2" * 9
 USING = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 from collectors import ROOT
@@ -11,6 +12,10 @@ from running import Place
 
 from otel_metaflow import ids, names
 from otel_metaflow.testing import Telemetry, run
+
+pytestmark = pytest.mark.range
+
+METAFLOW = tuple(int(part) for part in version("metaflow").split(".")[:2])
 
 HEAD = """\
 import os, sys, time
@@ -202,6 +207,7 @@ def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
     assert link.attributes[names.ERROR_TYPE] == "ValueError"
 
 
+@pytest.mark.skipif(METAFLOW < (2, 18), reason="Metaflow has switches from 2.18 on")
 def test_a_switch_and_a_recursion(told: Callable[..., Telemetry]) -> None:
     """A step that leads back to itself is a chain of tasks."""
     telemetry = told(
