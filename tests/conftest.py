@@ -1,7 +1,8 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and what each test needs beside Python."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,38 @@ from running import Place
 
 pytest_plugins = ["browser", "collectors"]
 
+# A test that asks for one of these fixtures gets the marker.
+NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors", "collector", "image"}}
+# Modules that kill, wait for real timeouts, or build environments.
+SLOW = {
+    "test_bounds", "test_deaths", "test_doctor", "test_outages", "test_package",
+    "test_providers", "test_seams", "test_soak", "test_standby", "test_unfelt",
+}  # fmt: skip
+TOOLS = {"page": ["chromium|chromium-browser|google-chrome"], "image": ["podman", "buildah", "runc"]}
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """A folder of its own to run flows in."""
     return Place(tmp_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it asks for."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+        if hasattr(getattr(item, "module", None), "Collector"):  # its tests start one without the fixture
+            item.add_marker("collector")
+        for marker, fixtures in NEEDS.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
+
+
+def pytest_report_header() -> list[str]:
+    """What this machine lacks, before the tests that need it are skipped (or fail, where CI is set)."""
+    missing = {
+        what: [names for names in tools if not any(map(shutil.which, names.split("|")))]
+        for what, tools in TOOLS.items()
+    }
+    return [f"the {what} is not tested without {', '.join(names)}" for what, names in missing.items() if names]
