@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from running import Finished, Place, seen
 
 FLOW = r"""
-    import copy, io, json, logging, logging.handlers, os, queue, re, sys, threading
+    import copy, io, json, logging, loguru, logging.handlers, os, queue, re, sys, threading
     from metaflow import FlowSpec, step
 
     class Counted:
@@ -107,6 +107,20 @@ FLOW = r"""
             thread = threading.Thread(target=print, args=("of another thread",)); thread.start(); thread.join()
             super().emit(record)
 
+    class Handling(logging.StreamHandler):
+        # By a method of its own.
+        def handle(self, record):
+            self.emit(record)
+            return True
+
+    class ToLoguru(logging.Handler):
+        def emit(self, record):
+            print("before loguru")
+            frame, depth = logging.currentframe(), 0
+            while frame and (depth == 0 or frame.f_code.co_filename == logging.__file__):
+                frame, depth = frame.f_back, depth + 1
+            loguru.logger.opt(depth=depth, exception=record.exc_info).log(record.levelname, record.getMessage())
+
     kept, sent = [], []
 
     def alone(name, *handlers, formatter=None, filters=(), level=0):
@@ -157,6 +171,10 @@ FLOW = r"""
             logging.LoggerAdapter(alone("adapter", stream()), {"of": "adapter"}).error("adapted")
             alone("file", logging.FileHandler(os.devnull)).error("into a file")
             alone("text", stream(io.StringIO()), formatter=PrintingFormatter()).error("into a string")
+            alone("own handle", Handling()).error("handled its own way")
+            alone("odd", stream()).handle(logging.makeLogRecord({"name": "odd", "msg": "made by hand", "levelno": 40,
+                "created": float("nan"), "lineno": None, "pathname": None, "process": [1], "thread": {},
+                "levelname": 4}))
             nodes = [{"number": number} for number in range(10)]
             for node in nodes:
                 node.update({f"n{number}": other for number, other in enumerate(nodes)})
@@ -217,6 +235,7 @@ FLOW = r"""
             alone("accents", logging.StreamHandler()).error("h\u00e9llo \U0001f600 \ud800")
             print("a prompt: ", end="", file=sys.stderr)
             alone("prompt", logging.StreamHandler()).error("behind a prompt")
+            alone("loguru", ToLoguru()).error("by way of loguru")
             from rich.logging import RichHandler
             long = "a message that the console wraps, since it is longer than its column is wide " + "x" * 99
             alone("rich", RichHandler()).error(long)
@@ -289,7 +308,8 @@ def test_the_run_is_what_it_is_without_us(story: Story) -> None:
         code, stdout, stderr = seen(finished)
         # Not the frames that rich draws, which wrap the path of the flow.
         lines = [line.replace(str(finished.home.parent), "FOLDER") for line in stdout if "│" not in line]
-        return code, sorted(re.sub(r"\[\d\d/\d\d/\d\d \d\d:\d\d:\d\d\]", "[AT]", line) for line in lines), stderr
+        at = re.compile(r"\[?\d+[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)?\]?")  # rich's and loguru's
+        return code, sorted(at.sub("[AT]", line) for line in lines), stderr
 
     assert comparable(story.ours) == comparable(story.without)
     assert story.ours.code == 0, story.ours.stdout
@@ -312,7 +332,10 @@ BODIES = {
     "adapter": ["adapted"],
     "file": ["into a file"],
     "text": ["into a string"],
+    "own handle": ["handled its own way"],
+    "odd": ["made by hand"],
     "graph": ["all of all"],
+    "loguru": ["by way of loguru"],
     "queue": ["taken behind the queue", "failed behind the queue"],
     "queue and stream": [f"both {number}" for number in range(20)],
     "memory": [f"buffered {number}" for number in range(7)],
@@ -366,6 +389,56 @@ def test_an_extra_without_end_is_cut_and_marked(story: Story) -> None:
     assert str(told).count("'number': 0") == 1
 
 
+GREENLETS = """
+    import sys
+    from gevent import monkey
+    if "{}" in sys.argv:  # not in the launcher: Metaflow cannot wait for its tasks then
+        monkey.patch_all()
+    import gevent, logging
+    from metaflow import FlowSpec, step
+
+    class Waiting(logging.StreamHandler):
+        # As one that writes into a socket: others take their turn meanwhile.
+        def emit(self, record):
+            gevent.sleep(0)
+            super().emit(record)
+            gevent.sleep(0)
+
+    class GreenletsFlow(FlowSpec):
+        @step
+        def start(self):
+            logger = logging.getLogger("greenlets")
+            logger.propagate, logger.handlers[:] = False, [Waiting(), Waiting(sys.stdout)]
+            def work(name):
+                for each in range(20):
+                    logger.error("record %s %s", name, each)
+                    print("line", name, each)
+            gevent.joinall([gevent.spawn(work, name) for name in "abc"])
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        GreenletsFlow()
+    """
+
+
+@pytest.mark.parametrize("patched", ["never", "step"])
+def test_greenlets_that_take_turns_lose_nothing(place: Place, patched: str) -> None:
+    """While one of them waits in a handler, others print and log in the same thread."""
+    with Endpoint() as receiver:
+        finished = place.run(
+            GREENLETS.format(patched), "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        )
+        assert finished.code == 0, finished.stdout
+        finished.wait_delivered()
+        bodies = Counter(body for body in receiver.bodies() if body.startswith(("record ", "line ")))
+    assert bodies == Counter(
+        f"{kind} {name} {each}" for kind in ("record", "line") for name in "abc" for each in range(20)
+    )
+
+
 def test_exceptions_come_whole_also_through_a_queue(story: Story) -> None:
     for name, kind in {
         "exception": "ValueError",
@@ -380,11 +453,14 @@ def test_exceptions_come_whole_also_through_a_queue(story: Story) -> None:
 def test_what_is_printed_while_a_handler_works_is_a_line_of_its_own(story: Story) -> None:
     """The record's own text is not, in how many pieces, colours and columns it may be written."""
     expected = {"before a diagnostic": 1, "after": 1, "a diagnostic": 1, "while formatting": 2, "of another thread": 1}
+    expected["before loguru"] = 1
     assert {text: story.lines[text] for text in expected} == expected
     theirs = [
         text for text in story.lines if any(text and text in body for bodies in BODIES.values() for body in bodies)
     ]
-    # Twice written, in one piece with somebody else's: who cannot be sure delivers both.
-    assert set(theirs) - {"a diagnostic"} == set()
+    # Written twice, and in one piece with somebody else's prompt.
+    assert set(theirs) - {"a diagnostic", "handled its own way"} == set()
+    # Its handler works by no method that we see: who cannot be sure delivers both.
+    assert story.lines["handled its own way"] == 1
     assert story.lines["a prompt: behind a prompt"] == 1
     assert not [text for text in story.lines if "Traceback" in text and "│" in text]

@@ -205,3 +205,12 @@ def test_reports_that_nobody_will_read_are_not_remembered_for_ever() -> None:
     assert len(stream._texts) == lines.MOST_WAITING
     list(stream.release(SECOND, final=True))
     assert stream.unread == lines.MOST_WAITING + 1_000
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_record_of_a_child_that_comes_through_a_queue_too_counts_once(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Whichever of the two is written first; one of a process that writes none itself counts, too."""
+    record = {"kind": "log", "timeUnixNano": SECOND, "body": "x", "logger": "a", "line": 1, "pid": 7}
+    records = [record, {**record, "forwarded": True}, {**record, "pid": 8, "forwarded": True}]
+    write(layout.attempt_file(tmp_path, KEY), [records[at] for at in order])
+    assert sorted(found["pid"] for _, found in read_all(tmp_path)) == [7, 8]

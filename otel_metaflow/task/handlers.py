@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import weakref
 from contextvars import ContextVar
 from typing import Any, Callable, Dict, List, Optional, Tuple
+from weakref import WeakKeyDictionary, ref
 
 from otel_metaflow.guard import contain, hidden, hide_frames
 from otel_metaflow.task.output import Written
@@ -30,12 +30,15 @@ _getpid = os.getpid
 class Passage:
     """One record on its way through the handlers, through a queue too."""
 
+    __slots__ = ("exception", "key", "message", "record", "seen", "unclaimed")
+
     def __init__(self, record: Optional[logging.LogRecord]) -> None:
         self.record = record
-        self.unclaimed = [self]  # emptied by who writes it to the journal: `pop` is atomic
+        self.unclaimed = [True]  # emptied by who writes it to the journal: `pop` is atomic
         self.message: Optional[str] = None  # what a handler that only hands on made of it
         self.exception: Optional[Dict[str, str]] = None
         self.key: Any = None
+        self.seen: List[logging.Handler] = []
 
     def claim(self) -> bool:
         """Whether nobody has written it yet."""
@@ -48,6 +51,8 @@ class Passage:
 
 class Handling:
     """One handler at work on one record."""
+
+    __slots__ = ("failed", "handler", "is_over", "message", "only_hands_on", "output", "passage", "record", "written")
 
     def __init__(
         self, handler: logging.Handler, record: logging.LogRecord, passage: Passage, *, only_hands_on: bool
@@ -87,6 +92,7 @@ class HandlerTap:
         self._passing: ContextVar[Optional[Passage]] = ContextVar("passing", default=None)
         self._working: ContextVar[Optional[Handling]] = ContextVar("working", default=None)
         self._arrived: ContextVar[Optional[Tuple[Any, Passage]]] = ContextVar("arrived", default=None)
+        self._kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()  # of handlers: whether they only hand on
         self._on_the_way: Dict[Any, List[Passage]] = {}  # from handlers that hand on to those behind them
 
     @property
@@ -121,6 +127,8 @@ class HandlerTap:
             finally:
                 passing.set(outer)
                 passage.record = None
+                if passage.unclaimed:
+                    self._take_overlooked(logger, record, passage)
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
             outer = working.get()
@@ -186,7 +194,12 @@ class HandlerTap:
                 passage = self._arrival(record)
             elif outer is not None and outer.only_hands_on and outer.passage is passage:
                 self._forget(passage)  # handed on at once, by a buffer that is full
-            handling = Handling(handler, record, passage, only_hands_on=_only_hands_on(handler))
+            passage.seen.append(handler)
+            kind = type(handler)
+            only_hands_on = self._kinds.get(kind)
+            if only_hands_on is None:
+                only_hands_on = self._kinds[kind] = _only_hands_on(handler)
+            handling = Handling(handler, record, passage, only_hands_on=only_hands_on)
             if handling.only_hands_on:
                 self._send(record, passage)
         except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
@@ -219,6 +232,19 @@ class HandlerTap:
         except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
             contain(error)
 
+    def _take_overlooked(self, logger: Optional[logging.Logger], record: logging.LogRecord, passage: Passage) -> None:
+        """Take what only a handler has seen that handles records by a method of its own, as ours has not."""
+        try:
+            while logger is not None:
+                for handler in logger.handlers:
+                    is_own = getattr(handler.handle, "__func__", None) is not logging.Handler.handle
+                    is_nothing = isinstance(handler, logging.NullHandler) or handler in passage.seen
+                    if is_own and not is_nothing and record.levelno >= handler.level:
+                        self._take(record, Handling(handler, record, passage, only_hands_on=_only_hands_on(handler)))
+                logger = logger.parent if logger.propagate else None
+        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+            contain(error)
+
     def _send(self, record: logging.LogRecord, passage: Passage) -> None:
         """Another handler may meet the record, or a copy of it, at another time."""
         passage.key = _key(record)
@@ -241,7 +267,7 @@ class HandlerTap:
         passage = waiting.pop(0) if waiting else Passage(None)
         if not waiting:
             self._on_the_way.pop(_key(record), None)
-        self._arrived.set((weakref.ref(record), passage))
+        self._arrived.set((ref(record), passage))
         return passage
 
 
@@ -252,7 +278,8 @@ def _unseen(tapped: Any) -> Any:
 
 
 def _key(record: logging.LogRecord) -> Any:
-    return record.created, record.process, record.thread, record.name, record.lineno, record.levelno
+    key = record.created, record.process, record.thread, record.name, record.lineno, record.levelno
+    return key if all(isinstance(part, (str, int, float, type(None))) for part in key) else repr(id(record))
 
 
 def _only_hands_on(handler: logging.Handler) -> bool:

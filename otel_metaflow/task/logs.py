@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from otel_metaflow.guard import let_pass
@@ -16,14 +17,16 @@ from otel_metaflow.task.handlers import HandlerTap, Handling
 from otel_metaflow.task.values import as_json, plain
 
 # Bound before user code runs, which may put others in their place.
-_getpid, _dumps, _loads = os.getpid, json.dumps, json.loads
+_getpid, _time_ns, _dumps, _loads = os.getpid, time.time_ns, json.dumps, json.loads
 
 # What every record has; the rest of its dictionary is the user's `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_MANDATORY = len(logging.makeLogRecord({}).__dict__)
 # What structlog.stdlib.ProcessorFormatter.wrap_for_formatter hands to its formatter by way of `extra`.
 _STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
 _MESSAGES = ("event", "message", "msg")
 _SLACK = 4_096  # characters beyond what is kept, so that a secret that the end would cut in two is masked
+_LATEST = 9_223_372_036  # seconds since 1970 that fit a record's time in nanoseconds
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -55,16 +58,17 @@ class LoggingTap:
             body, fields = _told(shown.of(given), body)
         here = _getpid()
         line = (
-            f'{{"kind":"{LOG}","timeUnixNano":{int(record.created * 1e9)},"severityNumber":{record.levelno},'
+            f'{{"kind":"{LOG}","timeUnixNano":{_nanoseconds(record)},"severityNumber":{_integer(record.levelno)},'
             f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
             f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName or ""))},'
-            f'"file":{quoted(record.pathname)},"line":{record.lineno},"function":{quoted(str(record.funcName))}'
+            f'"file":{quoted(str(record.pathname))},"line":{_integer(record.lineno)},'
+            f'"function":{quoted(str(record.funcName))}'
         )
         if len(body) > LONGEST_LINE:
             line += f',"length":{len(body)}'
         process = record.process or here  # None with logging.logProcesses = False
         if process != self._pid:
-            line += f',"pid":{process}'
+            line += f',"pid":{_integer(process)}'
             if process != here:
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
                 # the assembly, which sees both files' worth, keeps one.
@@ -76,9 +80,9 @@ class LoggingTap:
                 exception = {"type": exception["type"]}
         if exception:
             line += f',"exception":{as_json(exception)}'
-        # Comparing sizes first spares the scan of a plain record: __dict__ holds the standard names, perhaps
-        # `message` and `asctime` from an earlier formatter, and then the extras.
-        if fields or len(record.__dict__) > len(_STANDARD) - 3:
+        # Comparing sizes first spares the scan of a plain record.
+        held = record.__dict__
+        if fields or len(held) - ("message" in held) - ("asctime" in held) != _MANDATORY:
             attributes, cut = plain(self._attributes(record, fields, shown, handling.handler), self._mask)
             if attributes:
                 line += f',"attributes":{as_json(attributes)}'
@@ -113,7 +117,8 @@ class LoggingTap:
         }
         if shown.output is not None and extras:
             form = str(getattr(handler.formatter, "_fmt", ""))
-            extras = {name: shown.value(name, value, form) for name, value in extras.items()}
+            fields_shown = shown.fields
+            extras = {name: shown.value(name, value, form, fields_shown) for name, value in extras.items()}
         yield from dict.items(fields)
         yield from ((name, value) for name, value in extras.items() if name not in fields)
 
@@ -123,9 +128,13 @@ class _Shown:
 
     def __init__(self, output: Optional[str], message: Optional[str]) -> None:
         self.output = output
-        self.fields = _object(output)  # where the formatter writes JSON
         self._message = message
         self._is_whole = message is None or self.has(message)
+
+    @property
+    def fields(self) -> Optional[Dict[str, Any]]:
+        """Those of the output, where the formatter writes JSON."""
+        return _object(self.output)
 
     @property
     def text(self) -> str:
@@ -142,15 +151,16 @@ class _Shown:
 
     def of(self, fields: Dict[Any, Any]) -> Dict[Any, Any]:
         """The fields of a message that may be told: as the output has them, or all if it holds their text."""
-        if self.fields is not None and any(name in self.fields for name in dict.keys(fields)):
-            return self.fields
+        shown = self.fields
+        if shown is not None and any(name in shown for name in dict.keys(fields)):
+            return shown
         name = _named(fields)
         return fields if (self._is_whole if name is None else self.has(fields[name])) else {}
 
-    def value(self, name: str, value: Any, form: str) -> Any:
+    def value(self, name: str, value: Any, form: str, fields: Optional[Dict[str, Any]]) -> Any:
         """The value of an extra; as the output has it, where that is another one."""
-        if self.fields is not None and name in self.fields:
-            return self.fields[name]
+        if fields is not None and name in fields:
+            return fields[name]
         if type(value) is str and value and not self.has(value):
             is_asked = any(f"{begin}{name}" in form for begin in ("%(", "{", "${", "$"))
             if is_asked or (not self._is_whole and value in (self._message or "")):
@@ -173,6 +183,17 @@ def _message(record: logging.LogRecord, handling: Handling) -> Optional[str]:
     except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; we keep the raw text
         let_pass(odd)
         return _raw(record)
+
+
+def _integer(value: Any) -> int:
+    """What a program may have put in a number's place in a record of its own making."""
+    return int(value) if isinstance(value, int) else 0
+
+
+def _nanoseconds(record: logging.LogRecord) -> int:
+    created = record.created
+    is_time = isinstance(created, (int, float)) and 0 < created < _LATEST
+    return int(created * 1e9) if is_time else _time_ns()
 
 
 def _raw(record: logging.LogRecord) -> str:
