@@ -80,6 +80,18 @@ class Journals:
         journal.close()
         output.close()
 
+    def launched(
+        self, step: str, task: int, start: float, took: float, *, inputs: Iterable[tuple[str, int]] = (), code: int = 0
+    ) -> None:
+        """One attempt that only the launcher tells of."""
+        identity = {"step": step, "task": str(task), "attempt": 0}
+        read: dict[str, list[str]] = {}
+        for name, number in inputs:
+            read.setdefault(name, []).append(str(number))
+        self._say(layout.LAUNCH, start, **identity, **self._process, inputs=read)
+        ended = {"ok": True} if code == 0 else {}
+        self._say(layout.EXIT, start + took, **identity, code=code, killed=False, **ended)
+
     def end(self, at: float, result: str = "success", **fields: Any) -> None:
         """The launcher's last words."""
         self._say(layout.END, at, result=result, **fields)

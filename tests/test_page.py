@@ -442,6 +442,48 @@ def _only(home: Path, folder: Path) -> Any:
     return run, *run.attempts.values()
 
 
+def test_what_was_not_recorded_is_drawn_as_that(look: Look, tmp_path: Path) -> None:
+    """Dashed in the graph and in the waterfall, on the critical path where it was; and its log says why it is empty."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    made.step("start", "work")
+    made.step("work", "end", recorded=False)
+    made.step("end")
+    made.attempt("start", 1, 0, 1, lines=["fine"])
+    made.launched("work", 2, 1, 2, inputs=[("start", 1)])
+    made.attempt("end", 3, 3.5, 1, inputs=[("work", 2)])
+    made.end(5)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    assert look.rows() == ["◆start/1", "◆work/2", "◆end/3"]
+    assert page.locator("#graph g.node.unseen").all_text_contents() == [
+        "work: linear, 1 attempt, not recordedwork2.00s, not recorded"
+    ]
+    assert page.locator("#rows .row .track b.unseen").count() == 1
+    assert page.locator("#path").inner_text() == "Critical path 4.50s, 0.50s of it waiting: start/1 → work/2 → end/3"
+    assert page.locator("#unseen").is_visible()
+    page.locator("#rows .row", has_text="work/2").click()
+    assert "not recorded, its step has no @otel" in page.locator("#facts").inner_text()
+    page.locator("#log .empty", has_text="Not recorded: its step has no @otel.").wait_for()
+    page.locator("#rows .row", has_text="start/1").click()
+    page.locator("#log .line", has_text="fine").wait_for()
+    page.locator("#level").select_option("4")
+    assert page.locator("#log .empty").inner_text() == "No errors."
+    assert page.locator("#use-table tbody tr").count() == 2
+
+
+def test_an_uncaught_exception_is_among_the_errors(look: Look, failed: tuple[Finished, Path]) -> None:
+    look.open(failed[1])
+    look.page.locator("#level").select_option("4")
+    look.page.locator("#count", has_text="1 of ").wait_for()
+    log = look.log()
+    assert (log[0], log[1], log[-1]) == (
+        "ValueError: shard 3 holds no rows",
+        "Traceback (most recent call last):",
+        "ValueError: shard 3 holds no rows",
+    )
+
+
 def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the page says how many are not there."""
     monkeypatch.setattr(pages, "MOST_LINES", 1000)
