@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal.layout import AttemptKey, RunKey
-from otel_metaflow.launcher.output import _inputs
+from otel_metaflow.launcher import metaflow_seams
 from otel_metaflow.task import lineage
+from otel_metaflow.task import metaflow_seams as seams_of_task
 
 
 def record(at: int, **fields: object) -> dict[str, object]:
@@ -94,7 +95,7 @@ def test_a_clock_that_goes_backwards_gives_no_negative_time() -> None:
     run = Run(RunKey("F", "1"), start=record(100), end=record(50, result="success"))
     attempt = Attempt(
         AttemptKey("start", "1", 0),
-        start=record(90, processStartTimeUnixNano=95),
+        start=record(90, processStartTimeUnixNano=95, inputs=[]),
         end=record(80, result="success", codeStart=85, codeEnd=70),
         launch=record(60),
     )
@@ -147,8 +148,8 @@ def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int,
         again, launch=record(500), exit=record(600, code=0), end=record(600, result="success")
     )
     read = [Read(f"1/work/{task}", int(task == slowest)) for task in range(width)]
-    own = lineage.describe(read, (), "join", str, value=False)
-    launch = record(610, inputs=_inputs(SimpleNamespace(input_paths=[one.pathspec for one in read])))
+    own = lineage.inputs(seams_of_task.inputs(read))
+    launch = record(610, inputs=metaflow_seams.inputs(SimpleNamespace(input_paths=[one.pathspec for one in read])))
     if told_by == "task":
         launch = record(610)
     elif told_by == "both, the task of 100":

@@ -276,9 +276,9 @@ class Run:
 
         The launcher names tasks: of each, Metaflow reads the last attempt.
         """
-        if attempt.start is not None and "inputCount" not in attempt.start:
+        start, launched = attempt.start or {}, attempt.launched_on
+        if "inputs" in start and "inputCount" not in start:
             return attempt.inputs
-        launched = attempt.launched_on
         return None if launched is None else [self._last(step, task) for step, task in launched]
 
     def _last(self, step: str, task: str) -> layout.AttemptKey:

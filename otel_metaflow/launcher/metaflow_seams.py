@@ -86,7 +86,7 @@ class Lines(Protocol):
 class Listener(Protocol):
     """Hears of the processes that the launcher starts; output.py."""
 
-    def launched(self, key: AttemptKey, at: int, pid: int, inputs: Dict[str, List[str]]) -> Optional[Lines]:
+    def launched(self, key: AttemptKey, at: int, pid: int, inputs: Optional[Dict[str, List[str]]]) -> Optional[Lines]:
         """A task's process was started, no sooner than `at`, to read from `inputs`; what takes its lines, if any."""
 
     def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: Optional[bool]) -> None:
@@ -117,7 +117,7 @@ def _watch_launches(listener: Listener) -> None:
     def note(worker: Any, at: int, process: Any) -> None:
         key = _launched_key(worker.task)
         if key is not None:
-            worker.otel_lines = listener.launched(key, at, int(process.pid), _inputs(worker.task))
+            worker.otel_lines = listener.launched(key, at, int(process.pid), inputs(worker.task))
 
     @hidden
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -232,9 +232,9 @@ def _launched_key(task: Any) -> Optional[AttemptKey]:
     return AttemptKey(str(task.step), str(task.task_id), int(task.retries))
 
 
-@seam("what tasks read from", dict)
-def _inputs(task: Any) -> Dict[str, List[str]]:
-    """The tasks that it reads from, by step."""
+@seam("what tasks read from")
+def inputs(task: Any) -> Optional[Dict[str, List[str]]]:
+    """The tasks that it reads from, by step; None where that is not known, which is not the same as none."""
     found: Dict[str, List[str]] = {}
     for path in task.input_paths or ():
         _, step, read = str(path).split("/")

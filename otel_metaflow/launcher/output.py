@@ -73,8 +73,10 @@ class Output:
         recorded = len(self._recorded.union(key for key in own if key is not None))
         return recorded, recorded + self._unrecorded
 
-    def launched(self, key: layout.AttemptKey, at: int, pid: int, inputs: Dict[str, List[str]]) -> Optional[RawLines]:
-        """A task's process has been started, no sooner than `at`, to read from `inputs`, tasks by step.
+    def launched(
+        self, key: layout.AttemptKey, at: int, pid: int, inputs: Optional[Dict[str, List[str]]]
+    ) -> Optional[RawLines]:
+        """A task's process has been started, no sooner than `at`, to read from `inputs`, tasks by step, if known.
 
         What is read from it goes to what is returned; of a step without `@otel` to nothing.
         """
@@ -88,7 +90,7 @@ class Output:
                 "attempt": key.attempt,
                 "pid": pid,
                 "processStart": process_start(pid),
-                "inputs": inputs,
+                **({} if inputs is None else {"inputs": inputs}),
             },
         )
         if streams is None:

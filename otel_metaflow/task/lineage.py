@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from otel_metaflow.task.metaflow_seams import Frame
 
 _LONGEST_VALUE = 256
 
 
-def inputs(read: Sequence[Tuple[str, str, int]]) -> Dict[str, Any]:
-    """The tasks that were read, given as step, task and attempt."""
+def inputs(read: Optional[Sequence[Tuple[str, str, int]]]) -> Dict[str, Any]:
+    """The tasks that were read, given as step, task and attempt; nothing, not none, where that is not known."""
+    if read is None:
+        return {}
     # `_parameters` is what the run was started with, no task of the user's.
     return {"inputs": [list(each) for each in read if each[0] != "_parameters"]}
 

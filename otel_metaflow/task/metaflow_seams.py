@@ -120,8 +120,8 @@ def frames(flow: Any) -> List[Frame]:
     ]
 
 
-@seam("which tasks a task read from", list)
-def inputs(datastores: Any) -> List[Tuple[str, str, int]]:
+@seam("which tasks a task read from")
+def inputs(datastores: Any) -> Optional[List[Tuple[str, str, int]]]:
     """Step, task and attempt of each task that was read, given as Metaflow's datastores."""
     if datastores is None:
         return []
