@@ -58,7 +58,7 @@ def status(*, as_json: bool) -> None:
     Those without an endpoint too, which `ship` sends when there is one, and nothing sends unasked.
     """
     from otel_metaflow.assembly.checkpoint import Checkpoint
-    from otel_metaflow.shipper import prune, sweep
+    from otel_metaflow.shipper import sweep
 
     environment = settings.read()
     _say_problems(environment)
@@ -73,7 +73,7 @@ def status(*, as_json: bool) -> None:
         waiting.append({"flow": key.flow, "run": key.run, "state": state, "trouble": trouble, "reason": reason})
         if not as_json:
             echo(f"{key}  {state}" + (f"  ({reason})" if reason else ""))
-    path = environment.home / prune.GIVEN_UP
+    path = environment.home / layout.GIVEN_UP
     given_up = path.read_text("utf-8", "replace") if path.exists() else ""
     if as_json:
         print_json({"waiting": waiting, "givenUp": given_up.splitlines()})

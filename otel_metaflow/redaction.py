@@ -18,6 +18,7 @@ import signal
 import threading
 from typing import Any, Callable, Dict, List, Mapping, Match, Pattern, Tuple, Union
 
+from otel_metaflow import values
 from otel_metaflow.secrets import MASK
 
 # How long the user's own pattern may look at one text, in seconds of the processor.
@@ -165,18 +166,23 @@ class Redaction:
         return self.text(text)
 
     def value(self, value: Any, name: str = "") -> Any:
-        """The value of an attribute, strings in lists and maps with it; masked whole if its name says so."""
-        if isinstance(value, str):
-            return MASK if value and _SECRET_NAME.search(name) else self.text(value)
-        if isinstance(value, Mapping):
-            return {key: self.value(item, str(key)) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.value(item, name) for item in value]
-        return MASK if value is not None and not isinstance(value, bool) and _SECRET_NAME.search(name) else value
+        """The value of an attribute as OTLP can carry it (values.py), strings in lists and maps masked; whole if its
+        name says so.
+        """
+        return self._masked(values.fit(value), name)
 
     def attributes(self, attributes: Mapping[str, Any]) -> Dict[str, Any]:
-        """Attributes with their values masked where needed."""
-        return {name: self.value(value, name) for name, value in attributes.items()}
+        """Attributes as OTLP can carry them, with their values masked where needed."""
+        return {name: self._masked(value, name) for name, value in values.attributes(attributes).items()}
+
+    def _masked(self, value: Any, name: str) -> Any:
+        if isinstance(value, str):
+            return MASK if value and _SECRET_NAME.search(name) else self.text(value)
+        if isinstance(value, dict):
+            return {key: self._masked(item, key) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._masked(item, name) for item in value]
+        return MASK if value is not None and not isinstance(value, bool) and _SECRET_NAME.search(name) else value
 
 
 def _bounded(pattern: Pattern[str], text: str) -> str:

@@ -25,9 +25,10 @@ from running import Finished, Place, eventually, seen
 from otel_metaflow import spawn
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.layout import GIVEN_UP
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.shipper.prune import GIVEN_UP, prune
+from otel_metaflow.shipper.prune import prune
 
 DAY = 86_400.0
 KILOBYTE = 1_000

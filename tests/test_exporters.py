@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from otel_metaflow.settings import Destination
 from otel_metaflow.shipper import answers, exporters, lane
 from otel_metaflow.shipper.answers import Answer, Verdict
-from otel_metaflow.shipper.lane import Batch, Lane
+from otel_metaflow.shipper.lane import Batch, Lane, Unfit
 
 SIGNALS = ("traces", "metrics", "logs")
 OK = Answer(Verdict.DELIVERED)
@@ -27,6 +27,7 @@ BAD = Answer(Verdict.SPLIT, "answered 400")
 LATER = Answer(Verdict.RETRY, "answered 503", wait=0.0)
 LATE = Answer(Verdict.RETRY, "did not answer in time", wait=0.0, is_late=True)
 NEVER = Answer(Verdict.REFUSED, "answered 401")
+UNFIT = Answer(Verdict.UNFIT, "TypeError")
 
 
 # The seams of the official exporters
@@ -121,12 +122,14 @@ class Ledger:
         self.taken: Counter[int] = Counter()
         self.settled: Counter[int] = Counter()
         self.bad = 0
+        self.unfit: Counter[int] = Counter()
         self.requests = 0
 
     def batch(self, records: Sequence[int]) -> Batch:
-        def settled(bad: int) -> None:
+        def settled(bad: int, unfit: list[Unfit]) -> None:
             self.settled.update(records)
-            self.bad += bad
+            self.bad += bad + len(unfit)
+            self.unfit.update(one.record for one in unfit)
 
         return Batch(records, settled)
 
@@ -176,7 +179,53 @@ def numbered(sizes: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.lists(st.sampled_from([OK, BAD, LATER, LATE, NEVER])))
+@given(st.sets(st.integers(0, 59)), st.lists(st.integers(1, 30), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_what_cannot_be_encoded_is_given_up_one_by_one_and_never_blamed_on_the_endpoint(
+    broken: set[int], sizes: list[int]
+) -> None:
+    """However many in a row: the lane goes on, and all others are delivered."""
+
+    def exporter(records: Sequence[int]) -> Answer:
+        return UNFIT if broken & set(records) else OK
+
+    ledger, made = run(exporter, [*numbered(sizes), [-1]])
+    assert not made.is_parked
+    assert made.is_done
+    assert set(ledger.unfit) == broken & set(range(sum(sizes)))
+    assert set(ledger.taken) == {*range(sum(sizes)), -1} - broken
+    assert set(ledger.taken.values()) == {1}
+
+
+def test_where_nothing_at_all_can_be_encoded_everything_is_kept() -> None:
+    """It is the installation or the environment then, not the records."""
+    ledger, made = run(lambda _: UNFIT, numbered([20, 3]))
+    assert not ledger.settled
+    assert not made.is_done
+    assert made.trouble == "cannot be encoded: TypeError"
+
+
+def test_what_a_batch_raises_while_it_is_made_is_about_its_records() -> None:
+    """As what the encoder raises: `wrap` is the conversion."""
+    ledger = Ledger()
+    batch = ledger.batch(range(8))
+    batch.wrap = lambda records: [8 // (record - 3) for record in records]
+    wake = threading.Event()
+    made = Lane("logs", lambda: lambda _: OK, wake)
+    made.offer(batch)
+    while made.is_busy:
+        assert wake.wait(10)
+        wake.clear()
+        made.step()
+    made.close()
+    assert sorted(ledger.settled) == list(range(8))
+    assert ledger.unfit == {3: 1}
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.lists(st.sampled_from([OK, BAD, LATER, LATE, NEVER, UNFIT])),
+)
 @settings(deadline=None, max_examples=200)
 def test_whatever_is_answered_each_record_is_settled_once_or_kept(sizes: list[int], script: list[Answer]) -> None:
     """Any sequence of answers, then successes: delivered or bad, exactly once, and in order; or not settled at all."""

@@ -795,7 +795,8 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     (original,) = originals
     said_of = [users.Said(Attempt(layout.AttemptKey("start", "1", 0)), record) for record in written.records()]
     assert len(said_of) == 5
-    made = users.metrics(said_of, lambda _: original.resource_metrics[0].resource, Redaction())
+    resource = original.resource_metrics[0].resource
+    made = users.together([users.of_metric(said, lambda _: resource, Redaction()) for said in said_of])
     assert encode_metrics(made) == encode_metrics(original)
 
 

@@ -23,6 +23,7 @@ class Checkpoint:
     sent: Dict[str, Set[str]] = field(default_factory=lambda: {"traces": set(), "metrics": set(), "events": set()})
     delivered: Dict[str, int] = field(default_factory=dict)
     dropped: Dict[str, int] = field(default_factory=dict)
+    unconvertible: Dict[str, int] = field(default_factory=dict)
     unwritten: int = 0
     corrupt: int = 0
     trouble: Dict[str, str] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Checkpoint:
                 cursors={name: Cursor.from_json(cursor) for name, cursor in value["cursors"].items()},
                 delivered=dict(value["delivered"]),
                 dropped=dict(value["dropped"]),
+                unconvertible=dict(value.get("unconvertible", {})),
                 unwritten=int(value.get("unwritten", 0)),
                 corrupt=int(value["corrupt"]),
                 trouble=dict(value["trouble"]),
@@ -57,9 +59,11 @@ class Checkpoint:
     def given_up(self) -> Dict[Tuple[str, str], int]:
         """How many records will never arrive, by signal and reason.
 
-        The endpoint rejected them, the journal took no more of them, or it was damaged where they were.
+        The endpoint rejected them, they cannot be converted, the journal took no more of them, or it was damaged
+        where they were.
         """
         counts = {(signal, "rejected"): count for signal, count in self.dropped.items()}
+        counts.update({(signal, "unconvertible"): count for signal, count in self.unconvertible.items()})
         counts["logs", "unwritten"], counts["logs", "corrupt"] = self.unwritten, self.corrupt
         return {reason: count for reason, count in counts.items() if count}
 
@@ -77,6 +81,7 @@ class Checkpoint:
             "sent": {signal: sorted(names) for signal, names in self.sent.items()},
             "delivered": self.delivered,
             "dropped": self.dropped,
+            "unconvertible": self.unconvertible,
             "unwritten": self.unwritten,
             "corrupt": self.corrupt,
             "trouble": self.trouble,

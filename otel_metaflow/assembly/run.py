@@ -222,9 +222,8 @@ class Run:
         joined = self.traceparent
         return joined[0] if joined else ids.trace_id(*self.key)
 
-    def add(self, name: str, record: Record) -> None:
-        """Take in one record of the file `name`."""
-        key = layout.attempt_key(name)
+    def add(self, key: Optional[layout.AttemptKey], record: Record) -> None:
+        """Take in one record of an attempt's file; of the launcher's where `key` is None."""
         if key is not None:
             attempt = self.attempt(key)
             attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
@@ -232,7 +231,7 @@ class Run:
                 attempt.start = record
             elif record["kind"] == layout.END:
                 attempt.end = record
-        elif name == layout.RUN_FILE:
+        else:
             self._add_launcher(record)
         self.last_seen = max(self.last_seen, record["timeUnixNano"])
 
@@ -357,14 +356,14 @@ class Run:
 
 
 def _alive(record: Record) -> bool:
-    return is_alive(int(record.get("pid", 0)), record.get("processStart"))
+    return "pid" in record and is_alive(record["pid"], record.get("processStart"))
 
 
 def load(home: Path, folder: Path) -> Run:
     """Assemble the run in `folder` from what its journals hold now, without its log lines."""
     run = Run(layout.run_key(home, folder))
-    for path in sorted(folder.glob("*.jsonl")):
+    for path, key in layout.journals(folder):
         for record in reader.facts(path):
-            run.add(path.name, record)
+            run.add(key, record)
     run.see_alive(time.time_ns())
     return run

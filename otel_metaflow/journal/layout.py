@@ -13,9 +13,12 @@ encoding, with times as integers of nanoseconds since 1970.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 from urllib.parse import quote, unquote
 
 VERSION = 1
@@ -26,8 +29,15 @@ SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"
 LOST_MARK = "lost"
 INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, a line each
+GIVEN_UP = "given-up.log"  # beside the flows
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
+# A file's name holds 255 bytes (NAME_MAX), of which the suffix, the number of the attempt and dots take up to 25.
+_LONGEST_STEP, _LONGEST_TASK, _LONGEST_FOLDER = 160, 70, 240
+# Stands before the hash that ends a name that was cut: quoting never leaves a percent sign before another character.
+_CUT = "%~"
+_DIGEST = 8
+_ATTEMPT_FILE = re.compile(r"([^.]+)\.([^.]+)\.([0-9]{1,10})(?:\.output)?\.jsonl")
 
 # Kinds of records. Of a task: start, line, log, end, and what user code says through OpenTelemetry: span,
 # metric, record (of the logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in
@@ -47,6 +57,8 @@ CLOSED = "closed"
 
 # A line longer than this many characters is cut, and says how long it was.
 LONGEST_LINE = 65_536
+
+_keys: Dict[Path, AttemptKey] = {}  # of files whose names are cut, once they were read
 
 
 class RunKey(NamedTuple):
@@ -88,44 +100,106 @@ def run_key(home: Path, folder: Path) -> RunKey:
     flow_and_run = parts[1:] if namespace else parts
     if len(flow_and_run) != 2:  # noqa: PLR2004 - FLOW/RUN
         raise ValueError(f"{folder} is not the folder of a run below {home}")
+    if _CUT in str(folder.relative_to(home)):
+        return _first_run_key(folder) or RunKey(flow_and_run[0], flow_and_run[1], namespace)
     return RunKey(unquote(flow_and_run[0]), unquote(flow_and_run[1]), unquote(namespace))
 
 
+def _first_run_key(folder: Path) -> Optional[RunKey]:
+    """What the first records in a folder say, whose name is too long for a folder."""
+    for path in sorted(folder.glob("*" + _SUFFIX)):
+        record = _first_record(path)
+        if "flow" in record and "run" in record:
+            return RunKey(str(record["flow"]), str(record["run"]), str(record.get("namespace", "")))
+    return None
+
+
+def _first_record(path: Path) -> Dict[str, Any]:
+    """The first record of a journal, empty where there is none yet."""
+    try:
+        with path.open("rb") as file:
+            record = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def run_folders(home: Path) -> Iterator[Path]:
-    """The folders of all runs below `home`, in no order."""
+    """The folders of all runs below `home` that this user may look into, in no order."""
     for entry in _folders(home):
         for flow in _folders(entry) if entry.name.startswith("@") else (entry,):
             yield from _folders(flow)
 
 
 def _folders(parent: Path) -> Iterator[Path]:
+    """The folders in `parent` whose names can be ours; none where it is not a folder, or another user's alone."""
     try:
         with os.scandir(parent) as entries:
-            yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
+            found = [entry.path for entry in entries if entry.name.isascii() and entry.is_dir(follow_symlinks=False)]
+    except OSError:
         return
+    yield from map(Path, found)
 
 
 def attempt_file(folder: Path, key: AttemptKey) -> Path:
     """The journal that the task itself writes."""
-    return folder / f"{_file_name(key.step)}.{_file_name(key.task)}.{key.attempt}{_SUFFIX}"
+    return folder / (_attempt_name(key) + _SUFFIX)
 
 
 def output_file(folder: Path, key: AttemptKey) -> Path:
     """The journal of the lines that the launcher read from the task."""
-    return folder / f"{_file_name(key.step)}.{_file_name(key.task)}.{key.attempt}{_OUTPUT_SUFFIX}"
+    return folder / (_attempt_name(key) + _OUTPUT_SUFFIX)
 
 
-def attempt_key(name: str) -> Optional[AttemptKey]:
-    """The attempt that a file name speaks of, or None where it speaks of none."""
-    for suffix in (_OUTPUT_SUFFIX, _SUFFIX):
-        if name.endswith(suffix):
-            parts = name[: -len(suffix)].split(".")
-            if len(parts) == 3 and parts[2].isdigit():  # noqa: PLR2004 - STEP.TASK.ATTEMPT
-                return AttemptKey(unquote(parts[0]), unquote(parts[1]), int(parts[2]))
-    return None
+def _attempt_name(key: AttemptKey) -> str:
+    return f"{_file_name(key.step, _LONGEST_STEP)}.{_file_name(key.task, _LONGEST_TASK)}.{key.attempt}"
 
 
-def _file_name(text: str) -> str:
+def journals(folder: Path) -> Iterator[Tuple[Path, Optional[AttemptKey]]]:
+    """The journals of a run with the attempts that they speak of, the launcher's with None first."""
+    yield folder / RUN_FILE, None
+    for path in sorted(folder.glob("*" + _SUFFIX)):
+        key = attempt_key(path)
+        if key is not None:
+            yield path, key
+
+
+def attempt_key(path: Path) -> Optional[AttemptKey]:
+    """The attempt that a file speaks of, or None where it speaks of none.
+
+    A name too long for a file is in the file's first record; None until that is written.
+    """
+    found = _ATTEMPT_FILE.fullmatch(path.name) if path.name.isascii() else None
+    if found is None:
+        return None
+    if is_cut(path):
+        return _first_key(path)
+    return AttemptKey(unquote(found.group(1)), unquote(found.group(2)), int(found.group(3)))
+
+
+def is_cut(path: Path) -> bool:
+    """Whether the name of an attempt's file does not hold all of the attempt's name: its first record is to do so."""
+    return _CUT in path.name
+
+
+def _first_key(path: Path) -> Optional[AttemptKey]:
+    if path not in _keys:
+        record = _first_record(path)
+        number = record.get("attempt")
+        if number.__class__ is not int:
+            return None
+        key = AttemptKey(str(record.get("step")), str(record.get("task")), number)
+        if path.name not in (attempt_file(path.parent, key).name, output_file(path.parent, key).name):
+            return None
+        _keys[path] = key
+    return _keys[path]
+
+
+def _file_name(text: str, longest: int = _LONGEST_FOLDER) -> str:
     """A file name that holds any text; dots are quoted because they part step, task and attempt."""
-    return quote(text, safe="-_ :=,+").replace(".", "%2E") or "%00"
+    name = quote(text, safe="-_ :=,+", errors="surrogatepass").replace(".", "%2E") or "%00"
+    if len(name) <= longest:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST).hexdigest()
+    kept = name[: longest - len(_CUT) - len(digest)]
+    return re.sub("%.?$", "", kept) + _CUT + digest

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
 from pathlib import Path
 from typing import Any, Deque, Dict, Iterator, NamedTuple, Optional
 
-from otel_metaflow.journal import layout
+from otel_metaflow import values
+from otel_metaflow.journal import layout, records
 
 # How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
 CHUNK = 1 << 18
@@ -16,8 +16,6 @@ CHUNK = 1 << 18
 _decode = json.JSONDecoder().raw_decode
 _SAID = tuple(f'{{"kind":"{kind}"'.encode() for kind in (layout.SPAN, layout.METRIC))
 _PASSED = (*(f'{{"kind":"{kind}"'.encode() for kind in (layout.LINE, layout.LOG, layout.RECORD)), *_SAID)
-# Half a character, such as os.fsdecode makes of bytes that are no UTF-8: JSON can hold it, OTLP cannot.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Entry(NamedTuple):
@@ -107,27 +105,21 @@ class Tail:
 
 
 def parse(line: bytes) -> Optional[Dict[str, Any]]:
-    """The record on `line`, or None where there is none."""
+    """The record on `line`, its fields of the types that records.py tells, or None where there is none."""
     try:
         text = line.decode()
         record, end = _decode(text)
+        if b"\\ud" in line or b"\\uD" in line:
+            record = _whole(record)
     except (ValueError, RecursionError):
         return None
-    if (
-        end == len(text)
-        and record.__class__ is dict
-        and record.get("kind").__class__ is str
-        and record.get("timeUnixNano").__class__ is int
-    ):
-        found: Dict[str, Any] = _whole(record) if b"\\ud" in line else record
-        return found
-    return None
+    return records.check(record) if end == len(text) else None
 
 
 def _whole(value: Any) -> Any:
     """`value` with the replacement character for each half of one."""
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return values.whole(value)
     if isinstance(value, dict):
         return {_whole(name): _whole(item) for name, item in value.items()}
     return [_whole(item) for item in value] if isinstance(value, list) else value

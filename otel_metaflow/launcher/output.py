@@ -69,8 +69,7 @@ class Output:
 
         Those that other tasks started are among them, as nodes of a `@parallel` step are.
         """
-        own = (layout.attempt_key(name) for name in os.listdir(self._folder))
-        recorded = len(self._recorded.union(key for key in own if key is not None))
+        recorded = len(self._recorded.union(key for _, key in layout.journals(self._folder) if key is not None))
         return recorded, recorded + self._unrecorded
 
     def launched(
@@ -81,24 +80,18 @@ class Output:
         What is read from it goes to what is returned; of a step without `@otel` to nothing.
         """
         streams = self._streams_of(key.step)
-        self._journal.append(
-            layout.LAUNCH,
-            {
-                "timeUnixNano": at,
-                "step": key.step,
-                "task": key.task,
-                "attempt": key.attempt,
-                "pid": pid,
-                "processStart": process_start(pid),
-                **({} if inputs is None else {"inputs": inputs}),
-            },
-        )
+        launch = {"timeUnixNano": at, "step": key.step, "task": key.task, "attempt": key.attempt}
+        launch.update(pid=pid, processStart=process_start(pid))
+        self._journal.append(layout.LAUNCH, launch if inputs is None else {**launch, "inputs": inputs})
         if streams is None:
             self._unrecorded += 1
             return None
         self._recorded.add(key)
         self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
-        journal = Journal(layout.output_file(self._folder, key), self._on_failure, self._most_bytes)
+        path = layout.output_file(self._folder, key)
+        journal = Journal(path, self._on_failure, self._most_bytes)
+        if layout.is_cut(path):
+            journal.append(layout.LAUNCH, launch)
         return self._raw.open(key, journal, streams)
 
     def cloned(self, key: layout.AttemptKey, run: str, task: str, attempt: int) -> None:

@@ -22,6 +22,7 @@ class Verdict(Enum):
     RETRY = "retry"  # the same again, later
     SPLIT = "split"  # the data is to blame: halve it until the bad record is alone
     REFUSED = "refused"  # nothing we send will be taken until somebody changes something
+    UNFIT = "unfit"  # the endpoint was not asked, for a record among them cannot be encoded: halve it likewise
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.journal import layout
 from otel_metaflow.redaction import Redaction
 from otel_metaflow.settings import Destination, Settings
-from otel_metaflow.shipper import exporters, sampling, users
+from otel_metaflow.shipper import exporters, quarantine, sampling, users
 from otel_metaflow.shipper.events import Events
 from otel_metaflow.shipper.exporters import Exporter
 from otel_metaflow.shipper.files import Files
 from otel_metaflow.shipper.following import Following
-from otel_metaflow.shipper.lane import Batch, Lane
+from otel_metaflow.shipper.lane import Batch, Lane, Unfit
 from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.logs import LogRecords
 from otel_metaflow.shipper.metrics import Metrics
@@ -40,7 +40,7 @@ _RUN = "RUN"
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to send, and the name under which it is remembered as sent."""
+    """One thing to send, or how it is made, and the name under which it is remembered as sent."""
 
     name: str
     value: Any
@@ -57,6 +57,7 @@ class Delivery:
         wake: threading.Event,
         build: Callable[[Destination], Exporter] = exporters.build,
     ) -> None:
+        self._home = home
         self.checkpoint = Checkpoint.read(folder)
         self.checkpoint.complete = self.checkpoint.stalled = False
         self._corrupt_before = self.checkpoint.corrupt
@@ -155,9 +156,9 @@ class Delivery:
         fed = False
         for signal, batch in (
             ("logs", self._log_batch),
-            ("traces", partial(self._user_batch, "traces", users.spans)),
+            ("traces", partial(self._user_batch, "traces", users.of_span, list)),
             ("traces", self._span_batch),
-            ("metrics", partial(self._user_batch, "metrics", users.metrics)),
+            ("metrics", partial(self._user_batch, "metrics", users.of_metric, users.together)),
             ("metrics", self._metric_batch),
         ):
             lane = self.lanes.get(signal)
@@ -182,16 +183,15 @@ class Delivery:
                 size += cost
                 if len(records) >= _MOST_RECORDS or size >= _MOST_BYTES:
                     break
-        if not records and not self.lanes["logs"].is_done:
-            return None  # what is in doubt may have to be read again
-        if not records:
-            self._note_logs(progress)
+        if not records and not progress.unfit:
+            if self.lanes["logs"].is_done:  # what is in doubt may have to be read again
+                self._note_logs(progress)
             return None
         self._offered.update(("events", name) for name in progress.events)
 
-        def settled(bad: int) -> None:
+        def settled(bad: int, unfit: List[Unfit]) -> None:
             self._note_logs(progress)
-            self._settled_batch("logs", len(records), bad)
+            self._settled_batch("logs", len(records), bad, unfit, progress.unfit)
 
         return Batch(records, settled)
 
@@ -200,7 +200,9 @@ class Delivery:
         self.checkpoint.sent["events"].update(progress.events)
         self.checkpoint.unwritten += sum(progress.events.values())
 
-    def _user_batch(self, signal: str, convert: Callable[..., Any]) -> Optional[Batch]:
+    def _user_batch(
+        self, signal: str, convert: Callable[..., Any], wrap: Callable[[Sequence[Any]], Any]
+    ) -> Optional[Batch]:
         """What user code said through OpenTelemetry, as it was said."""
         if signal == "traces" and not self._sends_spans():
             return None
@@ -208,12 +210,18 @@ class Delivery:
         said = self._users[signal].take(self.run.attempts, self._following.tails, cursors, _MOST_RECORDS, _MOST_BYTES)
         if not said:
             return None
+        never: List[Unfit] = []
+        made = [
+            quarantine.converted(each.name, never, partial(convert, each, self._resources.of_attempt, self._redaction))
+            for each in said
+        ]
+        records = [record for record in made if record is not None]
 
-        def settled(bad: int) -> None:
+        def settled(bad: int, unfit: List[Unfit]) -> None:
             self.checkpoint.cursors.update(cursors)
-            self._settled_batch(signal, len(said), bad)
+            self._settled_batch(signal, len(records), bad, unfit, never)
 
-        return Batch(said, settled, lambda part: convert(part, self._resources.of_attempt, self._redaction))
+        return Batch(records, settled, wrap)
 
     def _users_are_read(self) -> bool:
         """Whether all that user code said is with a lane, as far as there is one that takes it."""
@@ -226,15 +234,16 @@ class Delivery:
     def _span_batch(self) -> Optional[Batch]:
         if not self._sends_spans():
             return None
-        items = []
+        is_over = self._following.run_is_over
+        items: List[Item] = []
         for key in self._unsent("traces"):
             attempt = self.run.attempts[key]
             # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
-            if story.is_final(self.run, attempt, run_is_over=self._following.run_is_over) is not None:
-                items.append(Item(str(key), self._spans.of_attempt(attempt, run_is_over=self._following.run_is_over)))
+            if story.is_final(self.run, attempt, run_is_over=is_over) is not None:
+                items.append(Item(str(key), partial(self._spans.of_attempt, attempt, run_is_over=is_over)))
         if self._run_is_due("traces"):
-            items.append(Item(_RUN, [self._spans.of_run()]))
-        return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value])
+            items.append(Item(_RUN, lambda: [self._spans.of_run()]))
+        return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value()])
 
     def _sends_spans(self) -> bool:
         """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
@@ -288,16 +297,24 @@ class Delivery:
             return None
         self._offered.update((signal, item.name) for item in items)
 
-        def settled(bad: int) -> None:
+        def settled(bad: int, unfit: List[Unfit]) -> None:
             self.checkpoint.sent[signal].update(item.name for item in items)
-            self._settled_batch(signal, len(items), bad)
+            self._settled_batch(signal, len(items), bad, unfit)
 
         return Batch(items, settled, wrap)
 
-    def _settled_batch(self, signal: str, count: int, bad: int) -> None:
-        self.checkpoint.delivered[signal] = self.checkpoint.delivered.get(signal, 0) + count - bad
+    def _settled_batch(
+        self, signal: str, count: int, bad: int, unfit: Sequence[Unfit], never: Sequence[Unfit] = ()
+    ) -> None:
+        """Of `count` records that were offered `bad` were rejected and `unfit` not sent; `never` were not offered."""
+        checkpoint = self.checkpoint
+        checkpoint.delivered[signal] = checkpoint.delivered.get(signal, 0) + count - bad - len(unfit)
         if bad:
-            self.checkpoint.dropped[signal] = self.checkpoint.dropped.get(signal, 0) + bad
+            checkpoint.dropped[signal] = checkpoint.dropped.get(signal, 0) + bad
+        given_up = [*unfit, *never]
+        if given_up:
+            checkpoint.unconvertible[signal] = checkpoint.unconvertible.get(signal, 0) + len(given_up)
+            quarantine.report(self._home, self.run.key, signal, given_up)
         self._note_corrupt()
         self.checkpoint.write()
 

@@ -54,7 +54,7 @@ class _WatchedSession(requests.Session):
             kwargs["verify"] = self.verify
         try:
             response = super().request(*args, **kwargs)
-        except requests.exceptions.RequestException as error:
+        except Exception as error:
             self.answer = _unanswered(error)
             raise _AnsweredError(self.answer) from error
         self.answer = answers.from_http(
@@ -83,8 +83,8 @@ class _HttpExporter:
         except _AnsweredError as answered:  # releases before 1.44 let it through
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
-            return Answer(Verdict.SPLIT, f"the exporter failed: {type(error).__name__}: {error}")
-        return self._session.answer or Answer(Verdict.SPLIT, "the exporter could not encode the batch")
+            return self._session.answer or unfit(error)
+        return self._session.answer or Answer(Verdict.UNFIT, "the exporter could not encode it")
 
 
 class _WatchedStub:
@@ -102,6 +102,9 @@ class _WatchedStub:
             response = self._stub.Export(**kwargs)
         except grpc.RpcError as error:
             self.answer = answers.from_grpc(error.code().name, error.details() or "", _retry_delay(error))
+            raise _AnsweredError(self.answer) from error
+        except Exception as error:
+            self.answer = _unaskable(error)
             raise _AnsweredError(self.answer) from error
         self.answer = _rejection(response)
         return response
@@ -123,8 +126,13 @@ class _GrpcExporter:
         except _AnsweredError as answered:
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
-            return Answer(Verdict.SPLIT, f"the exporter failed: {type(error).__name__}: {error}")
-        return self._stub.answer or Answer(Verdict.SPLIT, "the exporter could not encode the batch")
+            return self._stub.answer or unfit(error)
+        return self._stub.answer or Answer(Verdict.UNFIT, "the exporter could not encode it")
+
+
+def unfit(error: Exception) -> Answer:
+    """What follows from an error of our own making, or of the encoder's, before the endpoint was asked."""
+    return Answer(Verdict.UNFIT, f"{type(error).__name__}: {error}"[:300])
 
 
 def build(destination: Destination) -> Exporter:
@@ -183,13 +191,17 @@ _TROUBLES: Sequence[tuple[str, str]] = (
 )
 
 
-def _unanswered(error: requests.exceptions.RequestException) -> Answer:
+def _unanswered(error: Exception) -> Answer:
     """What follows from a request that was not answered; `requests` marks by ValueError one that it cannot send."""
-    if isinstance(error, ValueError):
-        # Not its text: it quotes the header, which may be a key.
-        what = type(error).__name__
-        return Answer(Verdict.REFUSED, f"cannot be asked ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
+    if isinstance(error, ValueError) or not isinstance(error, requests.exceptions.RequestException):
+        return _unaskable(error)
     return Answer(Verdict.RETRY, _trouble(error), is_late=isinstance(error, requests.exceptions.ReadTimeout))
+
+
+def _unaskable(error: Exception) -> Answer:
+    # Not its text: it quotes the header, which may be a key.
+    what = type(error).__name__
+    return Answer(Verdict.REFUSED, f"cannot be asked ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
 
 
 def _trouble(error: BaseException) -> str:

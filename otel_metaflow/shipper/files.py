@@ -13,11 +13,11 @@ import fcntl
 import json
 import os
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-from otel_metaflow import names
+from otel_metaflow import names, values
 from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.shipper.events import Events
 from otel_metaflow.shipper.following import Following
@@ -29,6 +29,7 @@ MOST_BYTES = 64 << 20
 MOST_FILES = 10
 _STATE = "log-files.json"
 _LOCK = ".lock"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # What is written at a time, in bytes: the bound on what is kept in memory.
 _BATCH = 1_000_000
 # Fields of a line besides attributes; an attribute of such a name would overwrite one.
@@ -201,11 +202,10 @@ def _line(readable: Any) -> Tuple[str, bytes]:
     record = readable.log_record
     attributes = dict(record.attributes or {})
     resource = dict(readable.resource.attributes)
-    at = datetime.fromtimestamp(record.timestamp // 1_000 / 1_000_000, timezone.utc)
     line: Dict[str, Any] = {
-        "timestamp": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "timestamp": _time(record.timestamp),
         "severity": record.severity_text or "INFO",
-        "message": record.body,
+        "message": values.fit(record.body),
         "service": resource.get(names.SERVICE_NAME),
         "env": resource.get(names.DEPLOYMENT_ENVIRONMENT_NAME),
         "trace_id": f"{record.trace_id:032x}",
@@ -216,14 +216,23 @@ def _line(readable: Any) -> Tuple[str, bytes]:
     if readable.instrumentation_scope is not None:
         line["otel.scope.name"] = readable.instrumentation_scope.name
     line.update(resource)
-    for name, value in attributes.items():
+    for name, value in values.attributes(attributes).items():
         line[f"extra.{name}" if name in _RESERVED else name] = value
-    # Half a surrogate pair is a character to Python and to no encoding.
-    return str(attributes[names.LOG_RECORD_UID]), _text(line).encode(errors="replace") + b"\n"
+    return str(attributes[names.LOG_RECORD_UID]), _text(line).encode() + b"\n"
+
+
+def _time(nanoseconds: int) -> str:
+    """The time in ISO 8601, with whole microseconds; the last that there is of one beyond the year 9999."""
+    try:
+        at = _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
+    except OverflowError:
+        at = datetime.max.replace(tzinfo=timezone.utc)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _text(value: Dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
+    """The value as JSON, which knows neither NaN nor infinity (RFC 8259)."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _uid(line: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Set
+from typing import Dict, Optional, Set
 
 from otel_metaflow.assembly.run import Run
 from otel_metaflow.journal import layout
@@ -23,19 +23,18 @@ class Following:
 
     def look(self) -> None:
         """Take in what the journals say now."""
-        # The launcher's first: what it says of an attempt's end comes after all that the attempt said.
-        self._take_in(self.folder / layout.RUN_FILE)
-        for path in sorted(self.folder.glob("*.jsonl")):
-            key = layout.attempt_key(path.name)
-            if key is None or path.name in self._read_out:
+        # The launcher's comes first: what it says of an attempt's end comes after all that the attempt said.
+        for path, key in layout.journals(self.folder):
+            if path.name in self._read_out:
                 continue
-            self.run.attempt(key)
-            if key in self.settled:
-                self._read_out.add(path.name)  # after this last look
-            self._take_in(path)
+            if key is not None:
+                self.run.attempt(key)
+                if key in self.settled:
+                    self._read_out.add(path.name)  # after this last look
+            self._take_in(path, key)
         self._settle()
 
-    def _take_in(self, path: Path) -> None:
+    def _take_in(self, path: Path, key: Optional[layout.AttemptKey]) -> None:
         tail = self.tails.get(path.name)
         if tail is None:
             tail = self.tails[path.name] = Tail(path, facts_only=True)
@@ -43,7 +42,7 @@ class Following:
         while tail.offset != before:
             before = tail.offset
             for entry in tail.read():
-                self.run.add(path.name, entry.record)
+                self.run.add(key, entry.record)
 
     def _settle(self) -> None:
         """Find the attempts, and the run, of which nothing more will be heard."""

@@ -13,10 +13,10 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Callable, Deque, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
 
 from otel_metaflow.shipper.answers import Answer, Verdict
-from otel_metaflow.shipper.exporters import Exporter
+from otel_metaflow.shipper.exporters import Exporter, unfit
 
 # Backoff between attempts that failed, in seconds, doubled each time, with jitter.
 _FIRST_WAIT = 0.5
@@ -29,13 +29,23 @@ _ALL_BAD = 10
 _QUICK = 0.25
 
 
+class Unfit(NamedTuple):
+    """A record that cannot be converted or encoded, and why."""
+
+    record: Any
+    reason: str
+
+
 @dataclass
 class Batch:
-    """What is sent together; `records` can be halved, `wrap` makes of a part what the exporter takes."""
+    """What is sent together; `records` can be halved, `wrap` makes of a part what the exporter takes.
+
+    What `wrap` raises is about these records, as what the exporter raises: they are halved until the bad one is alone.
+    """
 
     records: Sequence[Any]
-    settled: Callable[[int], None]
-    """Called once, with the number of records that the endpoint will never take."""
+    settled: Callable[[int, List[Unfit]], None]
+    """Called once, with the number of records that the endpoint will never take, and those that it was not asked."""
     wrap: Callable[[Sequence[Any]], Any] = field(default=lambda records: records)
 
 
@@ -52,8 +62,10 @@ class Lane:
         self._batch: Optional[Batch] = None
         self._pieces: Deque[Sequence[Any]] = deque()
         self._bad = 0
+        self._unfit: List[Unfit] = []
         self._is_taken = False  # of this batch, something
-        self._doubted: List[Tuple[Batch, int]] = []  # batches of which nothing was taken, and their bad records
+        # Batches of which nothing was taken, and their bad records.
+        self._doubted: List[Tuple[Batch, int, List[Unfit]]] = []
         self._has_delivered = False
         self._bad_in_a_row = 0
         self._tolerance = _ALL_BAD
@@ -118,11 +130,14 @@ class Lane:
         return self._batch is None and not self._doubted
 
     def offer(self, batch: Batch) -> None:
-        """Take a batch to deliver; only when idle."""
+        """Take a batch to deliver; only when idle. One without records is settled in its turn."""
         self._batch = batch
-        self._pieces = deque([batch.records])
+        self._pieces = deque([batch.records] if batch.records else [])
         self._bad = 0
+        self._unfit = []
         self._is_taken = False
+        if not self._pieces:
+            self._settle()
         self.step()
 
     def finish(self) -> None:
@@ -146,10 +161,22 @@ class Lane:
                 answer = Answer(Verdict.RETRY, f"did not finish within {_PATIENCE:.0f} s", is_late=True)
             self._sent_at = None
             self._take(answer, took)
-        is_due = self._sent_at is None and not self.is_leaving and time.monotonic() >= self._retry_at
-        if self._batch is not None and not self.is_parked and is_due:
-            self._sent_at = time.monotonic()
-            self._requests.put(self._batch.wrap(self._next_piece()))
+        while self._batch is not None and self._is_due():
+            self._send(self._batch)
+
+    def _is_due(self) -> bool:
+        is_free = self._sent_at is None and not self.is_leaving and not self.is_parked
+        return is_free and time.monotonic() >= self._retry_at
+
+    def _send(self, batch: Batch) -> None:
+        piece = self._next_piece()
+        try:
+            data = batch.wrap(piece)
+        except Exception as error:  # noqa: BLE001 - of whatever kind, it is about these records
+            self._take(unfit(error), 0.0)
+            return
+        self._sent_at = time.monotonic()
+        self._requests.put(data)
 
     def _next_piece(self) -> Sequence[Any]:
         """What is sent next, as much as the endpoint takes in time; it stays the first of the pieces."""
@@ -169,6 +196,8 @@ class Lane:
             return
         if answer.verdict is Verdict.DELIVERED:
             self._taken(answer, took)
+        elif answer.verdict is Verdict.UNFIT:
+            self._find_unfit(answer)
         else:
             self._split(answer)
         if not self._pieces and not self.is_parked:
@@ -218,19 +247,33 @@ class Lane:
         if is_suspect and self._passed_over >= len(self._pieces):
             self._park(answer)
 
+    def _find_unfit(self, answer: Answer) -> None:
+        """Halve what cannot be encoded, until the one is alone that cannot: that is never the endpoint's fault."""
+        records = self._pieces.popleft()
+        if len(records) == 1:
+            self._unfit.append(Unfit(records[0], answer.reason))
+        else:
+            middle = len(records) // 2
+            self._pieces.extendleft([records[middle:], records[:middle]])
+
     def _settle(self) -> None:
-        """All pieces are answered for. If none was taken, that is in doubt until another batch is."""
+        """All pieces are answered for. If none was taken, that is in doubt until another batch is.
+
+        So is, in a lane that has delivered nothing, what cannot be encoded: perhaps nothing can.
+        """
         batch, self._batch = self._batch, None
         if batch is None:
             return
-        self._doubted.append((batch, self._bad))
-        if self._is_taken:
+        self._doubted.append((batch, self._bad, self._unfit))
+        if self._is_taken or (self._has_delivered and not any(bad for _, bad, _ in self._doubted)):
             self._settle_doubted()
+        elif self._unfit:
+            self.trouble = f"cannot be encoded: {self._unfit[0].reason}"
 
     def _settle_doubted(self) -> None:
         doubted, self._doubted = self._doubted, []
-        for batch, bad in doubted:
-            batch.settled(bad)
+        for batch, bad, unfit_ones in doubted:
+            batch.settled(bad, unfit_ones)
 
     def _park(self, answer: Answer) -> None:
         """Send nothing more; the next shipper tries again."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Generator, Set, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Set, Tuple
 
+from otel_metaflow import values
 from otel_metaflow.assembly import story
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor, LogEntry
+from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
-from otel_metaflow.shipper.events import Events
+from otel_metaflow.shipper import quarantine
+from otel_metaflow.shipper.events import Event, Events
 from otel_metaflow.shipper.following import Following
+from otel_metaflow.shipper.lane import Unfit
 from otel_metaflow.shipper.logs import LogRecords
 
 _EVENT_COST = 1_000
@@ -22,11 +27,13 @@ _EVENT_COST = 1_000
 class Progress:
     """How far the journals are read with a batch: cursors by file or attempt, and the events that are told with it.
 
-    With each event stands how many records were lost of the attempt whose last word it is.
+    With each event stands how many records were lost of the attempt whose last word it is. `unfit` are those that
+    cannot be converted.
     """
 
     cursors: Dict[str, Cursor] = field(default_factory=dict)
     events: Dict[str, int] = field(default_factory=dict)
+    unfit: List[Unfit] = field(default_factory=list)
 
 
 class LogFeed:
@@ -66,13 +73,13 @@ class LogFeed:
         for entry in self._launcher.read():
             progress.cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
             if entry.record["kind"] == layout.LINE:
-                yield self._records.of_launcher(entry.record, f"r{entry.start}"), _cost(entry.record)
+                yield from self._made(None, LogEntry(f"r{entry.start}", entry.record), progress)
         for key in list(self._following.run.recorded):
             if key not in self._told_out:
                 yield from self._of_attempt(key, progress)
         for event in self._events.of_run(self._is_untold, is_over=self._following.run_is_over):
             progress.events[event.name] = 0
-            yield event.make(), _EVENT_COST
+            yield from _made_event(event, progress)
 
     def _of_attempt(self, key: layout.AttemptKey, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
         run = self._following.run
@@ -83,17 +90,31 @@ class LogFeed:
             with closing(logs.read(time.time_ns(), final=final)) as entries:
                 try:
                     for log in entries:
-                        yield self._records.of_attempt(attempt, log.record, log.uid), _cost(log.record)
+                        yield from self._made(attempt, log, progress)
                 finally:
                     progress.cursors[str(key)] = logs.cursor()
         for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
             # With the last word on an attempt, so that it is counted once.
             progress.events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
-            yield event.make(), _EVENT_COST
+            yield from _made_event(event, progress)
         is_told = final and len(progress.events) == before and logs.at_end() and not logs.holds
         # A failed one may still be followed by another attempt, which is an event too.
         if is_told and story.is_final(run, attempt, run_is_over=self._following.run_is_over) is not None:
             self._told_out.add(key)
+
+    def _made(self, attempt: Optional[Attempt], log: LogEntry, progress: Progress) -> Iterator[Tuple[Any, int]]:
+        """The log record of a record of the journal; as a plain line, where it cannot be made of all that it says."""
+        records = self._records
+        made = quarantine.converted(
+            f"{attempt.key if attempt else 'the launcher'} {log.uid}",
+            progress.unfit,
+            partial(records.of_attempt, attempt, log.record, log.uid)
+            if attempt
+            else partial(records.of_launcher, log.record, log.uid),
+            partial(records.plain, attempt, log.record, log.uid),
+        )
+        if made is not None:
+            yield made, _cost(log.record)
 
     def _logs(self, key: layout.AttemptKey) -> AttemptLogs:
         logs = self._attempts.get(key)
@@ -102,5 +123,11 @@ class LogFeed:
         return logs
 
 
+def _made_event(event: Event, progress: Progress) -> Iterator[Tuple[Any, int]]:
+    made = quarantine.converted(event.name, progress.unfit, event.make)
+    if made is not None:
+        yield made, _EVENT_COST
+
+
 def _cost(record: Dict[str, Any]) -> int:
-    return len(str(record.get("body", ""))) + 400
+    return len(values.text(record.get("body", ""))) + 400

@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from otel_metaflow import __version__, names
+from otel_metaflow import __version__, names, values
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import AttemptKey
@@ -92,6 +92,20 @@ class LogRecords:
                 attributes[names.TASK_ID] = message.group(3)
         return self._of_line(record, attributes, origin, _LAUNCHER)
 
+    def plain(self, attempt: Optional[Attempt], record: Dict[str, Any], uid: str) -> ReadableLogRecord:
+        """As a line of text what cannot be made of all that the record says; without `attempt` it is the launcher's."""
+        origin = self._origin(attempt)
+        body, marks = _clean(self._masked(record, origin), None)
+        made = LogRecord(
+            timestamp=record["timeUnixNano"],
+            context=origin.context,
+            severity_number=SeverityNumber.INFO,
+            severity_text="INFO",
+            body=body,
+            attributes={names.LOG_RECORD_UID: f"{origin.span_id}-{uid}", **marks},
+        )
+        return ReadableLogRecord(made, origin.resource, _LAUNCHER if attempt is None else _STDIO)
+
     def _origin(self, attempt: Optional[Attempt]) -> _Origin:
         # What a task says of itself comes with its start; the launcher may have read lines of it before.
         key = (None, True) if attempt is None else (attempt.key, attempt.start is not None)
@@ -144,8 +158,9 @@ class LogRecords:
             self._handler.emit(rebuilt)
         finally:
             detach(token)
-        made = self._collector.record
-        assert made is not None  # noqa: S101 - the handler emits synchronously
+        made, self._collector.record = self._collector.record, None
+        if made is None:
+            raise ValueError("the handler of opentelemetry-instrumentation-logging made no record of it")
         made.log_record.timestamp = record["timeUnixNano"]
         # Not through the handler: SDKs before 1.45 empty lists of mixed types, and all of them take their time.
         made.log_record.attributes = {**(made.log_record.attributes or {}), **extra, **attributes}
@@ -197,7 +212,7 @@ class LogRecords:
     def _masked(self, record: Dict[str, Any], origin: _Origin) -> str:
         """The line, masked; streams are told apart by their span, a private key is printed into one of them."""
         stream = f"{origin.span_id} {record.get('stream')} {record.get('pid')}"
-        return self._redaction.line(str(record.get("body", "")), stream)
+        return self._redaction.line(values.text(record.get("body", "")), stream)
 
 
 def _clean(text: str, length: Optional[int]) -> tuple[str, Dict[str, Any]]:

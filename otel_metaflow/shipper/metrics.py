@@ -83,39 +83,50 @@ class Metrics:
         self._recorders: Dict[Resource, _Recorder] = {}
 
     def of_attempts(self, attempts: Sequence[Attempt]) -> MetricsData:
-        """One batch with the figures of attempts that are over."""
+        """One batch with the figures of attempts that are over.
+
+        Raises:
+            Exception: one of them cannot be told in figures; then none of them counts, and they can be tried apart.
+        """
         used: Dict[_Recorder, List[Attempt]] = {}
-        for attempt in attempts:
-            if attempt.is_cloned:  # it was counted where it ran
-                continue
-            recorder = self._recorder(self._resources.of_step(attempt))
-            used.setdefault(recorder, []).append(attempt)
-            common = {names.STEP_NAME: attempt.key.step}
-            outcome = {**common, names.TASK_RESULT: attempt.result}
-            if attempt.error_type:
-                outcome[names.ERROR_TYPE] = _bounded(attempt.error_type)
-            seconds = (attempt.ended_at - attempt.started_at) / 1e9
-            recorder.record(names.METRIC_TASK_DURATION, seconds, outcome)
-            queued = story.queue_time(self._run, attempt)
-            if queued is not None:
-                recorder.record(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common)
-            before = story.previous(self._run, attempt)
-            if before is not None:
-                why = {**common, names.ERROR_TYPE: _bounded(before.error_type or "_OTHER")}
-                recorder.count(names.METRIC_TASK_RETRIES, 1, why)
-            stored = ((attempt.end or {}).get("artifacts") or {}).get("bytes")
-            if stored:
-                recorder.count(names.METRIC_ARTIFACT_IO, stored, {**common, names.DIRECTION: "write"})
-            if "cpu" in attempt.usage:
-                recorder.record(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common)
-            if "memoryPeak" in attempt.usage:
-                recorder.record(names.METRIC_TASK_MEMORY_PEAK, attempt.usage["memoryPeak"], common)
+        try:
+            for attempt in attempts:
+                if not attempt.is_cloned:  # it was counted where it ran
+                    recorder = self._recorder(self._resources.of_step(attempt))
+                    used.setdefault(recorder, []).append(attempt)
+                    self._record(attempt, recorder)
+        except Exception:
+            for recorder in used:
+                recorder.read()
+            raise
         batches: List[ResourceMetrics] = []
         for recorder, members in used.items():
             start = min(attempt.started_at for attempt in members)
             end = max(attempt.ended_at for attempt in members)
             batches.extend(_dated(metrics, start, end) for metrics in recorder.read())
         return MetricsData(batches)
+
+    def _record(self, attempt: Attempt, recorder: _Recorder) -> None:
+        common = {names.STEP_NAME: attempt.key.step}
+        outcome = {**common, names.TASK_RESULT: attempt.result}
+        if attempt.error_type:
+            outcome[names.ERROR_TYPE] = _bounded(attempt.error_type)
+        seconds = (attempt.ended_at - attempt.started_at) / 1e9
+        recorder.record(names.METRIC_TASK_DURATION, seconds, outcome)
+        queued = story.queue_time(self._run, attempt)
+        if queued is not None:
+            recorder.record(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common)
+        before = story.previous(self._run, attempt)
+        if before is not None:
+            why = {**common, names.ERROR_TYPE: _bounded(before.error_type or "_OTHER")}
+            recorder.count(names.METRIC_TASK_RETRIES, 1, why)
+        stored = ((attempt.end or {}).get("artifacts") or {}).get("bytes")
+        if stored:
+            recorder.count(names.METRIC_ARTIFACT_IO, stored, {**common, names.DIRECTION: "write"})
+        if "cpu" in attempt.usage:
+            recorder.record(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common)
+        if "memoryPeak" in attempt.usage:
+            recorder.record(names.METRIC_TASK_MEMORY_PEAK, attempt.usage["memoryPeak"], common)
 
     def of_run(self) -> MetricsData:
         """The batch with the run's own figures."""

@@ -19,8 +19,8 @@ from otel_metaflow import settings, spawn
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.run import load
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.layout import GIVEN_UP
 
-GIVEN_UP = "given-up.log"
 _DAY = 86_400.0
 # For so long after its end, in seconds, its user may want to look at a run, however much it holds.
 _FRESH = 3_600.0

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from otel_metaflow import ids, names
+from otel_metaflow import ids, names, values
 from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal.layout import AttemptKey, RunKey
 
@@ -48,7 +48,7 @@ def _sdk() -> Mapping[str, Any]:
 
 
 def _resource(attributes: Mapping[str, Any]) -> Resource:
-    return _HashedResource({**_sdk(), **attributes})
+    return _HashedResource({**_sdk(), **values.attributes(attributes)})
 
 
 class Resources:

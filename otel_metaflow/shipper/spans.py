@@ -10,7 +10,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_metaflow import __version__, ids, names
+from otel_metaflow import __version__, ids, names, values
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.run import Attempt, Run, load
 from otel_metaflow.journal import layout
@@ -314,4 +314,4 @@ def _run_error_type(run: Run) -> str:
 
 
 def _known(attributes: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: value for name, value in attributes.items() if value is not None}
+    return values.attributes({name: value for name, value in attributes.items() if value is not None})

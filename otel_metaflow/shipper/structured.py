@@ -13,6 +13,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from opentelemetry._logs import SeverityNumber
 
+from otel_metaflow import values
+
 _MESSAGES = ("message", "event", "msg")
 _LEVELS = ("level", "levelname", "severity", "log_level")
 _TIMES = ("timestamp", "time", "ts", "@timestamp", "asctime")
@@ -83,7 +85,7 @@ def message(text: str) -> Optional[Tuple[str, Dict[str, Any]]]:
     name = next((name for name in _MESSAGES if isinstance(fields.get(name), str)), None)
     if name is None:
         return None
-    body = fields.pop(name)
+    body = values.whole(fields.pop(name))
     return body, {key: value for key, value in fields.items() if value is not None}
 
 

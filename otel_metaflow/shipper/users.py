@@ -5,7 +5,6 @@ Its log records go the way of all log records (assembly/logs.py, logs.py).
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.span import TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_metaflow import names
+from otel_metaflow import names, values
 from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
@@ -42,15 +41,16 @@ from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.redaction import Redaction
 
 Record = Dict[str, Any]
-_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError)
+Converted = Tuple[Resource, InstrumentationScope, Metric]
 
 
 @dataclass(frozen=True)
 class Said:
-    """One record of an attempt."""
+    """One record of an attempt, and what it is called where it is given up."""
 
     attempt: Attempt
     record: Record
+    name: str = ""
 
 
 class UserRecords:
@@ -82,7 +82,7 @@ class UserRecords:
         for key, fact in _speaking(facts):
             for entry in self._entries(key, fact):
                 cursors[self._name(key)] = Cursor(sent=(entry.end, 0))
-                taken.append(Said(attempts[key], entry.record))
+                taken.append(Said(attempts[key], entry.record, f"{key} {self._kind} t{entry.start}"))
                 size += entry.end - entry.start
                 if len(taken) >= most or size >= most_bytes:
                     return taken
@@ -116,8 +116,8 @@ class UserRecords:
 
 def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Tail]]:
     """The attempts whose user code said anything: most say nothing, and are not looked at again and again."""
-    for name, fact in facts.items():
-        key = layout.attempt_key(name) if fact.said else None
+    for fact in facts.values():
+        key = layout.attempt_key(fact.path) if fact.said else None
         if key is not None:
             yield key, fact
 
@@ -145,13 +145,13 @@ class _UserSpan(ReadableSpan):
         return int(self._record.get("droppedLinksCount", 0))
 
 
-def spans(said: Sequence[Said], resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> List[ReadableSpan]:
-    """The spans of records of kind span; one that cannot be read, of another version perhaps, is passed over."""
-    made: List[ReadableSpan] = []
-    for each in said:
-        with contextlib.suppress(*_UNREADABLE):
-            made.append(span(each.record, resource_of(each.attempt), redaction))
-    return made
+def of_span(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> ReadableSpan:
+    """The span of a record of kind span.
+
+    Raises:
+        Exception: the record cannot be read, as one of another version perhaps.
+    """
+    return span(said.record, resource_of(said.attempt), redaction)
 
 
 def span(record: Record, resource: Resource, redaction: Redaction) -> ReadableSpan:
@@ -197,9 +197,8 @@ def scope(record: Record, redaction: Redaction) -> InstrumentationScope:
     """The library that made a record."""
     found = record.get("scope") or {}
     attributes = redaction.attributes(found.get("attributes") or {})
-    return InstrumentationScope(
-        str(found.get("name", "")), found.get("version"), found.get("schemaUrl"), attributes or None
-    )
+    name, version, schema = (values.text(found.get(part) or "") for part in ("name", "version", "schemaUrl"))
+    return InstrumentationScope(name, version or None, schema or None, attributes or None)
 
 
 def _event(event: Record, redaction: Redaction) -> Event:
@@ -211,19 +210,25 @@ def _link(link: Record, redaction: Redaction) -> Link:
     return Link(span_context(link), redaction.attributes(link.get("attributes") or {}))
 
 
-def metrics(said: Sequence[Said], resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> MetricsData:
-    """The metrics of records of kind metric, by attempt and scope; one that cannot be read is passed over."""
+def of_metric(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> Converted:
+    """The metric of a record of kind metric, with what it is of.
+
+    Raises:
+        Exception: the record cannot be read.
+    """
+    return resource_of(said.attempt), scope(said.record, redaction), _metric(said.record, redaction)
+
+
+def together(found: Sequence[Converted]) -> MetricsData:
+    """Metrics by resource and scope, as exporters take them."""
     grouped: Dict[Resource, Dict[InstrumentationScope, List[Metric]]] = {}
-    for each in said:
-        with contextlib.suppress(*_UNREADABLE):
-            metric = _metric(each.record, redaction)
-            by_scope = grouped.setdefault(resource_of(each.attempt), {})
-            by_scope.setdefault(scope(each.record, redaction), []).append(metric)
+    for resource, library, metric in found:
+        grouped.setdefault(resource, {}).setdefault(library, []).append(metric)
     return MetricsData(
         [
             ResourceMetrics(
                 resource,
-                [ScopeMetrics(library, found, library.schema_url or "") for library, found in by_scope.items()],
+                [ScopeMetrics(library, metrics, library.schema_url or "") for library, metrics in by_scope.items()],
                 "",
             )
             for resource, by_scope in grouped.items()

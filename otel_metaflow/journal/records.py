@@ -1,0 +1,211 @@
+"""What a record of each kind holds: the table by which readers take in what is written, and leave out what is not so.
+
+A journal may be of another version, damaged, tampered with. Here, once, a field of a wrong type is left out or made
+right, and a record without what it cannot do without is no record; all other code may take the fields as they are
+described in docs/journal.md. What user code says in attributes, bodies, spans and metrics is its own affair, and
+is looked at where it is converted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, Dict, Optional, Sequence
+
+from otel_metaflow import values
+from otel_metaflow.journal import layout
+
+Record = Dict[str, Any]
+_Check = Callable[[Any], Any]
+# Times are fixed64 in OTLP and int64 at most back ends: until the year 2262.
+_LATEST = (1 << 63) - 1
+_LARGEST = 1 << 53  # of other integers: what a double holds exactly, and sums of many fit int64
+_MOST = (1 << 31) - 1  # of the number of an attempt, and of a process (proc(5), pid_max)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+
+# What a check answers of a value that the field cannot hold.
+_WRONG: Any = object()
+
+
+def _whole_number(least: int, most: int) -> _Check:
+    return lambda value: value if value.__class__ is int and least <= value <= most else _WRONG
+
+
+_time = _whole_number(0, _LATEST)
+_integer = _whole_number(-_LARGEST, _LARGEST)
+_count = _whole_number(0, _LARGEST)
+_number = _whole_number(0, _MOST)
+_pid = _whole_number(1, _MOST)  # to kill(2), 0 and less are no processes but groups of them
+
+
+def _amount(value: Any) -> Any:
+    return value if value.__class__ is float and 0 <= value <= _LARGEST else _count(value)
+
+
+def _flag(value: Any) -> Any:
+    return value if value.__class__ is bool else _WRONG
+
+
+def _string(value: Any) -> Any:
+    return value if value.__class__ is str else _WRONG
+
+
+def _name(value: Any) -> Any:
+    """What a step, a task or a run is called: a number is as good."""
+    return str(value) if _integer(value) is not _WRONG else _string(value)
+
+
+def _text(value: Any) -> Any:
+    """What is printed: anything can be."""
+    return value if value.__class__ is str else _WRONG if value is None else values.text(value)
+
+
+def _traceparent(value: Any) -> Any:
+    return value if value.__class__ is str and _TRACEPARENT.fullmatch(value) else _WRONG
+
+
+def _map(value: Any) -> Any:
+    return value if value.__class__ is dict else _WRONG
+
+
+def _map_of(check: _Check) -> _Check:
+    return lambda value: _checked(value, dict.fromkeys(value, check)) if value.__class__ is dict else _WRONG
+
+
+def _list_of(check: _Check) -> _Check:
+    def items(value: Any) -> Any:
+        if value.__class__ is not list:
+            return _WRONG
+        return [found for found in map(check, value) if found is not _WRONG]
+
+    return items
+
+
+def _tuple_of(*checks: _Check) -> _Check:
+    def items(value: Any) -> Any:
+        if value.__class__ is not list or len(value) != len(checks):
+            return _WRONG
+        found = [check(item) for check, item in zip(checks, value)]  # noqa: B905 - Python 3.8
+        return _WRONG if _WRONG in found else found
+
+    return items
+
+
+def _optional(check: _Check) -> _Check:
+    return lambda value: None if value is None else check(value)
+
+
+_PROCESS: Dict[str, _Check] = {"pid": _pid, "processStart": _count}
+_IDENTITY: Dict[str, _Check] = {"step": _name, "task": _name, "attempt": _number}
+_EXCEPTION = _map_of(_text)
+_LINE: Dict[str, _Check] = {
+    "stream": _string,
+    "body": _text,
+    "length": _count,
+    "pid": _pid,
+    "covered": _flag,
+}
+_FIELDS: Dict[str, Dict[str, _Check]] = {
+    layout.START: {
+        **_PROCESS,
+        **_IDENTITY,
+        "flow": _name,
+        "run": _name,
+        "namespace": _string,
+        "resource": _map,
+        "traceparent": _traceparent,
+        "origin": _name,
+        "triggers": _list_of(_string),
+        "logs": _list_of(_string),
+        "attributes": _map,
+        "stepType": _string,
+        "inputs": _list_of(_tuple_of(_name, _name, _number)),
+        "inputCount": _count,
+        "foreach": _list_of(_tuple_of(_integer, _optional(_integer))),
+        "foreachValue": _text,
+        "processStartTimeUnixNano": _time,
+        "within": _string,
+    },
+    layout.STEP: {
+        "step": _name,
+        "type": _string,
+        "parallel": _flag,
+        "next": _list_of(_name),
+        "file": _string,
+        "line": _count,
+        "asked": _map_of(_amount),
+        "recorded": _flag,
+    },
+    layout.CLONE: {**_IDENTITY, "originRun": _name, "originTask": _name, "originAttempt": _number},
+    layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _map_of(_list_of(_name))},
+    layout.EXIT: {**_IDENTITY, "code": _integer, "ok": _flag, "killed": _flag, "lost": _map_of(_count)},
+    layout.LINE: _LINE,
+    layout.LOG: {
+        "severityNumber": _integer,
+        "severityText": _string,
+        "logger": _string,
+        "body": _text,
+        "length": _count,
+        "thread": _string,
+        "file": _string,
+        "line": _integer,
+        "function": _string,
+        "attributes": _map,
+        "exception": _EXCEPTION,
+        "forwarded": _flag,
+        "pid": _pid,
+    },
+    layout.RECORD: {
+        "observedTimeUnixNano": _time,
+        "severityText": _string,
+        "eventName": _string,
+        "attributes": _map,
+        "scope": _map,
+        "pid": _pid,
+    },
+    layout.END: {
+        "result": _string,
+        "exception": _EXCEPTION,
+        "codeStart": _time,
+        "codeEnd": _time,
+        "parallel": _tuple_of(_integer, _integer),
+        "artifacts": _map_of(_count),
+        "caught": _flag,
+        "usage": _map_of(_amount),
+        "lost": _map_of(_count),
+    },
+}
+_REQUIRED: Dict[str, Sequence[str]] = {
+    layout.STEP: ("step",),
+    layout.CLONE: ("step", "task", "attempt", "originRun", "originTask", "originAttempt"),
+    layout.LAUNCH: ("step", "task", "attempt"),
+    layout.EXIT: ("step", "task", "attempt"),
+}
+
+
+def check(record: Any) -> Optional[Record]:
+    """`record` as its kind's table has it, or None where it is no record; what is of an unknown name stays.
+
+    A time that cannot be one is 0, which is OTLP's word for unknown.
+    """
+    if record.__class__ is not dict or record.get("kind").__class__ is not str:
+        return None
+    at = record.get("timeUnixNano")
+    if at.__class__ is not int:
+        return None
+    if not 0 <= at <= _LATEST:
+        record["timeUnixNano"] = 0
+    fields = _FIELDS.get(record["kind"])
+    found: Record = record if fields is None else _checked(record, fields)
+    return found if all(name in found for name in _REQUIRED.get(found["kind"], ())) else None
+
+
+def _checked(record: Record, fields: Dict[str, _Check]) -> Record:
+    """`record` without those of `fields` that are wrong."""
+    for name in fields.keys() & record.keys():
+        found = fields[name](record[name])
+        if found is _WRONG:
+            del record[name]
+        else:
+            record[name] = found
+    return record
