@@ -21,8 +21,8 @@ from otel_metaflow.guard import contain, hidden
 from otel_metaflow.journal.layout import LONGEST_LINE
 from otel_metaflow.journal.overlong import kept, shortened
 
-# stream name, the line (what is kept of it), its full length in characters
-OnLine = Callable[[str, str, int], None]
+# Into which stream it goes, the line (what is kept of it), its full length in characters, by which stream object.
+OnLine = Callable[[str, str, int, str], None]
 # st_dev and st_ino: what a descriptor leads to, by whatever number.
 Place = Tuple[int, int]
 
@@ -142,7 +142,7 @@ class StreamTap:
     def _report(self, rest: str, whose: Tuple[str, int]) -> None:
         begun, length = self._pipes.begun.pop(whose, ("", 0))
         line, length = begun + rest, length + len(rest)
-        self._on_line(whose[0], kept(line, length), length)
+        self._on_line(whose[0], kept(line, length), length, self.name)
 
     def _after_fork(self) -> None:
         """Begin anew in a forked child: a thread that is not there may hold the lock."""

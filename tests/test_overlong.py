@@ -54,13 +54,13 @@ class Sink:
 @given(PIECES)
 def test_a_tap_reports_what_is_kept_and_how_long_it_was(pieces: list[str]) -> None:
     """As if the line had been written at once."""
-    found: list[tuple[str, str, int]] = []
+    found: list[tuple[str, str, int, str]] = []
     sink = Sink()
     tap([("stdout", sink)], lambda *line: found.append(line))
     for piece in [*pieces, "\n"]:
         sink.write(piece)
     whole = "".join(pieces)
-    assert found == [("stdout", overlong.kept(whole, len(whole)), len(whole))]
+    assert found == [("stdout", overlong.kept(whole, len(whole)), len(whole), "stdout")]
 
 
 FLOW = r"""
@@ -110,7 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_a_bar_of_200000_characters_arrives_once_in_its_last_state(finished: Finished) -> None:
     """By print, by write, at once, by the system, by a subprocess; and one that never ended its line."""
     attempt = next(attempt for attempt in finished.story.in_order if attempt.key.step == "start")
-    entries = [entry.record for entry in AttemptLogs(finished.folder, attempt.key, Cursor()).read(10**20, final=True)]
+    entries = [entry.record for entry in AttemptLogs(finished.folder, attempt.key, Cursor()).read(final=True)]
     found = [(record["body"].rstrip("\r"), record.get("length")) for record in entries]
 
     def bar(name: str, more: int) -> tuple[str, int]:

@@ -137,7 +137,7 @@ def stored(finished: Finished, step: str, task: str, stream: str) -> list[str]:
 def told(finished: Finished, task: str) -> Counter[tuple[str, str]]:
     """The lines of a task as the shipper would send them, by stream; what a logging record is stands on stderr."""
     found: Counter[tuple[str, str]] = Counter()
-    for entry in AttemptLogs(finished.folder, AttemptKey("each", task, 0), Cursor()).read(10**18, final=True):
+    for entry in AttemptLogs(finished.folder, AttemptKey("each", task, 0), Cursor()).read(final=True):
         found[entry.record.get("stream", "logging"), entry.record["body"]] += 1
     return found
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.assembly import lines
+from otel_metaflow.assembly import garbled, lines
 from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
@@ -32,7 +32,7 @@ def read_all(folder: Path, stop_after: list[int] | None = None) -> list[tuple[st
     cursor = Cursor()
     for most in [*(stop_after or []), 10**6]:
         logs = AttemptLogs(folder, KEY, Cursor.from_json(json.loads(json.dumps(cursor.as_json()))))
-        reading = logs.read(10**18, final=True)
+        reading = logs.read(final=True)
         for _ in range(most):
             entry = next(reading, None)
             if entry is None:
@@ -149,9 +149,16 @@ def test_lines_that_fell_into_each_other_are_taken_apart(
 
 
 def test_a_subprocess_that_writes_into_a_reported_line_keeps_its_part(tmp_path: Path) -> None:
-    write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "mine")])
+    write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "mine"), {"kind": "end", "timeUnixNano": SECOND + 10}])
     write(layout.output_file(tmp_path, KEY), [line(SECOND + 5, "minetheirs"), line(SECOND + 6, "")])
     assert sorted(record["body"] for _, record in read_all(tmp_path)) == ["mine", "theirs"]
+
+
+def test_a_line_that_looks_like_a_reported_one_stays_whole_if_that_may_never_have_been_written(tmp_path: Path) -> None:
+    """The process was killed between its report and its line: nothing follows."""
+    write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "epoch 1 of 2")])
+    write(layout.output_file(tmp_path, KEY), [line(SECOND + 5, "epoch 1 of 20"), line(SECOND + 6, "")])
+    assert sorted(record["body"] for _, record in read_all(tmp_path)) == ["", "epoch 1 of 2", "epoch 1 of 20"]
 
 
 def test_a_prompt_before_a_reported_line_comes_once_and_so_does_the_line(tmp_path: Path) -> None:
@@ -200,10 +207,10 @@ def test_reports_that_nobody_will_read_are_not_remembered_for_ever() -> None:
     """A launcher that was killed, or whose journal is full, leaves a task that goes on to report."""
     stream = lines.Subtraction()
     for number in range(lines.MOST_WAITING + 1_000):
-        stream.report(1, lines.Report(f"line {number}", 8, SECOND + number))
-    assert stream._waiting == lines.MOST_WAITING
-    assert len(stream._texts) == lines.MOST_WAITING
-    list(stream.release(SECOND, final=True))
+        stream.report(garbled.Report(f"line {number}", 8, SECOND + number, number))
+    assert stream.waiting == lines.MOST_WAITING
+    assert len(stream._alike) == lines.MOST_WAITING
+    list(stream.release(0, 0, final=True))
     assert stream.unread == lines.MOST_WAITING + 1_000
 
 

@@ -1,8 +1,9 @@
 """Reads the log records of one attempt from its two journals, each exactly once, across restarts.
 
 The task's journal holds logging records and the lines that the task reported; the launcher's holds the
-lines as read. They are merged by time, the task's first, and lines of the second that stand in the
-first are dropped (see lines.py).
+lines as read, and how far the task's had come by then. They are merged by these places, the task's first,
+and lines of the second that stand in the first are dropped (see lines.py). No clock decides, so reading
+while the task runs, afterwards, or after a restart in the middle has one result.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Deque, Dict, Generator, Iterator, List, NamedTuple, Tuple
 
-from otel_metaflow.assembly.lines import Raw, Report, Subtraction
+from otel_metaflow.assembly.garbled import NEVER, Raw, Report
+from otel_metaflow.assembly.lines import MOST_WAITING, Subtraction
 from otel_metaflow.assembly.run import Attempt
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Entry, Tail
 
 # So many records of forked children are remembered, in case they come again through a queue.
 _MOST_FORWARDED = 10_000
+# Nothing was read from a pipe for so long by the launcher's clock: all that was reported has been through it.
+_IDLE = 400_000_000
 
 
 @dataclass
@@ -27,16 +31,18 @@ class Cursor:
 
     `clean` is a pair of offsets (task's journal, launcher's) where nothing was pending: reading begins
     there again, and what lies before `sent` is then read for its effect on the subtraction alone,
-    except for the undecided lines in `held`.
+    except for the undecided lines in `held`. `batch` is what the launcher noted before the lines at
+    `clean`: how long the task's journal was when they were read, and when that was by its clock.
     """
 
     clean: Tuple[int, int] = (0, 0)
+    batch: Tuple[int, int] = (NEVER, 0)
     sent: Tuple[int, int] = (0, 0)
     held: List[int] = field(default_factory=list)
 
     def as_json(self) -> Dict[str, Any]:
         """The cursor as a value for a JSON file."""
-        return {"clean": list(self.clean), "sent": list(self.sent), "held": self.held}
+        return {"clean": list(self.clean), "batch": list(self.batch), "sent": list(self.sent), "held": self.held}
 
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> Cursor:
@@ -45,8 +51,13 @@ class Cursor:
         Raises:
             ValueError, KeyError, TypeError: `value` is not a cursor.
         """
-        clean, sent = value["clean"], value["sent"]
-        return cls((int(clean[0]), int(clean[1])), (int(sent[0]), int(sent[1])), [int(at) for at in value["held"]])
+        clean, sent, batch = value["clean"], value["sent"], value.get("batch", (NEVER, 0))
+        return cls(
+            (int(clean[0]), int(clean[1])),
+            (int(batch[0]), int(batch[1])),
+            (int(sent[0]), int(sent[1])),
+            [int(at) for at in value["held"]],
+        )
 
 
 class LogEntry(NamedTuple):
@@ -66,6 +77,12 @@ class AttemptLogs:
         self._held_before = frozenset(cursor.held)
         self._unread = set(cursor.held)  # those of them that were not read again yet
         self._clean = cursor.clean
+        self._clean_batch = cursor.batch
+        self._known, self._clock = cursor.batch
+        self._is_idle = False
+        self._batch = 0  # how many lines are to come that the launcher wrote at once
+        self._is_due = False  # lines are to be released
+        self._last_reports: Dict[int, Report] = {}  # by process
         self._entries: Deque[Entry] = deque()
         self._raw: Deque[Entry] = deque()
         self._stdout, self._stderr = Subtraction(), Subtraction()
@@ -89,7 +106,7 @@ class AttemptLogs:
         task, output = self._handed_out()
         held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
         sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
-        return Cursor(self._clean, sent, sorted(held | self._unread))
+        return Cursor(self._clean, self._clean_batch, sent, sorted(held | self._unread))
 
     def _handed_out(self) -> Tuple[int, int]:
         task = self._entries[0].start if self._entries else self._task.offset
@@ -108,49 +125,68 @@ class AttemptLogs:
         """Whether lines are held."""
         return any(stream.holds for stream in self._streams.values())
 
-    def read(self, now: int, *, final: bool = False) -> Generator[LogEntry, None, None]:
-        """Yield what is there; `now` in nanoseconds since 1970; `final` when no process can write any more.
+    def read(self, *, final: bool = False) -> Generator[LogEntry, None, None]:
+        """Yield what is there; `final` when no process can write any more.
 
         A caller that stops in the middle goes on with the next call, or elsewhere from `cursor()`.
         """
         entries, raw = self._entries, self._raw
         while True:
+            if self._is_due:
+                yield from self._release(final=False)
+                self._is_due = False
+                self._note_clean()
             if not raw:
                 raw.extend(self._output.read())
-            if not entries:
+            if not entries and (not raw or self._task.offset < self._known_at(raw[0])):
                 entries.extend(self._task.read())
-            if entries and (not raw or entries[0].record["timeUnixNano"] <= raw[0].record["timeUnixNano"]):
+            if entries and (not raw or self._comes_first(entries[0], raw[0])):
                 entry = entries.popleft()
                 if self._consume(entry) and entry.start >= self._from.sent[0]:
                     yield LogEntry(f"t{entry.start}", entry.record)
             elif raw:
-                entry = raw.popleft()
-                if self._consume_raw(entry) and self.holds:
-                    yield from self._release(entry.record["timeUnixNano"], final=False)
+                self._consume_raw(raw.popleft())
             else:
-                yield from self._release(now, final=final)
+                if final:
+                    yield from self._release(final=True)
                 self._note_clean()
                 return
             self._note_clean()
 
+    def _known_at(self, raw: Entry) -> int:
+        """How far the task's journal had come when the launcher wrote `raw`."""
+        if raw.record["kind"] == layout.READ:
+            return _number(raw.record, "reported", self._known)
+        return self._known
+
+    def _comes_first(self, entry: Entry, raw: Entry) -> bool:
+        """Whether the task wrote `entry` before the launcher had read `raw`."""
+        # A journal of an older launcher does not say; then as many reports are read ahead as can be waiting.
+        is_full = any(stream.waiting >= MOST_WAITING for stream in self._streams.values())
+        return entry.start < self._known_at(raw) and not is_full
+
     def _consume(self, entry: Entry) -> bool:
         """Take in a record of the task; whether it is a log record of its own."""
         record = entry.record
+        last = self._last_reports.pop(0 if record.get("forwarded") else _number(record, "pid", 0), None)
+        if last is not None:
+            last.is_followed = True
         if record["kind"] == layout.LINE:
-            self._consume_report(record)
+            self._consume_report(entry)
             return not record.get("covered")
         if record["kind"] == layout.RECORD:
             return True
         return record["kind"] == layout.LOG and not self._is_forwarded_twice(record)
 
-    def _consume_report(self, record: Dict[str, Any]) -> None:
-        stream = self._streams.get(record.get("stream", ""))
+    def _consume_report(self, entry: Entry) -> None:
+        record = entry.record
+        stream = self._streams.get(str(record.get("stream")))
         # Without a launcher nobody reads the raw stream, and reports would wait for ever.
         if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
-            text = str(record.get("body", ""))
-            stream.report(
-                int(record.get("pid", 0)), Report(text, record.get("length", len(text)), record["timeUnixNano"])
-            )
+            text, pid = str(record.get("body", "")), _number(record, "pid", 0)
+            report = Report(text, _number(record, "length", len(text)), record["timeUnixNano"], entry.start, pid)
+            self._last_reports[pid] = report
+            stream.report(report)
 
     def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
         """Whether it was written twice: by the child process that made it, and by who read the queue."""
@@ -166,22 +202,33 @@ class AttemptLogs:
         mine.append(identity)
         return False
 
-    def _consume_raw(self, entry: Entry) -> bool:
-        """Take in a line that the launcher read; whether it is one."""
+    def _consume_raw(self, entry: Entry) -> None:
+        """Take in what the launcher wrote: a line that it read, or how far the task's journal had come."""
         record = entry.record
-        stream = self._streams.get(record.get("stream", ""))
-        if stream is None or record["kind"] != layout.LINE:
-            return False
+        if record["kind"] == layout.READ:
+            for stream in self._streams.values():
+                stream.settle(self._known)
+            clock = max(self._clock, _number(record, "monotonicNano", self._clock))
+            self._is_idle = clock - self._clock >= _IDLE
+            self._clock = clock
+            self._known = _number(record, "reported", self._known)
+            self._batch = _number(record, "lines", 0)
+            self._is_due = not self._batch and self.holds
+            return
+        of = self._streams.get(str(record.get("stream")))
+        if of is None or record["kind"] != layout.LINE:
+            return
         text = str(record.get("body", ""))
-        at: int = record["timeUnixNano"]
-        if self._unread:
-            self._unread.discard(entry.start)
-        stream.read(Raw(text, record.get("length", len(text)), at, entry.start, at))
-        return True
+        self._unread.discard(entry.start)
+        length = _number(record, "length", len(text))
+        of.read(Raw(text, length, record["timeUnixNano"], entry.start, self._known, self._clock))
+        # What was read with it is known as well when lines from before are decided.
+        self._batch -= 1
+        self._is_due = not self._batch and self.holds
 
-    def _release(self, now: int, *, final: bool) -> Iterator[LogEntry]:
+    def _release(self, *, final: bool) -> Iterator[LogEntry]:
         for name, stream in self._streams.items():
-            for raw in stream.release(now, final=final):
+            for raw in stream.release(self._known, self._clock, is_idle=self._is_idle, final=final):
                 if self._is_new(raw.offset):
                     record: Dict[str, Any] = {
                         "kind": layout.LINE,
@@ -198,7 +245,10 @@ class AttemptLogs:
 
     def _note_clean(self) -> None:
         if self._stdout.is_clean and self._stderr.is_clean:
-            self._clean = (
-                self._entries[0].start if self._entries else self._task.offset,
-                self._raw[0].start if self._raw else self._output.offset,
-            )
+            self._clean = self._handed_out()
+            self._clean_batch = (self._known, self._clock)
+
+
+def _number(record: Dict[str, Any], name: str, otherwise: int) -> int:
+    value = record.get(name)
+    return value if isinstance(value, int) else otherwise

@@ -41,7 +41,7 @@ _ATTEMPT_FILE = re.compile(r"([^.]+)\.([^.]+)\.([0-9]{1,10})(?:\.output)?\.jsonl
 
 # Kinds of records. Of a task: start, line, log, end, and what user code says through OpenTelemetry: span,
 # metric, record (of the logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in
-# its own file, line in the output files.
+# its own file, line and read in the output files.
 START = "start"
 LINE = "line"
 LOG = "log"
@@ -54,6 +54,7 @@ CLONE = "clone"
 LAUNCH = "launch"
 EXIT = "exit"
 CLOSED = "closed"
+READ = "read"
 
 # A line longer than this many characters is cut, and says how long it was.
 LONGEST_LINE = 65_536

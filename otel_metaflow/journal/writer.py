@@ -16,12 +16,14 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence
 
+from otel_metaflow.journal import clock
+
 # Journals are parked on high descriptor numbers: user code that closes "all" descriptors and opens a
 # file of its own gets the lowest free number, and our lines must never land in that file.
 _LOWEST_DESCRIPTOR = 200
 
 # Bound before user code runs, which may put others in their place.
-_open, _write, _time_ns, _dumps = os.open, os.write, time.time_ns, json.dumps
+_open, _write, _dumps = os.open, os.write, json.dumps
 
 quoted: Callable[[str], str] = encode_basestring_ascii
 """A string as JSON, escaped to ASCII, so that lone surrogates can be written too."""
@@ -54,7 +56,7 @@ class Journal:
 
     def append(self, kind: str, fields: Dict[str, Any]) -> None:
         """Append one record, stamped with the time unless `fields` say when."""
-        record = {"kind": kind, "timeUnixNano": _time_ns(), **fields}
+        record = {"kind": kind, "timeUnixNano": clock.now(), **fields}
         self._write(_dumps(record, separators=(",", ":"), default=str))
 
     def append_line(self, line: str) -> None:
@@ -132,7 +134,7 @@ def process_start_time() -> Optional[int]:
     if ticks is None:
         return None
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.time_ns() - int(age * 1e9)
+    return clock.now() - int(age * 1e9)
 
 
 def is_alive(pid: int, start: Optional[int]) -> bool:

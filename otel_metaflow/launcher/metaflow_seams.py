@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 from datetime import timezone
-from time import time_ns
 from typing import (
     Any,
     Callable,
@@ -30,6 +29,7 @@ from typing import (
 )
 
 from otel_metaflow.guard import hidden, let_pass, seam
+from otel_metaflow.journal import clock
 from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.task import metaflow_seams as shared
 
@@ -121,7 +121,7 @@ def _watch_launches(listener: Listener) -> None:
 
     @hidden
     def watched(*args: Any, **kwargs: Any) -> Any:
-        at = time_ns()
+        at = clock.now()
         process = launch(*args, **kwargs)
         note(args[0], at, process)
         return process

@@ -56,7 +56,7 @@ class Output:
         for stream in self._taps:
             stream.is_muted = is_muted
 
-    def _on_own_line(self, stream: str, line: str, length: int) -> None:
+    def _on_own_line(self, stream: str, line: str, length: int, _by: str) -> None:
         if os.getpid() != self._pid:
             return
         fields: Dict[str, Any] = {"stream": stream, "body": self._mask(line)}
@@ -92,7 +92,7 @@ class Output:
         journal = Journal(path, self._on_failure, self._most_bytes)
         if layout.is_cut(path):
             journal.append(layout.LAUNCH, launch)
-        return self._raw.open(key, journal, streams)
+        return self._raw.open(key, journal, layout.attempt_file(self._folder, key), streams)
 
     def cloned(self, key: layout.AttemptKey, run: str, task: str, attempt: int) -> None:
         """A task was taken over from `run`, where it was attempt `attempt` of `task`."""

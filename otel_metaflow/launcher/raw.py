@@ -4,33 +4,45 @@ The launcher reads tens of thousands of lines a second when a step is busy, one 
 does something else the step waits on its full pipe. So a line is only put aside here; a thread writes
 what was put aside, many lines with one call, a twentieth of a second later. That moment is what a kill
 of the launcher itself can cost, and then only of lines that no task reported.
+
+Before the lines goes a note of how long the task's own journal is by then: what a task reports it reports
+before it writes, so all that was reported of these lines stands before that place. The same note goes
+alone once nothing has been read for half a second.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
 from otel_metaflow.guard import contain
-from otel_metaflow.journal import layout
+from otel_metaflow.journal import clock, layout
 from otel_metaflow.journal.overlong import kept
 from otel_metaflow.journal.writer import Journal, quoted
 from otel_metaflow.launcher import metaflow_seams
 
 _DELAY = 0.05
+_QUIET = 0.5
 # So many lines are written at once by the launcher itself, so that no burst piles up in memory.
 _MOST_LINES = 2_000
 _MFLOG = (b"[MFLOG|", b"[![MFLOG|")
 
 Line = Tuple[int, str, bytes]
 
+# Bound before user code runs, which may put others in their place.
+_sleep = time.sleep
+
 
 class RawLines:
-    """The raw lines of one attempt, `streams` of them."""
+    """The raw lines of one attempt, `streams` of them; `reports` is the journal of the task."""
 
-    def __init__(self, journal: Journal, streams: Sequence[str], writer: Writer) -> None:
+    def __init__(self, journal: Journal, reports: Path, streams: Sequence[str], writer: Writer) -> None:
         self._journal = journal
+        self._reports = reports
+        self._written = 0  # when the last lines were, 0 if it was noted since that no more followed
         self._streams = frozenset(streams)
         self._writer = writer
         self._lines: List[Line] = []
@@ -40,7 +52,7 @@ class RawLines:
         if stream not in self._streams:
             return
         lines = self._lines
-        lines.append((time.time_ns(), stream, data))
+        lines.append((clock.now(), stream, data))
         if len(lines) == 1:
             self._writer.wake()
         elif len(lines) >= _MOST_LINES:
@@ -53,7 +65,29 @@ class RawLines:
 
     def append(self, lines: Sequence[Line], mask: Callable[[str], str]) -> None:
         """Write lines to the journal."""
-        self._journal.append_lines([_record(line, mask) for line in lines])
+        self._written = clock.monotonic()
+        note = self._note(self._written, len(lines))
+        self._journal.append_lines([note, *(_record(line, mask) for line in lines)])
+
+    def note_quiet(self) -> bool:
+        """Note, once, that nothing has been read for a while; whether that is done."""
+        if self._written:
+            at = clock.monotonic()
+            if at - self._written < _QUIET * 1e9:
+                return False
+            self._written = 0
+            self._journal.append_line(self._note(at, 0))
+        return True
+
+    def _note(self, at: int, lines: int) -> str:
+        try:
+            reported = f',"reported":{os.stat(self._reports).st_size}'
+        except FileNotFoundError:
+            reported = ',"reported":0'
+        except OSError:
+            reported = ""
+        head = f'"kind":"{layout.READ}","timeUnixNano":{clock.now()}'
+        return f'{{{head},"lines":{lines},"monotonicNano":{at}{reported}}}'
 
     @property
     def lost(self) -> Dict[str, int]:
@@ -76,9 +110,9 @@ class Writer:
         self._lock = threading.Lock()
         self._is_started = False
 
-    def open(self, key: layout.AttemptKey, journal: Journal, streams: Sequence[str]) -> RawLines:
-        """Begin the lines of an attempt."""
-        made = RawLines(journal, streams, self)
+    def open(self, key: layout.AttemptKey, journal: Journal, reports: Path, streams: Sequence[str]) -> RawLines:
+        """Begin the lines of an attempt, which reports its own to the journal `reports`."""
+        made = RawLines(journal, reports, streams, self)
         self._attempts[key] = made
         return made
 
@@ -99,8 +133,9 @@ class Writer:
             threading.Thread(target=self._work, name="otel raw lines", daemon=True).start()
         self._news.set()
 
-    def write(self) -> None:
-        """Write all that was put aside."""
+    def write(self) -> bool:
+        """Write all that was put aside, and where nothing was, note that; whether there is no more to note."""
+        is_quiet = True
         with self._lock:
             for attempt in list(self._attempts.values()):
                 lines = attempt.take()
@@ -108,14 +143,19 @@ class Writer:
                     # After the lines were read: a task tells its secrets before it can print one.
                     self._before()
                     attempt.append(lines, self._mask)
+                    is_quiet = False
+                elif not attempt.note_quiet():
+                    is_quiet = False
+        return is_quiet
 
     def _work(self) -> None:
+        is_quiet = True
         while True:
-            self._news.wait()
-            time.sleep(_DELAY)
-            self._news.clear()
+            if self._news.wait(None if is_quiet else _QUIET):
+                _sleep(_DELAY)
+                self._news.clear()
             try:
-                self.write()
+                is_quiet = self.write()
             except Exception as error:  # noqa: BLE001 - the thread must live; the run does not care
                 contain(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,7 +86,7 @@ class LogFeed:
         final = key in self._following.settled
         before = len(progress.events)
         if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
-            with closing(logs.read(time.time_ns(), final=final)) as entries:
+            with closing(logs.read(final=final)) as entries:
                 try:
                     for log in entries:
                         yield from self._made(attempt, log, progress)

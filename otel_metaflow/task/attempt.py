@@ -10,14 +10,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
 from otel_metaflow import handover, ids, secrets, traceparent
 from otel_metaflow.guard import guarded, hide_frames, keep_notes, say
-from otel_metaflow.journal import layout
+from otel_metaflow.journal import clock, layout
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
 from otel_metaflow.stdio import StreamTap, tap
 from otel_metaflow.task import api, lineage, metaflow_seams, unrecorded, usage
@@ -25,7 +24,7 @@ from otel_metaflow.task.exceptions import describe_exception
 from otel_metaflow.task.logs import LoggingTap
 
 # Bound before user code runs, which may put others in their place.
-_getpid, _time_ns = os.getpid, time.time_ns
+_getpid = os.getpid
 
 
 class Attempt:
@@ -71,15 +70,15 @@ class Attempt:
         self._taps = tap([(name, streams[name]) for name in streams if name in sources], self._on_line)
         atexit.register(guarded(self._at_exit))
 
-    def _on_line(self, stream: str, line: str, length: int) -> None:
+    def _on_line(self, stream: str, line: str, length: int, by: str) -> None:
         text = self._mask(line)
-        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{_time_ns()},"stream":"{stream}","body":{quoted(text)}'
+        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(text)}'
         if length > layout.LONGEST_LINE:
             record += f',"length":{length}'
         pid = _getpid()
         if pid != self._pid:
             record += f',"pid":{pid}'
-        if self._logging is not None and self._logging.owns(stream, line, length):
+        if self._logging is not None and self._logging.owns(by, line, length):
             record += ',"covered":true'
         self._journal.append_line(record + "}")
         if self._outer is not None:
@@ -90,11 +89,11 @@ class Attempt:
         """All that comes before the step has been done."""
         self.learn_secrets()
         os.environ[handover.WITHIN] = str(self._journal.path)
-        self._code["codeStart"] = _time_ns()
+        self._code["codeStart"] = clock.now()
 
     def leave_user_code(self) -> None:
         """The step returned or raised."""
-        self._code.setdefault("codeEnd", _time_ns())
+        self._code.setdefault("codeEnd", clock.now())
 
     def echo_to(self, outer: Path) -> None:
         """Report each line also to the journal of the task whose output this process shares."""

@@ -43,7 +43,7 @@ def of_attempt(folder: Path, run: Run, attempt: Attempt, pattern: str = "") -> I
 
 def read(folder: Path, attempt: Attempt) -> Iterator[LogEntry]:
     """The records of an attempt's journals that are log records, as far as they are there now."""
-    return AttemptLogs(folder, attempt.key, Cursor()).read(attempt.last_seen, final=True)
+    return AttemptLogs(folder, attempt.key, Cursor()).read(final=True)
 
 
 def notices(run: Run, attempt: Attempt) -> Iterator[endings.Notice]:

@@ -84,7 +84,7 @@ class Feed:
     def _of_attempt(self, key: AttemptKey) -> Iterator[Said]:
         logs = self._logs.setdefault(key, AttemptLogs(self._following.folder, key, Cursor()))
         final = key in self._following.settled
-        for entry in logs.read(time.time_ns(), final=final):
+        for entry in logs.read(final=final):
             yield Said(key, lines.made(entry.record, self._mask(key)))
         if final:
             self._read_out.add(key)

@@ -1,0 +1,113 @@
+"""Clocks that stop, jump or lie: each line is told once, in its order, and dated by the system's clock."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from running import Finished, Place
+
+from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+
+FLOW = r"""
+    import contextlib, logging, os, subprocess, sys, time
+    import freezegun, time_machine
+    from metaflow import FlowSpec, step
+
+    PAST = "2012-01-14"
+
+    @contextlib.contextmanager
+    def set_back():
+        true = time.time_ns, time.time
+        time.time_ns, time.time = lambda: true[0]() - 3_600 * 10**9, lambda: true[1]() - 3_600
+        yield
+        time.time_ns, time.time = true
+
+    @contextlib.contextmanager
+    def records_ahead():
+        made = logging.getLogRecordFactory()
+        def ahead(*args, **kwargs):
+            record = made(*args, **kwargs)
+            record.created += 1
+            return record
+        logging.setLogRecordFactory(ahead)
+        yield
+        logging.setLogRecordFactory(made)
+
+    KINDS = {
+        "freezegun": lambda: freezegun.freeze_time(PAST),
+        "time_machine": lambda: time_machine.travel(PAST, tick=False),
+        "time_machine_ahead": lambda: time_machine.travel("2222-01-01", tick=True),
+        "set_back": set_back,
+        "records_ahead": records_ahead,
+    }
+
+    class ClockFlow(FlowSpec):
+        @step
+        def start(self):
+            self.kinds = list(KINDS)
+            self.next(self.each, foreach="kinds")
+        @step
+        def each(self):
+            self.kind = self.input
+            logging.basicConfig(format="%(message)s")
+            print("before", self.input)
+            with KINDS[self.input]():
+                for number in range(40):
+                    print("printed", number)
+                    if number % 4 == 0:
+                        logging.warning("logged %d", number)
+                        sys.stderr.write(f"written {number}\n")
+                    if number % 10 == 0:
+                        subprocess.run(["echo", f"subprocess {number}"])
+            print("after")
+            self.next(self.join)
+        @step
+        def join(self, inputs):
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        ClockFlow()
+    """
+KINDS = ("freezegun", "time_machine", "time_machine_ahead", "set_back", "records_ahead")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The flow, run once."""
+    done = Place(tmp_path_factory.mktemp("clocks")).run(FLOW, "--with", "otel", "--max-workers", "2")
+    assert done.code == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_line_is_told_once_in_its_order_whatever_the_clock_shows(finished: Finished, kind: str) -> None:
+    """And none at another time than it was: frozen, elsewhere, set back; a record may be dated ahead."""
+    for attempt in finished.story.in_order:
+        entries = [entry.record for entry in AttemptLogs(finished.folder, attempt.key, Cursor()).read(final=True)]
+        bodies = [record["body"] for record in entries]
+        if f"before {kind}" in bodies:
+            break
+    expected = ["after", f"before {kind}"]
+    expected += [f"printed {number}" for number in range(40)]
+    expected += [f"{how} {number}" for number in range(0, 40, 4) for how in ("logged", "written")]
+    expected += [f"subprocess {number}" for number in range(0, 40, 10)]
+    assert sorted(bodies) == sorted(expected)
+    reported = [body for body in bodies if not body.startswith("subprocess")]
+    order = [f"before {kind}"]
+    for number in range(40):
+        order.append(f"printed {number}")
+        if number % 4 == 0:
+            order += [f"logged {number}", f"written {number}"]
+    assert reported == [*order, "after"]
+    lines = [record for record in entries if record["kind"] == "line"]
+    assert all(abs(time.time_ns() - record["timeUnixNano"]) < 600 * 10**9 for record in lines)
+    by_time = sorted(
+        (record for record in lines if record["stream"] == "stdout"), key=lambda each: each["timeUnixNano"]
+    )
+    assert [record["body"] for record in by_time if "sub" not in record["body"]] == [
+        body for body in reported if body.startswith(("before", "printed", "after"))
+    ]
