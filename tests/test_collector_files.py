@@ -125,3 +125,69 @@ def test_what_names_no_flow_takes_it_from_a_variable(tmp_path: Path, vendors: Ve
     (record,) = read(tmp_path, vendors, settings, "a line")
     assert identity(record) == ("CutFlow", "12", "start", "1")
     assert record.attributes["deployment.environment.name"] == "production"
+
+
+def run_of(flow: str, run: str, lines: int) -> str:
+    """What Metaflow prints of a small run."""
+    return (
+        f"Metaflow 2.19.39 executing {flow} for user:ann\nValidating your flow...\n"
+        f"2026-11-23 09:29:20.693 Workflow starting (run-id {run}):\n"
+        + "".join(f"2026-11-23 09:29:21.{n % 1000:03d} [{run}/start/{n} (pid {n})] {flow} {n}\n" for n in range(lines))
+        + f"2026-11-23 09:29:22.000 Done with {flow}!\n"
+    )
+
+
+def test_a_second_run_into_the_same_file_is_told_as_itself(tmp_path: Path, vendors: Vendors) -> None:
+    """`tee run.log` once more, of another flow, while the collector runs."""
+    log = tmp_path / "run.log"
+    with Collector(tmp_path, vendors.environment | {"FILELOG_INCLUDE": str(log)}, ["filelog"]):
+        for flow, run in (("FirstFlow", "12"), ("SecondFlow", "13"), ("ThirdFlow", "14")):
+            log.write_text(run_of(flow, run, 3))
+            vendors.wait_for(lambda done=f"Done with {flow}!": any(log.body == done for log in vendors.splunk.logs()))
+            mine = [log for log in vendors.splunk.logs() if flow in log.body]
+            assert len(mine) == 5
+            assert {identity(log)[:2] for log in mine} == {(flow, run)}
+
+
+def test_a_folder_that_is_away_for_seconds_is_not_read_again(tmp_path: Path, vendors: Vendors) -> None:
+    """An NFS server that restarts, a volume that is mounted anew: what is appended then is all that is new."""
+    folder, away = tmp_path / "logs", tmp_path / "away"
+    folder.mkdir()
+    (folder / "run.log").write_text(run_of("AwayFlow", "12", 3))
+    with Collector(tmp_path, vendors.environment | {"FILELOG_INCLUDE": f"{folder}/*.log"}, ["filelog"]) as collector:
+        vendors.wait_for(lambda: any("Done with" in log.body for log in vendors.splunk.logs()))
+        folder.rename(away)
+        folder.mkdir()
+        # More polls than the receiver remembers by itself: each adds a mark of its own to another file.
+        for number in range(6):
+            with (folder / "other.log").open("a") as other:
+                other.write(f"mark {number}\n")
+            vendors.wait_for(lambda n=number: any(log.body == f"mark {n}" for log in vendors.splunk.logs()))
+        (folder / "other.log").unlink()
+        folder.rmdir()
+        away.rename(folder)
+        with (folder / "run.log").open("a") as more:
+            more.write("2026-11-23 09:29:23.000 the end\n")
+        vendors.wait_for(lambda: any(log.body == "the end" for log in vendors.splunk.logs()))
+        assert "error" not in collector.output.replace("error_mode", "")
+    for vendor in vendors.both:
+        bodies = [log.body for log in vendor.logs() if not log.body.startswith("mark")]
+        assert sorted(bodies) == sorted(set(bodies))
+
+
+def test_tracebacks_of_many_writers_stay_whole(tmp_path: Path, vendors: Vendors) -> None:
+    """2,500 tasks that fail in the same second, each line of theirs between those of all others."""
+    log = tmp_path / "run.log"
+    writers, stack = (
+        range(2_500),
+        ("Traceback (most recent call last):", '  File "flow.py", line 7', "ValueError: no {n}"),
+    )
+    log.write_text(
+        "".join(
+            f"2026-11-23 09:29:20.693 [12/work/{n} (pid {n})] {line.format(n=n)}\n" for line in stack for n in writers
+        )
+    )
+    with Collector(tmp_path, vendors.splunk_environment | {"FILELOG_INCLUDE": str(log)}, ["filelog"]):
+        vendors.wait_for(lambda: sum(each.body.count("ValueError") for each in vendors.splunk.logs()) >= len(writers))
+    assert len(vendors.splunk.logs()) == len(writers)
+    assert all(each.body.startswith("Traceback") and "ValueError: no " in each.body for each in vendors.splunk.logs())

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/processor/processortest"
 )
@@ -72,14 +73,62 @@ func TestAFileThatNamesNothingOrIsGoneAddsNothing(t *testing.T) {
 
 func TestANameStillBeingWrittenIsReadLater(t *testing.T) {
 	path := write(t, "Metaflow 2.19.39 executing Fan")
-	o := &origins{read: read, known: map[string]found{}}
-	if got := o.of(path); got.flow != "" {
+	o := newOrigins()
+	if got := o.of(path).now; got.flow != "" {
 		t.Errorf("got %v", got)
 	}
 	if err := os.WriteFile(path, []byte(output), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := o.of(path); got.flow != "FanoutFlow" {
+	if got := o.of(path).now; got.flow != "FanoutFlow" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// run is what two runs in turn write into one file: tee empties it, and the inode stays.
+func run(flow, id string) string {
+	return "Metaflow 2.19.39 executing " + flow + " for user:ann\n2026-11-23 14:12:27.850 Workflow starting (run-id " + id + "):\n"
+}
+
+func TestAFileThatIsWrittenAnewIsAnotherRuns(t *testing.T) {
+	path := write(t, run("First", "12"))
+	o := newOrigins()
+	for number, each := range [][2]string{{"First", "12"}, {"Second", "13"}, {"Second", "14"}, {"AFlowOfALongerName", "1795443147847645"}} {
+		if err := os.WriteFile(path, []byte(run(each[0], each[1])+"a line\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := o.of(path).now; got.flow != each[0] || got.run != each[1] {
+			t.Errorf("%d: got %v", number, got)
+		}
+	}
+}
+
+func TestLinesOfTheRunBeforeStayItsOwn(t *testing.T) {
+	path := write(t, run("First", "12"))
+	o := newOrigins()
+	o.of(path)
+	if err := os.WriteFile(path, []byte(run("Second", "13")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for id, flow := range map[string]string{"12": "First", "13": "Second", "": "Second"} {
+		attributes := pcommon.NewMap()
+		attributes.PutStr(pathKey, path)
+		attributes.PutStr(runKey, id)
+		o.name(attributes, map[string]file{})
+		if got, _ := attributes.Get(flowKey); got.Str() != flow {
+			t.Errorf("%s: got %s", id, got.Str())
+		}
+	}
+}
+
+func TestAFileThatIsAwayStaysWhatItWas(t *testing.T) {
+	path := write(t, run("First", "12"))
+	o := newOrigins()
+	o.of(path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := o.of(path).now; got.flow != "First" {
 		t.Errorf("got %v", got)
 	}
 }

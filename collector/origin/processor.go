@@ -38,47 +38,66 @@ func NewFactory() processor.Factory {
 }
 
 func create(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Logs) (processor.Logs, error) {
-	o := &origins{read: read, known: map[string]found{}}
+	o := newOrigins()
 	return processorhelper.NewLogs(ctx, set, cfg, next, o.process,
 		processorhelper.WithCapabilities(consumer.Capabilities{MutatesData: true}))
 }
 
 type origins struct {
-	read  func(path string) (found, error)
 	mutex sync.Mutex
-	known map[string]found
+	known map[string]file
 }
 
+// file is what is known of one, and what it said before it was written anew: lines of that may still come.
+type file struct{ now, before found }
+
+func newOrigins() *origins { return &origins{known: map[string]file{}} }
+
 func (o *origins) process(_ context.Context, logs plog.Logs) (plog.Logs, error) {
+	o.mutex.Lock()
+	defer o.mutex.Unlock()
+	// A file is looked at once for all that came of it together.
+	seen := map[string]file{}
 	for _, resource := range logs.ResourceLogs().All() {
 		for _, scope := range resource.ScopeLogs().All() {
 			for _, record := range scope.LogRecords().All() {
-				o.name(record.Attributes())
+				o.name(record.Attributes(), seen)
 			}
 		}
 	}
 	return logs, nil
 }
 
-func (o *origins) name(attributes pcommon.Map) {
+func (o *origins) name(attributes pcommon.Map, seen map[string]file) {
 	path, ok := attributes.Get(pathKey)
 	if !ok || has(attributes, flowKey) && has(attributes, runKey) {
 		return
 	}
-	f := o.of(path.Str())
-	put(attributes, flowKey, f.flow)
-	put(attributes, runKey, f.run)
+	f, ok := seen[path.Str()]
+	if !ok {
+		f = o.of(path.Str())
+		seen[path.Str()] = f
+	}
+	of := f.now
+	if run, says := attributes.Get(runKey); says && run.Str() != "" && run.Str() == f.before.run {
+		of = f.before
+	}
+	put(attributes, flowKey, of.flow)
+	put(attributes, runKey, of.run)
 }
 
 // of remembers only what is complete: the run's id may not be written yet.
-func (o *origins) of(path string) found {
-	o.mutex.Lock()
-	defer o.mutex.Unlock()
-	if f, ok := o.known[path]; ok {
+func (o *origins) of(path string) file {
+	f, ok := o.known[path]
+	if ok && begins(path, f.now.said) {
 		return f
 	}
-	f, err := o.read(path)
-	if err == nil && f.flow != "" && f.run != "" {
+	now, err := read(path)
+	if err != nil {
+		return file{}
+	}
+	f = file{now: now, before: f.now}
+	if now.isComplete() {
 		if len(o.known) >= most {
 			clear(o.known)
 		}

@@ -140,7 +140,11 @@ func (f files) GetClient(ctx context.Context, kind component.Kind, id component.
 	if err != nil {
 		return nil, unusable(f.folder, err)
 	}
-	return client{opened, f.logger}, nil
+	c := client{opened, f.logger}
+	if kind == component.KindReceiver {
+		return &positions{Client: c, known: map[string][]byte{}}, nil
+	}
+	return c, nil
 }
 
 type client struct {
