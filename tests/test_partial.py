@@ -166,6 +166,22 @@ def test_a_task_in_whose_environment_alone_telemetry_is_off_is_a_success(place: 
     assert (attempt.result, attempt.is_partial, told.result) == ("success", True, "success")
 
 
+def test_a_task_whose_journal_cannot_be_opened_is_a_success(place: Place) -> None:
+    """And the rest of the run can be looked at and sent."""
+    flow = of_flow("pass").replace(
+        "        self.next(self.work)",
+        "        home = os.path.join(os.environ['OTEL_METAFLOW_HOME'], 'PartFlow', current.run_id)\n"
+        "        os.mkdir(os.path.join(home, 'work.2.0.jsonl'))\n"
+        "        self.next(self.work)",
+    )
+    telemetry = _telemetry(place, place.write(flow))
+    span = telemetry.span("work")
+    assert (span.attributes[names.TASK_RESULT], span.attributes[names.PARTIAL]) == ("success", True)
+    assert len(telemetry.spans) == 4
+    shown = place.cli("view", f"PartFlow/{telemetry.run}")
+    assert (shown.returncode, "partly recorded" in shown.stdout) == (0, True)
+
+
 FAILS_ONCE = "if current.retry_count == 0:\n    {way}"
 
 

@@ -18,6 +18,10 @@ _SAID = tuple(f'{{"kind":"{kind}"'.encode() for kind in (layout.SPAN, layout.MET
 _PASSED = (*(f'{{"kind":"{kind}"'.encode() for kind in (layout.LINE, layout.LOG, layout.RECORD)), *_SAID)
 
 
+# There is none, or what is there is no file of ours: a folder, or another user's.
+_NO_JOURNAL = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
 class Entry(NamedTuple):
     """One record, and where the next one begins."""
 
@@ -64,7 +68,7 @@ class Tail:
                     if not more:
                         return
                     data += more
-        except FileNotFoundError:
+        except _NO_JOURNAL:
             return
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].split(b"\n")[:-1]:
@@ -91,16 +95,15 @@ class Tail:
     def at_end(self) -> bool:
         """Whether nothing whole is left to read now."""
         try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            return True
-        if size <= self.offset:
-            return True
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            while chunk := file.read(CHUNK):
-                if b"\n" in chunk:
-                    return False
+            if self.path.stat().st_size <= self.offset:
+                return True
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                while chunk := file.read(CHUNK):
+                    if b"\n" in chunk:
+                        return False
+        except _NO_JOURNAL:
+            pass
         return True
 
 
