@@ -216,6 +216,7 @@ def check(lab: Lab, flow: str, *, is_resumed: bool = False, **change: Any) -> li
     return lines
 
 
+@pytest.mark.range
 @pytest.mark.parametrize("flow", FLOWS)
 def test_with_this_metaflow_nothing_is_missing(lab: Lab, flow: str) -> None:
     """Or else the other tests compare with what is not there."""
@@ -229,6 +230,7 @@ def flow_for(name: str) -> str:
     return next((flow for part, flow in SPECIAL.items() if part in name), "plain")
 
 
+@pytest.mark.range
 @pytest.mark.parametrize("name", sorted({*launcher.DEPENDS, *task.DEPENDS}))
 def test_a_name_that_metaflow_no_longer_has_costs_what_was_read_by_it_and_no_run(lab: Lab, name: str) -> None:
     """Each of the names that we publish, as a rename would take it away, or as a property that raises."""
