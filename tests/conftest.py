@@ -17,7 +17,7 @@ SLOW = {
     "test_bounds", "test_deaths", "test_doctor", "test_outages", "test_package",
     "test_providers", "test_seams", "test_soak", "test_standby", "test_unfelt",
 }  # fmt: skip
-TOOLS = {"page": ["chromium|chromium-browser|google-chrome"], "image": ["podman", "buildah", "runc"]}
+TOOLS = {"page": ["chromium or chromium-browser or google-chrome"], "image": ["podman", "buildah", "runc"]}
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_header() -> list[str]:
     """What this machine lacks, before the tests that need it are skipped (or fail, where CI is set)."""
     missing = {
-        what: [names for names in tools if not any(map(shutil.which, names.split("|")))]
+        what: [names for names in tools if not any(map(shutil.which, names.split(" or ")))]
         for what, tools in TOOLS.items()
     }
     return [f"the {what} is not tested without {', '.join(names)}" for what, names in missing.items() if names]
