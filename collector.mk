@@ -54,7 +54,7 @@ collector-generate: ## write its Go module anew, after a change of version or ma
 		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy &&) true
 	cd collector/gate && go get $(foreach module,component config/configoptional config/configretry consumer exporter pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,connector exporter/exporterhelper,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
-	cd collector/delivery && go get $(foreach module,component extension pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+	cd collector/delivery && go get $(foreach module,component confmap extension pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,consumer/consumererror extension/extensionmiddleware,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	cd collector/series && go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,extension/xextension processor/processortest,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy

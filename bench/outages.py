@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
+import string
 import sys
 import tempfile
 import threading
@@ -67,17 +69,18 @@ RESOURCE = Resource(
 )
 
 
-def logs(names: list[str]) -> ExportLogsServiceRequest:
-    """Log records whose bodies are `names`."""
+def logs(names: list[str], pad: int = 0) -> ExportLogsServiceRequest:
+    """Log records whose bodies are `names`, followed by so many characters that hardly become less by compression."""
     request = ExportLogsServiceRequest()
     group = request.resource_logs.add(resource=RESOURCE)
     scope = group.scope_logs.add()
     for name in names:
+        body = f"{name} {''.join(random.choices(string.ascii_lowercase, k=pad))}" if pad else name
         scope.log_records.add(
             time_unix_nano=time.time_ns(),
             severity_number=9,
             severity_text="INFO",
-            body=AnyValue(string_value=name),
+            body=AnyValue(string_value=body),
             attributes=[attribute("log.record.uid", name), attribute("log.iostream", "stdout")],
         )
     return request
@@ -122,6 +125,9 @@ class Sender(threading.Thread):
         super().__init__(daemon=True)
         self.collector = collector
         self.sent = Sent()
+        # How long the lines are, and an index that somebody else asks for each second.
+        self.pad = 0
+        self.index = ""
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -139,7 +145,12 @@ class Sender(threading.Thread):
             ):
                 names = [os.urandom(8).hex() for _ in range(count)]
                 kind.extend(names)
-                self._send(path, make(names).SerializeToString())
+                request = logs(names, self.pad) if make is logs else make(names)
+                self._send(path, request.SerializeToString())
+            if self.index:
+                bad = logs(["refused"])
+                bad.resource_logs[0].resource.attributes.append(attribute("com.splunk.index", self.index))
+                self._send("logs", bad.SerializeToString())
 
     def _send(self, path: str, data: bytes) -> None:
         while True:
@@ -158,7 +169,7 @@ class Sender(threading.Thread):
 def arrived(vendor: Vendor) -> dict[str, Counter[str]]:
     """How often each name arrived."""
     return {
-        "logs": Counter(log.body for log in vendor.logs()),
+        "logs": Counter(log.body.partition(" ")[0] for log in vendor.logs()),
         "spans": Counter(span.span_id for span in vendor.spans()),
         "metrics": Counter(metric.attributes.get("n", "") for metric in vendor.metrics()),
     }
@@ -219,6 +230,24 @@ def restarted(setup: Setup, seconds: float) -> None:
     time.sleep(seconds / 2)
 
 
+def limited(setup: Setup, seconds: float) -> None:
+    """All intakes are away, and then there is a proxy that takes 200 kB; the lines are of 6 kB."""
+    for proxy in setup.proxies.values():
+        proxy.limit = 200_000
+    for sender in setup.senders.values():
+        sender.pad = 6_000
+    setup.fault("refuse")
+    time.sleep(seconds)
+
+
+def refused_index(setup: Setup, seconds: float) -> None:
+    """Splunk refuses each second a request with a record whose index the token may not use."""
+    setup.proxies["splunk"].indexes = {"flows", "flow_metrics"}
+    for sender in setup.senders.values():
+        sender.index = "nope"
+    time.sleep(seconds)
+
+
 OUTAGES: dict[str, Callable[[Setup, float], None]] = {
     "refuses": constant("refuse"),
     "black hole": constant("black hole"),
@@ -227,6 +256,8 @@ OUTAGES: dict[str, Callable[[Setup, float], None]] = {
     "refuses, collector killed": killed,
     "vendors alternately": alternately,
     "none, collector restarted": restarted,
+    "refuses, then 413": limited,
+    "none, a bad index": refused_index,
 }
 ROUTES = {"Splunk HEC": ("a", "splunk"), "Datadog, exporter": ("a", "datadog"), "Datadog, OTLP": ("b", "datadog_otlp")}
 

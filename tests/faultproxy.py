@@ -4,12 +4,18 @@
         proxy.fault = "503"
 
 Faults: `ok` passes on, `refuse` (nobody listens), `black hole` (takes the request and never answers), `429`
-(with Retry-After), `503`, `reset` (breaks the connection).
+(with Retry-After), `503`, `reset` (breaks the connection). Whatever the fault, `limit` is the largest body that it
+passes on, in bytes (413, as nginx by client_max_body_size), and `indexes` are those that a HEC token may use: a
+request with an event for another is refused as a whole (400, code 7: Splunk documentation, "Troubleshoot HTTP Event
+Collector").
 """
 
 from __future__ import annotations
 
+import gzip
 import http.client
+import json
+import re
 import socket
 import struct
 import threading
@@ -30,6 +36,8 @@ class FaultProxy:
         self._fault = "ok"
         self._released = threading.Event()
         self.requests = 0
+        self.limit: int | None = None
+        self.indexes: set[str] | None = None
         self._server = self._listen(0)
         self.port = self._server.server_port
 
@@ -115,7 +123,12 @@ class FaultProxy:
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return
-        self._pass_on(handler, body)
+        if self.limit is not None and len(body) > self.limit:
+            _refuse(handler, 413, b"<html>413 Request Entity Too Large</html>")
+        elif self.indexes is not None and not _indexes(handler, body) <= self.indexes:
+            _refuse(handler, 400, json.dumps({"text": "Incorrect index", "code": 7}).encode())
+        else:
+            self._pass_on(handler, body)
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         assert self._target.hostname is not None
@@ -138,6 +151,19 @@ class FaultProxy:
         handler.end_headers()
         if handler.command != "HEAD":
             handler.wfile.write(content)
+
+
+def _refuse(handler: BaseHTTPRequestHandler, status: int, text: bytes) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(text)))
+    handler.end_headers()
+    handler.wfile.write(text)
+
+
+def _indexes(handler: BaseHTTPRequestHandler, body: bytes) -> set[str]:
+    if handler.headers.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    return set(re.findall(r'"index":"([^"]*)"', body.decode()))
 
 
 def _body(handler: BaseHTTPRequestHandler) -> bytes:

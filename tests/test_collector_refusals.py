@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from collectors import Collector
-from intakes import DATADOG_LIMIT, Hec, Otlp
+from intakes import DATADOG_LIMIT, DatadogLogs, Hec, Otlp
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -206,19 +206,37 @@ def test_a_blank_line_is_a_line(tmp_path: Path, body: Any) -> None:
     assert splunk.bodies == {**dict.fromkeys(GOOD, 1), "(blank)": 1, "metaflow.task.end": 1}
 
 
-def test_what_a_proxy_finds_too_large_is_sent_in_smaller_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vendor", [Hec, Otlp, DatadogLogs])
+def test_what_a_proxy_finds_too_large_is_sent_in_smaller_parts(
+    tmp_path: Path, vendor: type[Hec | Otlp | DatadogLogs]
+) -> None:
     """A proxy with a limit far below ours: all that fits alone arrives, the one that does not is named."""
     lines = [f"{number} {noise(3_000)}" for number in range(600)]
-    with Hec(limit=40_000) as splunk, Collector(tmp_path, splunk.environment) as collector:
+    with vendor(limit=40_000) as intake, Collector(tmp_path, intake.environment) as collector:
         for number in range(0, 600, 50):
             post(collector, logs(lines[number : number + 50]))
             if number == 300:
                 post(collector, logs(["large " + noise(90_000)]))
-        eventually(lambda: len(splunk.events) >= 600)
+        eventually(lambda: len(intake.bodies) >= 600)
         eventually(lambda: given_up(collector) == 1)
         (error,) = errors(collector)
-    assert splunk.bodies == dict.fromkeys(lines, 1)
+    assert intake.bodies == dict.fromkeys(lines, 1)
     assert "413" in error
+    assert "metaflow.run.id 12" in error
+
+
+def test_nothing_of_datadogs_exporter_waits_behind_what_is_final(tmp_path: Path) -> None:
+    """Nor is it dropped without a word: its logs go through the same delivery."""
+    with DatadogLogs() as intake, Collector(tmp_path, intake.environment) as collector:
+        for number, status in enumerate((401, 403, 404, 405, 414)):
+            intake.status = status
+            post(collector, logs([f"lost by {status}"]))
+            eventually(lambda: given_up(collector) == number + 1)  # noqa: B023
+            assert any(f"given up: Datadog refuses 1 of 1 records: {status}" in line for line in errors(collector))
+        intake.status = 200
+        post(collector, logs(GOOD))
+        eventually(lambda: len(intake.bodies) >= 600)
+    assert intake.bodies == dict.fromkeys(GOOD, 1)
 
 
 @pytest.mark.parametrize(("variable", "most"), [("", 1_000_000), ("200000", 200_000)])

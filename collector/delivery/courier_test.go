@@ -25,13 +25,13 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// server answers what answer says of an uncompressed body.
-type server struct {
+// vendor answers what answer says of an uncompressed body.
+type vendor struct {
 	answer   func(path string, body []byte) (int, string)
 	requests int
 }
 
-func (s *server) RoundTrip(request *http.Request) (*http.Response, error) {
+func (s *vendor) RoundTrip(request *http.Request) (*http.Response, error) {
 	s.requests++
 	reader, err := gzip.NewReader(request.Body)
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *server) RoundTrip(request *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Header: http.Header{}, Body: io.NopCloser(strings.NewReader(text)), Request: request}, nil
 }
 
-func courierTo(t *testing.T, s *server, format string, most int) (*courier, *observer.ObservedLogs) {
+func courierTo(t *testing.T, s *vendor, format string, most int) (*courier, *observer.ObservedLogs) {
 	t.Helper()
 	core, logs := observer.New(zap.ErrorLevel)
 	counter, err := noop.Meter{}.Int64Counter("given_up")
@@ -75,7 +75,7 @@ func TestEachEventIsTakenOnceOrGivenUpOnce(t *testing.T) {
 		limit, most := 200+random.IntN(2_000), 100+random.IntN(3_000)
 		flapping := random.IntN(3) == 0
 		taken := map[int]int{}
-		s := &server{}
+		s := &vendor{}
 		s.answer = func(_ string, body []byte) (int, string) {
 			if flapping && random.IntN(5) == 0 {
 				return []int{408, 429, 500, 503, 504}[random.IntN(5)], ""
@@ -168,7 +168,7 @@ func (e events) all() []event {
 }
 
 func TestOneRequestDecidesForAnIndex(t *testing.T) {
-	s := &server{answer: func(_ string, body []byte) (int, string) {
+	s := &vendor{answer: func(_ string, body []byte) (int, string) {
 		if bytes.Contains(body, []byte("nope")) {
 			return http.StatusBadRequest, `{"text":"Incorrect index","code":7}`
 		}
@@ -191,7 +191,7 @@ func TestEachAnswerIsFinalOrNot(t *testing.T) {
 			if status == http.StatusBadRequest || tooLarge(status) {
 				continue
 			}
-			s := &server{answer: func(string, []byte) (int, string) { return status, "<html>" }}
+			s := &vendor{answer: func(string, []byte) (int, string) { return status, "<html>" }}
 			c, logs := courierTo(t, s, format, 1_000_000)
 			body := []byte(`{"event":"a"}`)
 			if format == "otlp" {
@@ -224,7 +224,7 @@ func logsOf(bodies ...string) []byte {
 
 func TestOTLPIsDividedByBytes(t *testing.T) {
 	var taken []string
-	s := &server{answer: func(_ string, body []byte) (int, string) {
+	s := &vendor{answer: func(_ string, body []byte) (int, string) {
 		if len(body) > 500 {
 			return http.StatusRequestEntityTooLarge, ""
 		}
@@ -272,7 +272,7 @@ func TestEverySignalIsDivided(t *testing.T) {
 	other, _ := pmetricotlp.NewExportRequestFromMetrics(metrics).MarshalProto()
 	for path, body := range map[string][]byte{"/v1/traces": one, "/v1/metrics": other} {
 		taken := 0
-		s := &server{answer: func(_ string, body []byte) (int, string) {
+		s := &vendor{answer: func(_ string, body []byte) (int, string) {
 			if bytes.Contains(body, []byte("name 7")) {
 				return http.StatusBadRequest, ""
 			}
@@ -294,7 +294,7 @@ func TestAPartialSuccessIsReported(t *testing.T) {
 	answer.PartialSuccess().SetRejectedLogRecords(2)
 	answer.PartialSuccess().SetErrorMessage("too old")
 	text, _ := answer.MarshalProto()
-	c, logs := courierTo(t, &server{answer: func(string, []byte) (int, string) { return http.StatusOK, string(text) }}, "otlp", 1_000_000)
+	c, logs := courierTo(t, &vendor{answer: func(string, []byte) (int, string) { return http.StatusOK, string(text) }}, "otlp", 1_000_000)
 	if status, err := post(c, "/v1/logs", logsOf("a", "b", "c")); status != http.StatusOK || err != nil {
 		t.Fatal(status, err)
 	}

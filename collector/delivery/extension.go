@@ -35,7 +35,7 @@ import (
 type Config struct {
 	// Destination is what logs and metrics call the other end.
 	Destination string `mapstructure:"destination"`
-	// Format of a request's body: hec or otlp.
+	// Format of a request's body: hec, otlp or datadog.
 	Format string `mapstructure:"format"`
 	// MaxContentLength is how many bytes a request may have before compression. A record that is larger by
 	// itself is sent alone.
@@ -44,12 +44,20 @@ type Config struct {
 	Variable string `mapstructure:"variable"`
 	// Timeout of one request.
 	Timeout time.Duration `mapstructure:"timeout"`
+	// Relay serves an exporter that takes no middleware; the converter in relay/ fills it in.
+	Relay Relay `mapstructure:"relay"`
+}
+
+// Relay is where the extension listens, and the intake that it delivers to.
+type Relay struct {
+	Listen string `mapstructure:"listen"`
+	Intake string `mapstructure:"intake"`
 }
 
 // Validate names what is wrong in one line.
 func (c *Config) Validate() error {
 	if _, known := formats[c.Format]; !known {
-		return fmt.Errorf("format is %q: set it to hec or otlp", c.Format)
+		return fmt.Errorf("format is %q: set it to hec, otlp or datadog", c.Format)
 	}
 	if c.MaxContentLength <= 0 {
 		return fmt.Errorf("%s is %d: set it to a number of bytes above 0", c.Variable, c.MaxContentLength)
@@ -86,8 +94,12 @@ func create(_ context.Context, set extension.Settings, cfg component.Config) (ex
 	if err != nil {
 		return nil, err
 	}
-	wrap := func(base http.RoundTripper) (http.RoundTripper, error) {
-		return &courier{config: c, format: formats[c.Format], next: base, logger: set.Logger, givenUp: counter}, nil
+	through := func(base http.RoundTripper) *courier {
+		return &courier{config: c, format: formats[c.Format], next: base, logger: set.Logger, givenUp: counter}
 	}
+	if c.Relay.Listen != "" {
+		return newServer(through(http.DefaultTransport)), nil
+	}
+	wrap := func(base http.RoundTripper) (http.RoundTripper, error) { return through(base), nil }
 	return middleware{HTTPClient: extensionmiddleware.GetHTTPRoundTripperFunc(wrap)}, nil
 }

@@ -12,9 +12,12 @@ import (
 
 // formats of bodies by their name in the configuration.
 var formats = map[string]format{
-	"hec":  {divide: divideHEC, rejected: func(string, []byte) (int64, string) { return 0, "" }},
-	"otlp": {divide: divideOTLP, rejected: rejectedOTLP},
+	"hec":     {divide: divideHEC, rejected: none},
+	"datadog": {divide: divideDatadog, rejected: none},
+	"otlp":    {divide: divideOTLP, rejected: rejectedOTLP},
 }
+
+func none(string, []byte) (int64, string) { return 0, "" }
 
 // events is the body of a request to Splunk's HTTP event collector: JSON objects one after another.
 type events []json.RawMessage

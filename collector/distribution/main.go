@@ -11,6 +11,7 @@ import (
 	fileprovider "go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	yamlprovider "go.opentelemetry.io/collector/confmap/provider/yamlprovider"
 	"go.opentelemetry.io/collector/otelcol"
+	relay "otel-metaflow.local/delivery/relay"
 	destinations "otel-metaflow.local/destinations"
 	door "otel-metaflow.local/door"
 	environment "otel-metaflow.local/environment"
@@ -37,6 +38,7 @@ func main() {
 				ConverterFactories: []confmap.ConverterFactory{
 					variables.NewFactory(),
 					destinations.NewFactory(),
+					relay.NewFactory(),
 					door.NewFactory(),
 				},
 			},
@@ -49,6 +51,7 @@ func main() {
 		ConverterModules: []string{
 			"otel-metaflow.local/variables v0.0.0",
 			"otel-metaflow.local/destinations v0.0.0",
+			"otel-metaflow.local/delivery v0.0.0",
 			"otel-metaflow.local/door v0.0.0",
 		},
 	}
