@@ -40,7 +40,8 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
         attempts = f"{recorded} of {attempts}"
     look = f"look: otel-metaflow view {key}"
     if not environment.is_shipping:
-        how = "nothing is sent" if environment.problems else "to send: set OTEL_EXPORTER_OTLP_ENDPOINT"
+        send = f"to send: set OTEL_EXPORTER_OTLP_ENDPOINT, then otel-metaflow ship {key}"
+        how = "nothing is sent" if environment.problems else send
         return f"{attempts} recorded; {look}; {how}"
     hosts = environment.goals
     checkpoint = Checkpoint.read(folder)
