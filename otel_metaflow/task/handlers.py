@@ -171,7 +171,7 @@ class HandlerTap:
         def tapped_get_message(record: logging.LogRecord) -> str:
             message = get_message(record)
             handling = working.get()
-            if handling is not None and handling.message != message:
+            if handling is not None and type(message) is str and handling.message != message:
                 handling.message = message
                 if handling.output is None:
                     handling.written = None

@@ -26,6 +26,7 @@ _MANDATORY = len(logging.makeLogRecord({}).__dict__)
 _STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
 _MESSAGES = ("event", "message", "msg")
 _SLACK = 4_096  # characters beyond what is kept, so that a secret that the end would cut in two is masked
+_MOST_COMPARED = LONGEST_LINE + _SLACK
 _LATEST = 9_223_372_036  # seconds since 1970 that fit a record's time in nanoseconds
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -116,7 +117,7 @@ class LoggingTap:
             if name not in _STANDARD and not (is_wrapped and name in _STRUCTLOG)
         }
         if shown.output is not None and extras:
-            form = str(getattr(handler.formatter, "_fmt", ""))
+            form = str(getattr(getattr(handler, "formatter", None), "_fmt", ""))
             fields_shown = shown.fields
             extras = {name: shown.value(name, value, form, fields_shown) for name, value in extras.items()}
         yield from dict.items(fields)
@@ -144,15 +145,19 @@ class _Shown:
         return self.output or ""
 
     def has(self, text: str) -> bool:
-        """Whether a text is in the output, as it is or as a string of JSON."""
-        if self.output is None or text in self.output:
+        """Whether a text is in the output, as it is or as a string of JSON; of a long one, what is kept of it."""
+        if self.output is None or self.output.endswith(text):
+            return True
+        if len(text) > _MOST_COMPARED:
+            return self.has(text[:_MOST_COMPARED]) and self.has(text[-_MOST_COMPARED:])
+        if text in self.output:
             return True
         return quoted(text)[1:-1] in self.output or _dumps(text, ensure_ascii=False)[1:-1] in self.output
 
     def of(self, fields: Dict[Any, Any]) -> Dict[Any, Any]:
         """The fields of a message that may be told: as the output has them, or all if it holds their text."""
         shown = self.fields
-        if shown is not None and any(name in shown for name in dict.keys(fields)):
+        if shown is not None and any(type(name) is str and name in shown for name in dict.keys(fields)):
             return shown
         name = _named(fields)
         return fields if (self._is_whole if name is None else self.has(fields[name])) else {}
