@@ -96,10 +96,11 @@ def hidden(function: _Function) -> _Function:
     return function
 
 
-def hide_frames(error: Optional[BaseException]) -> None:
+def hide_frames(error: Optional[BaseException], marked: Set[CodeType] = _hidden) -> None:
     """Take our frames out of the traceback of a user's exception, of a print that raised say.
 
-    Its traceback is shown to the user, and hashed by those who group errors.
+    Its traceback is shown to the user, and hashed by those who group errors. It may be while the interpreter is taken
+    down, when names of this module are gone; hence `marked`.
     """
     seen: Set[int] = set()
     while error is not None and id(error) not in seen:
@@ -107,7 +108,7 @@ def hide_frames(error: Optional[BaseException]) -> None:
         traceback = error.__traceback__
         while traceback is not None:
             following = traceback.tb_next
-            if following is not None and following.tb_frame.f_code in _hidden:
+            if following is not None and following.tb_frame.f_code in marked:
                 traceback.tb_next = following.tb_next
             else:
                 traceback = following

@@ -13,6 +13,7 @@ silence noisy code with `os.dup2`, and what they silence is on nobody's output.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from threading import get_ident
 from typing import Any, Callable, Dict, Iterable, List, Optional, TextIO, Tuple
@@ -63,6 +64,9 @@ class StreamTap:
             pipes.names.setdefault(self._place, name)
         self._pipes = pipes
         self._write = stream.write
+        # While the interpreter is taken down user code may still print, from `__del__`. What names of this module
+        # stand for is gone by then, and a daemon thread may be stopped for good that holds the lock.
+        self._is_finalizing = sys.is_finalizing
         self._lock = threading.RLock()
         stream.write = self.write  # type: ignore[method-assign]  # the point of this class
         stream.writelines = self.writelines  # type: ignore[method-assign]  # C code would bypass write
@@ -71,7 +75,7 @@ class StreamTap:
     @hidden
     def write(self, text: str) -> int:
         """Stand in for the stream's own `write`."""
-        if self.is_muted:
+        if self.is_muted or self._is_finalizing():
             return self._write(text)
         with self._lock:
             if isinstance(text, str):

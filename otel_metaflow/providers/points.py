@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from typing import Any, Callable, Dict, List, Sequence
@@ -71,9 +72,10 @@ class JournalMetrics:
 def _close_before_exit(close: Callable[[], None]) -> None:
     """See `os._exit`, by which forked children end: multiprocessing's, those of Metaflow's `parallel_map`."""
     leave, here = os._exit, os.getpid()
+    getpid, is_finalizing = os.getpid, sys.is_finalizing
 
     def write_and_leave(status: int) -> None:
-        if os.getpid() == here:
+        if not is_finalizing() and getpid() == here:
             # In a thread, to wait for no longer than we may.
             writer = threading.Thread(target=guarded(close), daemon=True)
             try:

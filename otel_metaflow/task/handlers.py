@@ -118,8 +118,12 @@ class HandlerTap:
         handler_class: Any = logging.Handler
         call_handlers, handle = logging.Logger.callHandlers, handler_class.handle
         passing, working = self._passing, self._working
+        is_finalizing = sys.is_finalizing  # names of this module are gone by then
 
         def tapped_call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+            if is_finalizing():
+                call_handlers(logger, record)
+                return
             outer, passage = passing.get(), Passage(record)
             passing.set(passage)
             try:
@@ -131,6 +135,8 @@ class HandlerTap:
                     self._take_overlooked(logger, record, passage)
 
         def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
+            if is_finalizing():
+                return handle(handler, record)
             outer = working.get()
             handling = self._begin(handler, record, outer)
             working.set(handling)
@@ -156,10 +162,11 @@ class HandlerTap:
         handler_class: Any = logging.Handler
         format_, handle_error = handler_class.format, handler_class.handleError
         get_message = logging.LogRecord.getMessage
-        working = self._working
+        working, is_finalizing = self._working, sys.is_finalizing
+        hide, exception = hide_frames, sys.exc_info
 
         def tapped_format(handler: logging.Handler, record: logging.LogRecord) -> Any:
-            handling = working.get()
+            handling = None if is_finalizing() else working.get()
             if handling is None or handling.handler is not handler:
                 return format_(handler, record)
             handling.failed = True
@@ -170,7 +177,7 @@ class HandlerTap:
 
         def tapped_get_message(record: logging.LogRecord) -> str:
             message = get_message(record)
-            handling = working.get()
+            handling = None if is_finalizing() else working.get()
             if handling is not None and type(message) is str and handling.message != message:
                 handling.message = message
                 if handling.output is None:
@@ -178,7 +185,7 @@ class HandlerTap:
             return message
 
         def tapped_handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
-            hide_frames(sys.exc_info()[1])
+            hide(exception()[1])
             handle_error(handler, record)
 
         handler_class.format = _unseen(tapped_format)
