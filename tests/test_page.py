@@ -384,7 +384,7 @@ def test_spans_of_user_code_nest_below_their_attempt(look: Look, tmp_path: Path)
     assert rows.evaluate_all("rows => rows.map(row => row.ariaLevel)") == ["1", "2", "3"]
     assert look.page.locator("#rows .track .failed").count() == 1
     said = rows.nth(1).get_attribute("title") or ""
-    assert "loss=nan" in said
+    assert "loss=NaN" in said
     assert "password=[REDACTED]" in said
     look.page.locator("#rows").focus()
     look.page.keyboard.press("Home")
