@@ -112,6 +112,7 @@ class Subtraction:
                     for taken in garbled.taken:
                         self._held.remove(taken)
                     if garbled.rest is not None:
+                        self._released.append(garbled.rest)
                         yield garbled.rest
                     continue
                 if not is_over and age < HOLD_SUSPICIOUS and self._is_suspicious(raw):
@@ -136,7 +137,8 @@ class Subtraction:
         self._forget(report)
         if alike and alike[0].offset < raw.known:
             self._ambiguous.add(raw.text)
-        if report.before is None and raw.text not in self._ambiguous:
+        # An empty line may be anybody's newline, and shows nothing of its process.
+        if raw.text and report.before is None and raw.text not in self._ambiguous:
             self._pass(report, raw)
         return report
 
