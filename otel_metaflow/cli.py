@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Dict, List
 
 import click
 
-from otel_metaflow import __version__, ids, settings, spawn
+from otel_metaflow import __version__, ids, sdk_variables, setbacks, settings, spawn
 from otel_metaflow.arguments import as_json as json_option
 from otel_metaflow.arguments import degrade, echo, fail, folder_of, print_json
 from otel_metaflow.journal import layout
@@ -22,6 +23,7 @@ _PATHSPEC = "FLOW/RUN[/STEP/TASK[/ATTEMPT]]"
 @click.version_option(__version__)
 def main() -> None:
     """Telemetry of Metaflow runs: look at it, find its ids, see where it went."""
+    sdk_variables.put_away(os.environ)
     degrade()
 
 
@@ -63,6 +65,7 @@ def status(*, as_json: bool) -> None:
     environment = settings.read()
     _say_problems(environment)
     waiting: List[Dict[str, Any]] = []
+    _say_foreign(environment)
     for folder in [*sweep.kept(environment.home), *sweep.unfinished(environment.home)]:
         trouble = Checkpoint.read(folder).trouble
         reason = "; ".join(f"{signal} {why}" for signal, why in sorted(trouble.items()))
@@ -102,7 +105,12 @@ def ship(run: str | None, wait: float, *, everything: bool, as_json: bool) -> No
         fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
     home = environment.home
     folders = [*sweep.kept(home), *sweep.unfinished(home)] if run is None else [folder_of(environment, run)]
-    shipped = [_ship(environment, folder, wait, quiet=as_json) for folder in folders]
+    shipped = []
+    for folder in folders:
+        is_set_aside = run is None and setbacks.reason(folder) is not None  # what killed its shippers would kill us
+        shipped.append((_set_aside if is_set_aside else _ship)(environment, folder, wait, quiet=as_json))
+    if everything:
+        _say_foreign(environment)
     if as_json:
         print_json(shipped)
     sys.exit(0 if all(one["state"] != "kept" for one in shipped) else 1)
@@ -163,6 +171,22 @@ def cloudwatch(pathspec: str, *, as_json: bool) -> None:
         echo("\t".join(stream))
 
 
+def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, quiet: bool) -> Dict[str, Any]:
+    """Say why a run is passed over, unless `quiet`."""
+    key, reason = layout.run_key(environment.home, folder), setbacks.reason(folder)
+    if not quiet:
+        echo(f"{key}: {reason}")
+    return {"flow": key.flow, "run": key.run, "state": "kept", "trouble": {"run": reason}}
+
+
+def _say_foreign(environment: settings.Settings) -> None:
+    from otel_metaflow.shipper import sweep
+
+    for folder in sweep.foreign(environment.home):
+        key = layout.run_key(environment.home, folder)
+        echo(f"{key}: passed over, {folder} belongs to another user; to have it back: sudo chown -R $USER", err=True)
+
+
 def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> Dict[str, Any]:
     """Deliver a run and say what became of it, unless `quiet`."""
     from otel_metaflow.assembly.checkpoint import Checkpoint
@@ -174,7 +198,8 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
     if lock is None:
         said = "being delivered by another process"
     else:
-        told["state"] = "delivered" if sweep.ship(environment, folder, linger=wait) else "kept"
+        told["state"] = "delivered" if sweep.ship_guarded(environment, folder, linger=wait) else "kept"
+        spawn.release(lock)
         checkpoint = Checkpoint.read(folder)
         told.update({"delivered": checkpoint.delivered, "trouble": checkpoint.trouble})
         counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))

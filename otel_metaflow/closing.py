@@ -49,6 +49,8 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
     logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")
     if checkpoint.complete:
         return f"{attempts}, {logs}, {dropped} dropped; delivered to {hosts}; {look}"
+    if "run" in checkpoint.trouble:
+        return f"{attempts} recorded; kept, the run {checkpoint.trouble['run']}"
     if checkpoint.trouble:
         reason = next(iter(checkpoint.trouble.values()))
         return f"{attempts} recorded; kept, {hosts} {reason}; when that is mended: otel-metaflow ship {key}"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
-from otel_metaflow import links
+from otel_metaflow import links, sdk_variables
 
 SIGNALS = ("traces", "metrics", "logs")
 SAMPLERS = (
@@ -68,6 +68,7 @@ class Settings(NamedTuple):
     log_dir: Optional[Path] = None
     trace_url: str = ""
     problems: Tuple[str, ...] = ()
+    notices: Tuple[str, ...] = ()  # what is not as somebody meant it, and stops nothing
 
     @property
     def is_shipping(self) -> bool:
@@ -120,6 +121,7 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         log_dir=_folder(env.get("OTEL_METAFLOW_LOG_DIR")),
         trace_url=_trace_url(env, problems),
         problems=tuple(dict.fromkeys(problems)),
+        notices=sdk_variables.refused(env),
     )
 
 
@@ -128,12 +130,20 @@ def _home(env: Mapping[str, str]) -> Path:
     chosen = _folder(env.get("OTEL_METAFLOW_HOME"))
     if chosen is not None:
         return chosen
-    state = env.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    state = env.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # by the specification a relative one is to be ignored
+        state = os.path.expanduser("~/.local/state")
+    if not os.path.isabs(state):  # no HOME, and a user whom the system does not know, as in a container
+        import tempfile
+
+        return Path(tempfile.gettempdir()) / f"otel-metaflow-{os.getuid()}" / "state"
     return Path(state) / "otel-metaflow"
 
 
 def _folder(text: Optional[str]) -> Optional[Path]:
-    return Path(os.path.abspath(os.path.expanduser(text))) if text else None
+    path = os.path.expanduser(text or "")
+    # A home that nobody knows stays a `~`, and no folder is to be called that.
+    return None if not path or path.startswith("~") else Path(os.path.abspath(path))
 
 
 def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Optional[Destination]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,14 @@ import time
 from pathlib import Path
 from typing import IO, Dict, Optional
 
-from otel_metaflow import standby
+from otel_metaflow import setbacks, standby
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.writer import is_alive, process_start
 
 _STAMP = ".tidied"
+_OWNER = "shipper.owner"
+_owned: Dict[int, Path] = {}
+_PATHS = ("_METAFLOW_HOME", "_METAFLOW_LOG_DIR", "_CERTIFICATE", "_CLIENT_KEY")
 _TIDY_EVERY = 3600.0
 _WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
@@ -27,7 +32,7 @@ def _is_free(folder: Path) -> bool:
     lock = try_lock(folder)
     if lock is None:
         return False
-    os.close(lock)
+    release(lock)
     return True
 
 
@@ -45,7 +50,60 @@ def try_lock(folder: Path) -> Optional[int]:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError as error:
+        if error.errno not in layout.NO_LOCKS:
+            raise
+        if not _own(folder):
+            os.close(descriptor)
+            return None
+        _owned[descriptor] = folder / _OWNER
     return descriptor
+
+
+def try_lock_quietly(folder: Path) -> Optional[int]:
+    """The same, and None also where the folder cannot be written: it may be another user's."""
+    try:
+        return try_lock(folder)
+    except OSError:
+        return None
+
+
+def release(lock: int) -> None:
+    """Let go of a lock that `try_lock` gave."""
+    owner = _owned.pop(lock, None)
+    if owner is not None:
+        owner.unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _own(folder: Path) -> bool:
+    """Own the run where the file system has no flock(2), by a file that names this process.
+
+    Who owned it and is gone, or was on another machine and has a number that is nobody's here, owns it no more.
+    """
+    path = folder / _OWNER
+    for _ in range(2):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            if _lives(path):
+                return False
+            path.unlink(missing_ok=True)
+            continue
+        with os.fdopen(descriptor, "w") as file:
+            json.dump([os.getpid(), process_start()], file)
+        return True
+    return False
+
+
+def _lives(owner: Path) -> bool:
+    try:
+        pid, start = json.loads(owner.read_bytes())
+        return is_alive(int(pid), start)
+    except FileNotFoundError:
+        return False
+    except (ValueError, TypeError):  # it is just being written
+        return True
 
 
 def ensure(folder: Path) -> None:
@@ -54,6 +112,8 @@ def ensure(folder: Path) -> None:
     A new one gets a session of its own, so that neither Ctrl-C nor a closed terminal takes it along, and none of
     our pipes, on whose end somebody may be waiting.
     """
+    if setbacks.reason(folder) is not None:
+        return  # status, view and the run's last line tell why, and what to type
     if not _is_free(folder) or standby.ask(folder, _environment()):
         return
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
@@ -94,6 +154,10 @@ def _environment() -> Dict[str, str]:
     requests would become spans.
     """
     env = dict(os.environ)
+    for name, value in env.items():
+        # Of files and folders, too: the working directory is another there.
+        if value and name.startswith("OTEL_") and name.endswith(_PATHS):
+            env[name] = os.path.abspath(os.path.expanduser(value))
     if env.get("PYTHONPATH"):
         parts = [os.path.abspath(part) for part in env["PYTHONPATH"].split(os.pathsep)]
         env["PYTHONPATH"] = os.pathsep.join(part for part in parts if not part.endswith(_WRAPPER))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Set, Tuple
 
+from otel_metaflow import setbacks
 from otel_metaflow.assembly.logs import Cursor
 from otel_metaflow.journal.layout import CHECKPOINT_FILE
 
@@ -52,7 +53,10 @@ class Checkpoint:
             for signal, names in value["sent"].items():
                 made.sent[signal] = set(names)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls(path)
+            made = cls(path)
+        reason = None if made.complete else setbacks.reason(folder)
+        if reason is not None:
+            made.trouble = {"run": reason}
         return made
 
     @property

@@ -13,6 +13,7 @@ encoding, with times as integers of nanoseconds since 1970.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"
 LOST_MARK = "lost"
 INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, a line each
+# What flock(2) answers on a file system that has none, such as Lustre and some mounts of NFS.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 GIVEN_UP = "given-up.log"  # beside the flows
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
@@ -130,6 +133,11 @@ def run_folders(home: Path) -> Iterator[Path]:
     for entry in _folders(home):
         for flow in _folders(entry) if entry.name.startswith("@") else (entry,):
             yield from _folders(flow)
+
+
+def is_open_to_us(folder: Path) -> bool:
+    """Whether this user may read and write there: not in what `sudo` left."""
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def _folders(parent: Path) -> Iterator[Path]:

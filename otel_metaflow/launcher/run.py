@@ -64,7 +64,7 @@ class Run:
         if metaflow_seams.watch(self._output):
             self._output.tap_launcher()
         api.lead(traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
-        for problem in self.environment.problems:
+        for problem in (*self.environment.problems, *self.environment.notices):
             say(problem)
         self.ensure_shipper()
 

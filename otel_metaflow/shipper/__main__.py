@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from otel_metaflow import settings, spawn, standby
+from otel_metaflow import sdk_variables, setbacks, settings, spawn, standby
 from otel_metaflow.journal import layout
 
 # How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
@@ -31,6 +31,7 @@ _MOST_RUNS = 100
 def main(folder: Path) -> None:
     """Deliver the run in `folder`, and then those of launchers that ask while it stands by."""
     _step_back()
+    sdk_variables.put_away(os.environ)
     # Ctrl-C is meant for the run. A terminal that closes is none of our business either.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -96,33 +97,33 @@ def _begin(request: standby.Request) -> Optional[int]:
         return None
     os.environ.clear()
     os.environ.update(request.environ)
+    sdk_variables.put_away(os.environ)
     request.accept()
     return lock
 
 
 def _ship(folder: Path, lock: int, waiting: standby.Standby, wake: threading.Event) -> None:
     """Deliver the run whose lock is held, then what others left behind."""
-    gc.disable()  # a third of the import is collections that find nothing
-    from otel_metaflow.shipper.sweep import ship, unfinished
+    try:
+        gc.disable()  # a third of the import is collections that find nothing
+        from otel_metaflow.shipper.sweep import ship_guarded, unfinished
 
-    gc.enable()
+        gc.enable()
+    except Exception as error:  # an installation that is broken
+        setbacks.note(folder, error)
+        raise
     environment = settings.read()
     # In an outage the next run goes first: this one's rest stays on disk, and is tried again after it.
     give_way = waiting.has_request if environment.standby else None
-    try:
-        delivered = ship(environment, folder, linger=_LINGER, wake=wake, give_way=give_way)
-    except FileNotFoundError:
-        if folder.exists():
-            raise
-        delivered = False  # somebody removed the run's folder: there is nothing left to deliver
-    os.close(lock)
+    delivered = ship_guarded(environment, folder, linger=_LINGER, wake=wake, give_way=give_way)
+    spawn.release(lock)
     if not delivered:
         return
     for other in unfinished(environment.home):
-        held = spawn.try_lock(other)
+        held = None if setbacks.reason(other) else spawn.try_lock_quietly(other)
         if held is not None:
-            ship(environment, other, linger=_LINGER_OTHERS)
-            os.close(held)
+            ship_guarded(environment, other, linger=_LINGER_OTHERS)
+            spawn.release(held)
 
 
 if __name__ == "__main__":

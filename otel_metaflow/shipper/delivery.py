@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from otel_metaflow import setbacks
 from otel_metaflow.assembly import story
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.logs import Cursor
@@ -57,7 +58,7 @@ class Delivery:
         wake: threading.Event,
         build: Callable[[Destination], Exporter] = exporters.build,
     ) -> None:
-        self._home = home
+        self._home, self._folder = home, folder
         self.checkpoint = Checkpoint.read(folder)
         self.checkpoint.complete = self.checkpoint.stalled = False
         self._corrupt_before = self.checkpoint.corrupt
@@ -317,6 +318,7 @@ class Delivery:
             quarantine.report(self._home, self.run.key, signal, given_up)
         self._note_corrupt()
         self.checkpoint.write()
+        setbacks.progress(self._folder)
 
     def _note_corrupt(self) -> None:
         self.checkpoint.corrupt = self._corrupt_before + self._logs.corrupt
@@ -345,5 +347,7 @@ class Delivery:
             self.checkpoint.trouble, self.checkpoint.stalled = trouble, is_stalled
             self.checkpoint.write()
         if trouble != before:
+            if trouble:  # what is in the way is the endpoint
+                setbacks.progress(self._folder)
             for signal, reason in trouble.items():
                 print(f"{signal}: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - shipper.log

@@ -48,7 +48,7 @@ def prune(home: Path, most_bytes: int, most_days: float) -> List[Path]:
             continue
         if load(home, run.folder).is_running():
             continue
-        lock = spawn.try_lock(run.folder)
+        lock = spawn.try_lock_quietly(run.folder)
         if lock is None:
             continue
         try:
@@ -56,7 +56,7 @@ def prune(home: Path, most_bytes: int, most_days: float) -> List[Path]:
                 _note(home, run)
             shutil.rmtree(run.folder, ignore_errors=True)
         finally:
-            os.close(lock)
+            spawn.release(lock)
         total -= run.size
         gone.append(run.folder)
     return gone
@@ -64,7 +64,7 @@ def prune(home: Path, most_bytes: int, most_days: float) -> List[Path]:
 
 def _kept(home: Path) -> List[Kept]:
     found: List[Kept] = []
-    for folder in layout.run_folders(home):
+    for folder in filter(layout.is_open_to_us, layout.run_folders(home)):
         files = [entry.stat() for entry in os.scandir(folder)]
         waiting = (folder / layout.LOCK_FILE).exists() and not Checkpoint.read(folder).complete
         changed = max((file.st_mtime for file in files), default=folder.stat().st_mtime)

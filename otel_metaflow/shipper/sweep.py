@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import traceback
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
+from otel_metaflow import setbacks
 from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.assembly.run import load
 from otel_metaflow.journal import layout
@@ -30,7 +32,17 @@ def ship(
     While the endpoint fails it is tried for `linger` seconds after the run's end, or until `give_way` says that
     something else is to be done first; `wake` is set when that may have changed.
     """
-    return Delivery(environment.home, folder, environment, wake or threading.Event()).work(linger, give_way)
+    with setbacks.noted(folder):
+        return Delivery(environment.home, folder, environment, wake or threading.Event()).work(linger, give_way)
+
+
+def ship_guarded(environment: Settings, folder: Path, **how: Any) -> bool:
+    """Deliver the run as `ship` does; what it dies of is noted in its folder, and ends nobody else's delivery."""
+    try:
+        return ship(environment, folder, **how)
+    except Exception:  # noqa: BLE001 - of whatever kind, it is about this run
+        traceback.print_exc()
+        return False
 
 
 def unfinished(home: Path) -> Iterator[Path]:
@@ -63,8 +75,13 @@ def _is_closed(folder: Path) -> bool:
 
 def is_meant(folder: Path) -> bool:
     """Whether the run was meant to be delivered: it had an endpoint, or somebody sent it later."""
-    return (folder / layout.LOCK_FILE).exists()
+    return os.path.exists(folder / layout.LOCK_FILE)
+
+
+def foreign(home: Path) -> List[Path]:
+    """The folders of runs that belong to another user, as `sudo` leaves them: nobody else can read or send them."""
+    return [folder for folder in layout.run_folders(home) if not layout.is_open_to_us(folder)]
 
 
 def _oldest_first(folders: List[Path]) -> List[Path]:
-    return sorted(folders, key=lambda path: path.stat().st_mtime)
+    return sorted(filter(layout.is_open_to_us, folders), key=lambda path: path.stat().st_mtime)
