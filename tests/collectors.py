@@ -285,6 +285,16 @@ class Splunk(Vendor):
                 found[key] = Metric(name, other.value + value, other.count + count, attributes)
         return list(found.values())
 
+    def metric_events(self) -> list[dict[str, str]]:
+        """The dimensions of each metric event, those of buckets included."""
+        return [
+            _texts(resource | _attributes(point))
+            for metric, resource in _records(
+                self._read("splunk_metrics.jsonl"), "resourceMetrics", "scopeMetrics", "metrics"
+            )
+            for point in _points(metric)
+        ]
+
     def _events(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         return _records(self._read("splunk_logs.jsonl"), "resourceLogs", "scopeLogs", "logRecords")
 

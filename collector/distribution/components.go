@@ -34,6 +34,7 @@ import (
 	otlpreceiver "go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 	aside "otel-metaflow.local/aside"
+	buckets "otel-metaflow.local/buckets"
 	delivery "otel-metaflow.local/delivery"
 	disklimiter "otel-metaflow.local/disklimiter"
 	finite "otel-metaflow.local/finite"
@@ -128,6 +129,7 @@ func components() (otelcol.Factories, error) {
 		origin.NewFactory(),
 		aside.NewFactory(),
 		finite.NewFactory(),
+		buckets.NewFactory(),
 		delta.NewFactory(),
 		sum.NewFactory(),
 	)
@@ -146,6 +148,7 @@ func components() (otelcol.Factories, error) {
 		origin.NewFactory().Type():                 "otel-metaflow.local/origin v0.0.0",
 		aside.NewFactory().Type():                  "otel-metaflow.local/aside v0.0.0",
 		finite.NewFactory().Type():                 "otel-metaflow.local/finite v0.0.0",
+		buckets.NewFactory().Type():                "otel-metaflow.local/buckets v0.0.0",
 		delta.NewFactory().Type():                  "otel-metaflow.local/series v0.0.0",
 		sum.NewFactory().Type():                    "otel-metaflow.local/series v0.0.0",
 	})

@@ -411,6 +411,7 @@ require (
 	k8s.io/utils v0.0.0-20250604170112-4c0f3b243397 // indirect
 	otel-metaflow.local/aside v0.0.0
 	otel-metaflow.local/delivery v0.0.0
+	otel-metaflow.local/buckets v0.0.0
 	otel-metaflow.local/finite v0.0.0
 	otel-metaflow.local/series v0.0.0
 	sigs.k8s.io/json v0.0.0-20241014173422-cfa47c3a1cc8 // indirect
@@ -432,6 +433,8 @@ replace otel-metaflow.local/gate => ../gate
 replace otel-metaflow.local/delivery => ../delivery
 
 replace otel-metaflow.local/finite => ../finite
+
+replace otel-metaflow.local/buckets => ../buckets
 
 replace otel-metaflow.local/series => ../series
 

@@ -26,6 +26,8 @@ _ON_METRICS = (
     names.PROJECT_NAME,
     names.BRANCH_NAME,
     names.COMPUTE_NAME,
+    # Splunk has a field for it. Where it is paid for, a collector takes it off, as it does the run's id.
+    names.HOST_NAME,
 )
 
 
@@ -93,7 +95,8 @@ class Resources:
             chosen = {name: facts[name] for name in _ON_METRICS if name in facts}
             return {**chosen, **_own_attributes(attempt), names.STEP_NAME: attempt.key.step}
 
-        return self._once(f"step {attempt.key.step} {attempt.start is not None}", attributes)
+        host = self._facts(attempt).get(names.HOST_NAME)
+        return self._once(f"step {attempt.key.step} {host} {attempt.start is not None}", attributes)
 
     def of_run_metrics(self) -> Resource:
         """The resource of the run's own metrics."""
