@@ -24,6 +24,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,7 @@ class Datadog(Vendor):
                     trace_id=fields.pop("otel.trace_id", ""),
                     span_id=fields.pop("otel.span_id", ""),
                     attributes=_texts(_attributes(record) | fields),
+                    time=_milliseconds(fields.get("@timestamp", "")),
                 )
             )
         return found
@@ -602,6 +604,11 @@ def _value(value: dict[str, Any]) -> Any:
     if kind == "kvlistValue":
         return {pair["key"]: _value(pair["value"]) for pair in content.get("values", [])}
     return content
+
+
+def _milliseconds(time: str) -> int:
+    """Return an ISO 8601 time as milliseconds since 1970."""
+    return round(datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp() * 1000) if time else 0
 
 
 def _texts(attributes: dict[str, Any]) -> dict[str, str]:

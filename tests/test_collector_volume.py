@@ -93,7 +93,6 @@ def test_a_log_record_that_datadog_would_drop_for_its_age_carries_its_true_time(
         true = (now - age).replace(microsecond=0)
         original = found[name].attributes.get("log.original_time", "")
         assert original.startswith(true.strftime("%Y-%m-%dT%H:%M:%S")) == (name != "young")
-        print(found[name])
         dated = found[name].time / 1000
         expected = time.time() if late == "now" and name != "young" else true.timestamp()
         assert abs(dated - expected) < 60, name
