@@ -58,7 +58,7 @@ TELEMETRY_SDK_VERSION = _called(
 )
 TELEMETRY_DISTRO_NAME = _called("resource, metrics", "telemetry.distro.name", "string", "`otel-metaflow`", _STABLE)
 TELEMETRY_DISTRO_VERSION = _called("resource, metrics", "telemetry.distro.version", "string", "its version", _STABLE)
-HOST_NAME = _called("resource", "host.name", "string", "", _DEVELOPMENT)
+HOST_NAME = _called("resource, metrics", "host.name", "string", "", _DEVELOPMENT)
 HOST_ARCH = _called("resource", "host.arch", "string", "", _DEVELOPMENT)
 OS_TYPE = _called("resource", "os.type", "string", "", _DEVELOPMENT)
 PROCESS_PID = _called(
