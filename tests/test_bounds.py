@@ -255,7 +255,7 @@ FLOW = """
             if os.environ.get("KIND") == "log":
                 logger = logging.getLogger("bound")
                 logger.propagate = False
-                logger.addHandler(logging.NullHandler())
+                logger.addHandler(logging.FileHandler(os.devnull))
                 for number in range(3000):
                     logger.warning("log %s", number)
             else:
