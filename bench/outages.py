@@ -248,6 +248,21 @@ def refused_index(setup: Setup, seconds: float) -> None:
     time.sleep(seconds)
 
 
+def full(setup: Setup, seconds: float) -> None:
+    """All intakes are away until the queues have all the room they may take, and the collector is started again."""
+    for sender in setup.senders.values():
+        sender.pad = 60_000
+    setup.fault("refuse")
+    time.sleep(seconds)
+    for collector in setup.collectors.values():
+        if "telemetry is refused" not in collector.output:
+            print("the queues were not full: more seconds", file=sys.stderr)
+        collector.stop()
+        collector.__enter__()
+
+
+SETTINGS = {full: {"QUEUE_LIMIT_MIB": "16"}}
+"""Variables of the collectors in an outage that needs them."""
 OUTAGES: dict[str, Callable[[Setup, float], None]] = {
     "refuses": constant("refuse"),
     "black hole": constant("black hole"),
@@ -258,6 +273,7 @@ OUTAGES: dict[str, Callable[[Setup, float], None]] = {
     "none, collector restarted": restarted,
     "refuses, then 413": limited,
     "none, a bad index": refused_index,
+    "refuses, queues full": full,
 }
 ROUTES = {"Splunk HEC": ("a", "splunk"), "Datadog, exporter": ("a", "datadog"), "Datadog, OTLP": ("b", "datadog_otlp")}
 
@@ -274,9 +290,12 @@ def measure(outage: Callable[[Setup, float], None], seconds: float) -> list[tupl
         }
         at = {name: proxy.url for name, proxy in proxies.items()}
         intakes = dict.fromkeys(("DD_DD_URL", "DD_APM_DD_URL", "DD_LOGS_CONFIG_LOGS_DD_URL"), at["datadog"])
+        settings = SETTINGS.get(outage, {})
         collectors = {
-            "a": Collector(folder / "a", vendors.environment | intakes | {"SPLUNK_HEC_URL": at["splunk"]}),
-            "b": Collector(folder / "b", vendors.datadog_otlp_environment | {"DD_OTLP_URL": at["datadog_otlp"]}),
+            "a": Collector(folder / "a", settings | vendors.environment | intakes | {"SPLUNK_HEC_URL": at["splunk"]}),
+            "b": Collector(
+                folder / "b", settings | vendors.datadog_otlp_environment | {"DD_OTLP_URL": at["datadog_otlp"]}
+            ),
         }
         for collector in collectors.values():
             stack.enter_context(collector)
