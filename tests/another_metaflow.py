@@ -99,7 +99,9 @@ class _Changes:
             return None
         self._looking = True
         try:
-            spec = next(filter(None, (each.find_spec(name, path, target) for each in sys.meta_path)), None)
+            # Those before this one may have asked it, and would do what they do a second time.
+            others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+            spec = next(filter(None, (each.find_spec(name, path, target) for each in others)), None)
         finally:
             self._looking = False
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):

@@ -10,6 +10,7 @@ from opentelemetry._logs import _internal as internal
 from opentelemetry.environment_variables import _OTEL_PYTHON_LOGGER_PROVIDER
 
 from otel_metaflow.guard import contain
+from otel_metaflow.providers import api_seams
 from otel_metaflow.providers.gate import Gate
 from otel_metaflow.task import api
 
@@ -45,13 +46,17 @@ class AttemptLogger(internal.ProxyLogger):
 
     _resolved: Optional[Tuple[_logs.LoggerProvider, _logs.Logger]] = None
 
+    def __init__(self, *asked: Any) -> None:
+        super().__init__(*asked)
+        self._asked = asked  # what it was asked for by, as the provider of the day is
+
     @property
     def _logger(self) -> _logs.Logger:
         current = _logs.get_logger_provider()
         provider = PROVIDER.real if current is PROVIDER else current
         resolved = self._resolved
         if resolved is None or resolved[0] is not provider:
-            logger = provider.get_logger(self._name, self._version, self._schema_url, self._attributes)
+            logger = provider.get_logger(*self._asked)
             resolved = self._resolved = (provider, logger)
         return resolved[1]
 
@@ -77,6 +82,7 @@ def provider() -> AttemptLoggerProvider:
 
 def install() -> None:
     """Answer for the API where nobody does."""
+    api_seams.verify(internal, api_seams.LOGS)
     if (
         api.outlet is not None
         and internal._LOGGER_PROVIDER is None

@@ -15,7 +15,8 @@ from opentelemetry import metrics
 from opentelemetry.environment_variables import OTEL_PYTHON_METER_PROVIDER
 from opentelemetry.metrics import _internal as internal
 
-from otel_metaflow.guard import contain, guarded
+from otel_metaflow.guard import contain, guarded, seam
+from otel_metaflow.providers import api_seams
 from otel_metaflow.providers.gate import Gate
 from otel_metaflow.task import api
 
@@ -32,7 +33,12 @@ class _Unused:
 
     def __getattr__(self, method: str) -> Any:
         self._meter.realize(self._instrument)
-        return getattr(self._instrument._real_instrument, method)
+        real = self._instrument._real_instrument
+        return _nothing if real is self or real is None else getattr(real, method)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Measure with an instrument that the SDK refused to make: the API without a provider refuses none."""
 
 
 class AttemptMeter(internal._ProxyMeter):
@@ -40,12 +46,13 @@ class AttemptMeter(internal._ProxyMeter):
 
     def __init__(self, name: str, version: Optional[str], schema_url: Optional[str], attributes: Any) -> None:
         super().__init__(name, version=version, schema_url=schema_url)
-        self._attributes = attributes
+        self._asked = name, version, schema_url, attributes
 
+    @seam("a measurement of user code")
     def realize(self, instrument: Any) -> None:
         """Put an instrument of the SDK behind `instrument`."""
         provider = PROVIDER.real
-        instrument.on_meter_set(provider.get_meter(self._name, self._version, self._schema_url, self._attributes))
+        instrument.on_meter_set(provider.get_meter(*self._asked))
 
     def reset(self) -> None:
         """Begin again, in a forked child. What is observed there is its parent's to report."""
@@ -197,6 +204,9 @@ def provider() -> AttemptMeterProvider:
 def install() -> None:
     """Answer for the API where nobody does."""
     if api.outlet is not None:
+        meter = internal._ProxyMeter("verify")
+        proxies = internal._ProxyMeterProvider(), meter, meter.create_counter("verify")
+        api_seams.verify(internal, api_seams.METRICS, *proxies)
         api.outlet.at_end(PROVIDER.close)
         if internal._METER_PROVIDER is None and not os.environ.get(OTEL_PYTHON_METER_PROVIDER):
             metrics.set_meter_provider(provider())

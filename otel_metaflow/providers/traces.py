@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 
 from otel_metaflow.guard import contain
-from otel_metaflow.providers import context
+from otel_metaflow.providers import api_seams, context
 from otel_metaflow.providers.gate import Gate
 from otel_metaflow.task import api
 
@@ -49,15 +49,17 @@ class AttemptTracer(trace.ProxyTracer):
 
     _resolved: Optional[Tuple[trace.TracerProvider, trace.Tracer]] = None
 
+    def __init__(self, *asked: Any) -> None:
+        super().__init__(*asked)
+        self._asked = asked  # what it was asked for by, as the provider of the day is
+
     @property
     def _tracer(self) -> trace.Tracer:
         current = trace.get_tracer_provider()
         provider = PROVIDER.real if current is PROVIDER else current
         resolved = self._resolved
         if resolved is None or resolved[0] is not provider:
-            tracer = provider.get_tracer(
-                self._instrumenting_module_name, self._instrumenting_library_version, self._schema_url, self._attributes
-            )
+            tracer = provider.get_tracer(*self._asked)
             resolved = self._resolved = (provider, tracer)
         return resolved[1]
 
@@ -84,6 +86,7 @@ def provider() -> AttemptTracerProvider:
 def install() -> None:
     """Answer for the API where nobody does, and make the attempt the parent of what begins."""
     if api.outlet is not None:
+        api_seams.verify(trace, api_seams.TRACES)
         context.install(api.outlet)
         if trace._TRACER_PROVIDER is None and not os.environ.get(OTEL_PYTHON_TRACER_PROVIDER):
             trace.set_tracer_provider(provider())

@@ -17,7 +17,7 @@ import sys
 from typing import Any, Callable, List, Optional, Sequence
 
 from otel_metaflow import traceparent
-from otel_metaflow.guard import contain, guarded
+from otel_metaflow.guard import contain, guarded, seam
 
 # What is imported, and who answers from then on.
 _ANSWERS = {
@@ -107,7 +107,7 @@ def lead(parent: str) -> None:
         importlib.import_module("otel_metaflow.providers.context").make_current(parent)
 
 
-@guarded
+@seam("what user code records through OpenTelemetry")
 def _answer(name: str) -> None:
     importlib.import_module(_ANSWERS[name]).install()
 
