@@ -522,7 +522,7 @@ def test_a_limit_that_is_no_number_costs_the_spans_and_not_the_step(place: Place
     finished = place.run(flow(body), env={"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"})
     assert finished.code == 0
     assert "went on" in finished.stdout
-    assert "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer but got many" in finished.stdout
+    assert "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer but got many" in finished.stderr
 
 
 def test_looking_for_the_api_is_not_importing_it(place: Place) -> None:
