@@ -187,7 +187,7 @@ def recorded(finished: Finished) -> Counter[tuple[str, ...]]:
     for path in finished.folder.glob("*.jsonl"):
         for line in path.read_text().splitlines():
             record = json.loads(line)
-            if record["kind"] != "line":
+            if record["kind"] not in ("line", "read"):  # how many lines are read at once is chance
                 # A task that the launcher hands nothing describes by itself what the run's resource is.
                 resource = {} if "task" in record else record.pop("resource", {})
                 record.pop("resource", None)
