@@ -18,6 +18,8 @@ from otel_metaflow.assembly.run import Run, load
 from otel_metaflow.journal import layout
 
 _T = TypeVar("_T")
+# Of artifacts that Metaflow wrote: the garbage collector of Python 3.13.0 prints it, with us or without.
+_GZIP = re.compile(r"Exception ignored in: <gzip on .*>\n(?:.*\n){1,5}?ValueError: I/O operation on closed file\.\n")
 _RUN_ID = re.compile(r"Workflow starting \(run-id ([^)]+)\)")
 
 
@@ -141,6 +143,7 @@ def seen(finished: Finished) -> tuple[int, list[str], list[str]]:
     """What the user saw of a run, without what differs from run to run: times, run id, pids."""
 
     def normal(text: str) -> list[str]:
+        text = _GZIP.sub("", text)
         text = text.replace(finished.run, "RUN") if finished.run else text
         text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "TIME", text)
         return re.sub(r"\(pid \d+\)", "(pid)", text).splitlines()
