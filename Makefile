@@ -54,7 +54,7 @@ lint: $(STAMP) ## style, types and import contracts
 	$(BIN)/lint-imports
 
 .PHONY: check
-check: lint ## the quick part of it all, in about a minute: no collector, no container, no browser, nothing slow
+check: lint ## the quick part of it all: no collector, no container, no browser, nothing slow
 	$(BIN)/pytest -n 2 -m 'not (collector or browser or slow)' $(PYTEST_ARGS)
 
 .PHONY: test
