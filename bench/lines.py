@@ -13,8 +13,8 @@ from places import end_shippers, measure, shippers, variables
 from rich.progress import track
 from rich.table import Table
 
-from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Checkpoint
 
 _SOURCE = """\
 import logging, os, subprocess, sys, time

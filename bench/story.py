@@ -49,7 +49,7 @@ _DELIVER = """
 import json, re, sys, threading, time
 from pathlib import Path
 from otel_metaflow import settings
-from otel_metaflow.shipper.answers import DELIVERED
+from otel_metaflow.shipper.sinks.answers import DELIVERED
 from otel_metaflow.shipper.delivery import Delivery
 home, folder = map(Path, sys.argv[1:])
 environment = settings.read({"OTEL_METAFLOW_HOME": str(home), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})

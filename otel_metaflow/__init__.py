@@ -3,4 +3,6 @@
 Importing this package costs nothing: it pulls in neither OpenTelemetry nor Metaflow.
 """
 
-__version__ = "0.1.0"
+from otel_metaflow.core.version import __version__
+
+__all__ = ["__version__"]

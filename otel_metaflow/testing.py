@@ -19,19 +19,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, StatusCode
 
-from otel_metaflow import names, settings
+from otel_metaflow.core import names, settings
 from otel_metaflow.journal import layout
-from otel_metaflow.shipper import answers
 from otel_metaflow.shipper.delivery import Delivery
+from otel_metaflow.shipper.sinks import answers
 
 _RUN_ID = re.compile(r"run-id ([^)\s]+)")
 
@@ -45,9 +46,9 @@ class Telemetry:
     stderr: str
     flow: str
     run: str
-    spans: List[ReadableSpan] = field(default_factory=list)
-    logs: List[ReadableLogRecord] = field(default_factory=list)
-    metrics: List[MetricsData] = field(default_factory=list)
+    spans: list[ReadableSpan] = field(default_factory=list)
+    logs: list[ReadableLogRecord] = field(default_factory=list)
+    metrics: list[MetricsData] = field(default_factory=list)
 
     def span(self, name: str) -> ReadableSpan:
         """The one span of that name.
@@ -62,12 +63,12 @@ class Telemetry:
             )
         return found[0]
 
-    def events(self, name: str) -> List[ReadableLogRecord]:
+    def events(self, name: str) -> list[ReadableLogRecord]:
         """The log records that are events of that name, in the order of their times."""
         found = [log for log in self.logs if log.log_record.event_name == name]
         return sorted(found, key=lambda log: log.log_record.timestamp or 0)
 
-    def bodies(self, stream: str) -> List[Any]:
+    def bodies(self, stream: str) -> list[Any]:
         """The lines of one stream, stdout or stderr, of all attempts, in the order of their times."""
         found = [
             log.log_record
@@ -88,11 +89,11 @@ class Telemetry:
 
 
 def run(
-    flow: Union[str, Path],
+    flow: str | Path,
     *arguments: str,
-    env: Optional[Mapping[str, str]] = None,
+    env: Mapping[str, str] | None = None,
     command: str = "run",
-    home: Union[str, Path, None] = None,
+    home: str | Path | None = None,
 ) -> Telemetry:
     """Run the flow in the file `flow` and return its telemetry.
 
@@ -127,7 +128,7 @@ def run(
 
 def _read(home: Path, key: layout.RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
     """Deliver the run to `into` instead of to an endpoint."""
-    taken: Dict[str, List[Any]] = {"traces": into.spans, "logs": into.logs, "metrics": into.metrics}
+    taken: dict[str, list[Any]] = {"traces": into.spans, "logs": into.logs, "metrics": into.metrics}
     environment = settings.read({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})
 
     def build(destination: settings.Destination) -> Any:
@@ -146,19 +147,19 @@ class _Tree:
 
     def lines(self) -> Iterator[str]:
         """The tree, each level two blanks further in."""
-        children: Dict[Optional[int], List[ReadableSpan]] = {}
+        children: dict[int | None, list[ReadableSpan]] = {}
         for span in self._spans.values():
             parent = span.parent.span_id if span.parent is not None else None
             children.setdefault(parent if parent in self._spans else None, []).append(span)
 
-        def draw(parent: Optional[int], depth: int) -> Iterator[str]:
+        def draw(parent: int | None, depth: int) -> Iterator[str]:
             for span in sorted(children.get(parent, []), key=self._order):
                 yield "  " * depth + self._line(span)
                 yield from draw(span.context.span_id, depth + 1)
 
         yield from draw(None, 0)
 
-    def _order(self, span: ReadableSpan) -> Tuple[Any, ...]:
+    def _order(self, span: ReadableSpan) -> tuple[Any, ...]:
         attributes = span.attributes or {}
         index: Any = attributes.get(names.FOREACH_INDEX) or ()
         # What has neither a name, an index nor an attempt of its own, as in a recursion, came one after another.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.assembly.run import Run, load
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.model.run import Run, load
 
 _T = TypeVar("_T")
 # Of artifacts that Metaflow wrote: the garbage collector of Python 3.13.0 prints it, with us or without.

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from running import Finished, Place, eventually, seen
 
-from otel_metaflow import spawn
-from otel_metaflow.assembly.checkpoint import Checkpoint
 from otel_metaflow.journal import layout
+from otel_metaflow.journal import lock as locks
+from otel_metaflow.journal.checkpoint import Checkpoint
 from otel_metaflow.journal.layout import GIVEN_UP
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.shipper.prune import prune
+from otel_metaflow.shipper.retention import prune
 
 DAY = 86_400.0
 KILOBYTE = 1_000
@@ -102,7 +102,7 @@ def test_runs_that_go_on_and_runs_that_are_being_shipped_are_left_alone(tmp_path
     running = keep(tmp_path, "running", days=30, pid=os.getpid())
     shipping = keep(tmp_path, "shipping", days=30, state="waiting")
     over = keep(tmp_path, "over", days=30)
-    lock = spawn.try_lock(shipping)
+    lock = locks.try_lock(shipping)
     assert lock is not None
     assert prune(tmp_path, 0, 14) == [over]
     assert running.exists()

@@ -13,8 +13,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.model.attempt_logs import AttemptLogs
 
 KEY = layout.AttemptKey("start", "1", 0)
 # Numbered, so that of two lines that were reported it is known which one was read; many begin or end another.

@@ -12,7 +12,7 @@ from collectors import ROOT, free_ports
 from endpoint import Endpoint
 from running import Finished, Place, eventually
 
-from otel_metaflow import ids
+from otel_metaflow.core import ids
 
 
 def test_id_prints_what_a_shell_computes_too(place: Place) -> None:

@@ -7,7 +7,8 @@ import time
 import pytest
 from running import Finished, Place
 
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.model.attempt_logs import AttemptLogs
 
 FLOW = r"""
     import contextlib, logging, os, subprocess, sys, time

@@ -14,13 +14,14 @@ from collectors import free_ports
 from endpoint import Endpoint
 from journals import Journals
 
-from otel_metaflow import closing, settings
-from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.settings import Destination
-from otel_metaflow.shipper import exporters
-from otel_metaflow.shipper.answers import Answer, Verdict
+from otel_metaflow.core import settings
+from otel_metaflow.core.settings import Destination
+from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.launcher import summary
 from otel_metaflow.shipper.delivery import Delivery
-from otel_metaflow.shipper.exporters import Exporter
+from otel_metaflow.shipper.sinks import otlp
+from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+from otel_metaflow.shipper.sinks.otlp import Exporter
 
 SECONDS = 5.0
 
@@ -35,7 +36,7 @@ def recorded(home: Path) -> Path:
 
 
 @contextmanager
-def shipping(folder: Path, url: str, build: Callable[[Destination], Exporter] = exporters.build) -> Iterator[None]:
+def shipping(folder: Path, url: str, build: Callable[[Destination], Exporter] = otlp.build) -> Iterator[None]:
     """Deliver the run to `url` in a thread, as the shipper does, until the test has seen what it wanted."""
     with pytest.MonkeyPatch.context() as patch:
         # The exporters read it by themselves, when they are built.
@@ -68,7 +69,7 @@ def wait_until_it_ends(folder: Path, on_look: Callable[[], None] = lambda: None)
         time.sleep(0.01)
         assert time.monotonic() < limit, "the wait does not end"
 
-    closing.wait(folder, SECONDS, clock=lambda: 0.0, sleep=sleep)
+    summary.wait(folder, SECONDS, clock=lambda: 0.0, sleep=sleep)
     return Checkpoint.read(folder)
 
 
@@ -116,7 +117,7 @@ def test_an_endpoint_that_swallows_is_waited_for_as_long_as_the_variable_says(tm
 
     with Endpoint("blackhole") as endpoint, shipping(folder, endpoint.url):
         endpoint.wait_for(lambda: endpoint.seen > 0)
-        closing.wait(folder, SECONDS, clock=lambda: looks * 0.5, sleep=sleep)
+        summary.wait(folder, SECONDS, clock=lambda: looks * 0.5, sleep=sleep)
         checkpoint = Checkpoint.read(folder)
         endpoint._released.set()
     assert looks == SECONDS / 0.5

@@ -15,7 +15,7 @@ import yaml
 from collectors import ROOT
 from running import Place
 
-from otel_metaflow.shipper import files
+from otel_metaflow.shipper import log_files
 
 AGENTS = ROOT / "collector/agents"
 # https://docs.datadoghq.com/logs/log_configuration/pipelines/#preprocessing
@@ -35,7 +35,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = place.path / "metaflow"
     finished = place.run(ROOT / "examples/hello.py", env={"OTEL_METAFLOW_LOG_DIR": str(directory)})
     finished.wait_delivered()
-    return (directory / files.NAME).read_text()
+    return (directory / log_files.NAME).read_text()
 
 
 def conf(path: Path) -> configparser.RawConfigParser:
@@ -56,7 +56,7 @@ CloudFormation.add_multi_constructor("!", lambda loader, suffix, node: {suffix: 
 def test_the_datadog_agent_finds_file_and_fields(text: str) -> None:
     (source,) = yaml.safe_load((AGENTS / "datadog-agent/conf.d/metaflow.d/conf.yaml").read_text())["logs"]
     assert source["type"] == "file"
-    assert Path(source["path"]).name == files.NAME
+    assert Path(source["path"]).name == log_files.NAME
     assert source["start_position"] == "beginning"
     assert source["service"]
     assert source["source"]
@@ -80,7 +80,7 @@ def test_the_splunk_forwarder_reads_each_line_as_an_event_of_its_time(text: str)
     inputs, props = conf(AGENTS / "splunk-forwarder/inputs.conf"), conf(AGENTS / "splunk-forwarder/props.conf")
     (monitor,) = inputs.sections()
     assert monitor.startswith("monitor://")
-    assert fnmatch.fnmatch(f"/var/log/metaflow/{files.NAME}", monitor.removeprefix("monitor://"))
+    assert fnmatch.fnmatch(f"/var/log/metaflow/{log_files.NAME}", monitor.removeprefix("monitor://"))
     settings: Any = props[inputs[monitor]["sourcetype"]]
     assert (settings["INDEXED_EXTRACTIONS"], settings["KV_MODE"]) == ("json", "none")
 
@@ -100,7 +100,7 @@ def test_the_splunk_forwarder_reads_each_line_as_an_event_of_its_time(text: str)
 @pytest.mark.parametrize("number", [1, 9])
 def test_a_renamed_file_is_no_new_one(number: int) -> None:
     """The Agent watches the file in use, and follows it; a forwarder knows a file by its beginning, not by its name."""
-    renamed = f"/var/log/metaflow/{files.NAME}.{number}"
+    renamed = f"/var/log/metaflow/{log_files.NAME}.{number}"
     (source,) = yaml.safe_load((AGENTS / "datadog-agent/conf.d/metaflow.d/conf.yaml").read_text())["logs"]
     assert not fnmatch.fnmatch(renamed, source["path"])
     inputs = conf(AGENTS / "splunk-forwarder/inputs.conf")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from collectors import ROOT
 
-from otel_metaflow import names
+from otel_metaflow.core import names
 
 DASHBOARDS = ROOT / "collector/dashboards"
 DATADOG = sorted((DASHBOARDS / "datadog").glob("*.json"))

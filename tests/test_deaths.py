@@ -18,9 +18,9 @@ from endpoint import Endpoint as Receiver
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Finished, Place, eventually, seen
 
-from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.assembly.run import Attempt
+from otel_metaflow.journal.checkpoint import Checkpoint, Cursor
+from otel_metaflow.model.attempt_logs import AttemptLogs
+from otel_metaflow.model.run import Attempt
 
 REFUSED = "http://127.0.0.1:1"
 ERROR = 2  # StatusCode

@@ -17,7 +17,7 @@ from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Place
 
-from otel_metaflow.shipper import doctor
+from otel_metaflow.diagnose import doctor
 
 GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 

@@ -11,7 +11,7 @@ from collectors import PRODUCT, PRODUCT_CONFIG, ROOT, Collector, CollectorError,
 from running import Place, eventually
 from test_collector import send
 
-from otel_metaflow.assembly.checkpoint import Checkpoint
+from otel_metaflow.journal.checkpoint import Checkpoint
 
 TOKEN = "0f3c2a7be41d"
 SECRETS = {

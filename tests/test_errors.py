@@ -10,11 +10,11 @@ import pytest
 from journals import Journals
 from running import Place
 
-from otel_metaflow import names, settings
-from otel_metaflow.assembly.run import load
+from otel_metaflow.core import names, settings
 from otel_metaflow.journal.writer import process_start
+from otel_metaflow.model.run import load
 from otel_metaflow.testing import run
-from otel_metaflow.viewer import lines, page
+from otel_metaflow.viewer import log_lines, page
 
 FLOW = """
     import os, signal, sys, threading
@@ -64,7 +64,7 @@ def test_each_way_to_fail_is_an_error_wherever_one_looks(place: Place, way: str)
     assert "(1 error)" in place.cli("view", name).stdout
     assert "1 of them error" in place.cli("view", f"{name}/start/1").stdout
     on_page = _on_page(place.home, telemetry.flow, telemetry.run)
-    assert [line.text for line in on_page["start/1"] if line.level == lines.ERROR] == [shown[0]["body"]]
+    assert [line.text for line in on_page["start/1"] if line.level == log_lines.ERROR] == [shown[0]["body"]]
 
 
 def test_what_is_tried_again_is_an_error_too_and_what_is_rescued_a_warning(place: Place) -> None:
@@ -111,12 +111,12 @@ def test_a_run_that_failed_by_itself_says_why(tmp_path: Path) -> None:
         ("Dead", "run ended: error: the launcher died before the run ended"),
     ):
         assert said in place.cli("view", f"{flow}/1", "--errors").stdout
-        assert [line.text for line in _on_page(place.home, flow, "1")["launcher"] if line.level == lines.ERROR] == [
+        assert [line.text for line in _on_page(place.home, flow, "1")["launcher"] if line.level == log_lines.ERROR] == [
             said
         ]
 
 
-def _on_page(home: Path, flow: str, run_id: str) -> dict[str, list[lines.Line]]:
+def _on_page(home: Path, flow: str, run_id: str) -> dict[str, list[log_lines.Line]]:
     environment = settings.read({"OTEL_METAFLOW_HOME": str(home)})
     folder = home / flow / run_id
     return {part.name: part.lines for part in page._parts(folder, load(environment.home, folder), "")}

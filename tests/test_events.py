@@ -14,7 +14,7 @@ from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Place
 
-from otel_metaflow import names
+from otel_metaflow.core import names
 from otel_metaflow.shipper import gpu
 
 LONG = """

@@ -14,9 +14,9 @@ from journals import Journals
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from running import Finished, Place, eventually
 
-from otel_metaflow import ids
-from otel_metaflow.exports import otlp
+from otel_metaflow.core import ids
 from otel_metaflow.journal.writer import process_start
+from otel_metaflow.viewer.exports import otlp_json
 
 FLOW = """
     from metaflow import FlowSpec, otel, retry, step
@@ -79,10 +79,12 @@ def test_otlp_json_is_what_was_sent_and_notes_nothing(place: Place, sent: tuple[
     before = {path.name: path.read_bytes() for path in finished.folder.iterdir() if path.is_file()}
     requests = [json.loads(line) for line in exported(place, finished, "otlp-json").splitlines()]
     assert {path.name: path.read_bytes() for path in finished.folder.iterdir() if path.is_file()} == before
-    spans = {span["spanId"] for span, _ in otlp.spans([("traces", one) for one in requests if "resourceSpans" in one])}
+    spans = {
+        span["spanId"] for span, _ in otlp_json.spans([("traces", one) for one in requests if "resourceSpans" in one])
+    }
     assert spans == set(endpoint.span_ids)
     uids = {
-        otlp.plain(record["attributes"])["log.record.uid"]
+        otlp_json.plain(record["attributes"])["log.record.uid"]
         for request in requests
         for resource in request.get("resourceLogs", ())
         for scope in resource["scopeLogs"]

@@ -16,10 +16,11 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.settings import Destination
-from otel_metaflow.shipper import answers, exporters, lane
-from otel_metaflow.shipper.answers import Answer, Verdict
-from otel_metaflow.shipper.lane import Batch, Lane, Unfit
+from otel_metaflow.core.settings import Destination
+from otel_metaflow.shipper import signal_worker
+from otel_metaflow.shipper.signal_worker import Batch, Lane, Unfit
+from otel_metaflow.shipper.sinks import answers, otlp
+from otel_metaflow.shipper.sinks.answers import Answer, Verdict
 
 SIGNALS = ("traces", "metrics", "logs")
 OK = Answer(Verdict.DELIVERED)
@@ -36,10 +37,10 @@ UNFIT = Answer(Verdict.UNFIT, "TypeError")
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_http_exporters_send_through_the_session_that_they_are_given(signal: str) -> None:
     """The public argument `session`, and of it the method `request`: it sees what was answered."""
-    module, name, _, _ = exporters._CLASSES[signal]
+    module, name, _, _ = otlp._CLASSES[signal]
     made = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.http.{module}"), name)
     assert "session" in inspect.signature(made).parameters
-    exporter = exporters.build(Destination(signal, "http/protobuf", "http://127.0.0.1:1", ""))
+    exporter = otlp.build(Destination(signal, "http/protobuf", "http://127.0.0.1:1", ""))
     answer = exporter(_nothing_of(signal))
     assert answer == Answer(Verdict.RETRY, "refused the connection")
 
@@ -51,7 +52,7 @@ def test_grpc_exporters_send_through_the_stub_that_they_keep_as_client(
     """A private name, `_client`, of which `Export` is called with keywords."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "20")
-    exporter = exporters.build(Destination(signal, "grpc", "http://127.0.0.1:1", ""))
+    exporter = otlp.build(Destination(signal, "grpc", "http://127.0.0.1:1", ""))
     answer = exporter(_nothing_of(signal))
     assert answer == Answer(Verdict.RETRY, "refused the connection")
 
@@ -65,7 +66,7 @@ def _nothing_of(signal: str) -> object:
 def test_what_cannot_be_sent_at_all_is_refused_without_its_value() -> None:
     """A header that HTTP does not allow: no later attempt would fare better, and its value is nobody's to read."""
     error = requests.exceptions.InvalidHeader("api-key: secret\n is not a header")
-    answer = exporters._unanswered(error)
+    answer = otlp._unanswered(error)
     assert answer.verdict is Verdict.REFUSED
     assert "OTEL_EXPORTER_OTLP_HEADERS" in answer.reason
     assert "secret" not in answer.reason
@@ -167,7 +168,7 @@ def run(exporter: Callable[[Sequence[int]], Answer], batches: Sequence[Sequence[
 @pytest.fixture(autouse=True)
 def without_backoff(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Waits are the answers' own, which are none here."""
-    monkeypatch.setattr(lane, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(signal_worker, "_FIRST_WAIT", 0.0)
     return
 
 
@@ -284,7 +285,7 @@ def test_ten_bad_records_in_a_row_are_told_from_a_bad_endpoint() -> None:
 @pytest.mark.parametrize("capacity", [1, 7, 100])
 def test_a_slow_endpoint_is_sent_what_it_can_take_in_time(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that answers after its client has gone would get the same request for ever."""
-    monkeypatch.setattr(lane, "_QUICK", 0.0)  # no answer is quick beside one that comes too late
+    monkeypatch.setattr(signal_worker, "_QUICK", 0.0)  # no answer is quick beside one that comes too late
     requests_made: list[int] = []
 
     def slow(batch: Sequence[int]) -> Answer:
@@ -318,7 +319,7 @@ def test_after_a_black_hole_requests_grow_again() -> None:
 
 def test_a_lane_whose_exporter_never_returns_goes_on_with_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte a second keeps a client's timeout from ever passing; the lane's own patience ends it."""
-    monkeypatch.setattr(lane, "_PATIENCE", 0.3)
+    monkeypatch.setattr(signal_worker, "_PATIENCE", 0.3)
     stuck = threading.Event()
     calls: list[int] = []
 

@@ -11,7 +11,7 @@ from environments import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_metaflow import ids
+from otel_metaflow.core import ids
 
 VECTORS = {
     "HelloFlow/12": ids.trace_id("HelloFlow", "12"),

@@ -31,13 +31,13 @@ CUSTOMIZE = """
     sys.meta_path.insert(0, Breaking())
     """
 RAISES = {
-    "a dependency of ours is missing": ("otel_metaflow.guard", "raise ModuleNotFoundError('no module', name='x')"),
+    "a dependency of ours is missing": ("otel_metaflow.core.guard", "raise ModuleNotFoundError('no module', name='x')"),
     "a module of ours is missing": (
         "otel_metaflow.launcher.run",
         "raise ModuleNotFoundError('No module named ' + repr(name), name=name)",
     ),
     "a name of ours is missing": ("otel_metaflow.journal.layout", "raise ImportError('cannot import name', name=name)"),
-    "a file of ours cannot be read": ("otel_metaflow.settings", "raise PermissionError(13, 'Permission denied')"),
+    "a file of ours cannot be read": ("otel_metaflow.core.settings", "raise PermissionError(13, 'Permission denied')"),
     "a file of ours is cut": ("otel_metaflow.launcher.output", "raise SyntaxError('unexpected EOF\\nwhile parsing')"),
     "only tasks are broken": ("otel_metaflow.task.hooks", "raise RuntimeError('a wheel of another Python')"),
 }  # fmt: skip

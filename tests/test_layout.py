@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.assembly.run import load
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal
+from otel_metaflow.model.run import load
 
 NAME_MAX = 255
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)

@@ -14,7 +14,7 @@ from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Finished, Place
 
-from otel_metaflow import ids
+from otel_metaflow.core import ids
 
 FLOW = r"""
     import asyncio, contextlib, ctypes, faulthandler, io, json, logging, logging.config, logging.handlers

@@ -10,7 +10,7 @@ from collectors import ROOT
 from endpoint import Endpoint
 from running import Place
 
-from otel_metaflow import ids, links, settings
+from otel_metaflow.core import ids, settings, trace_links
 
 JAEGER = "http://localhost:16686/trace/{trace_id}"
 
@@ -18,14 +18,14 @@ JAEGER = "http://localhost:16686/trace/{trace_id}"
 def test_every_place_is_filled_and_other_braces_stay() -> None:
     """Grafana's addresses hold JSON; names may hold anything."""
     template = 'https://grafana.example.com/explore?left={"query":"{trace_id}"}&of={flow}/{run}#{span_id}'
-    assert links.fill(template, "My Flow", "sfn-1/2", "ab12", "cd34") == (
+    assert trace_links.fill(template, "My Flow", "sfn-1/2", "ab12", "cd34") == (
         'https://grafana.example.com/explore?left={"query":"ab12"}&of=My%20Flow/sfn-1%2F2#cd34'
     )
 
 
 @pytest.mark.parametrize("template", ["localhost/{trace_id}", "http://localhost:16686/", "javascript:alert({run})"])
 def test_what_is_no_template_is_one_clear_line(template: str) -> None:
-    (said,) = settings.read({links.VARIABLE: template}).problems
+    (said,) = settings.read({trace_links.VARIABLE: template}).problems
     assert said.startswith(f"OTEL_METAFLOW_TRACE_URL is {template!r}; type an address that holds {{trace_id}}")
 
 
@@ -38,13 +38,13 @@ def test_the_readmes_templates_are_templates() -> None:
         if part.startswith("http") and "{trace_id}" in part
     ]
     assert len(given) >= 4
-    assert [links.problem(template) for template in given] == [None] * len(given)
+    assert [trace_links.problem(template) for template in given] == [None] * len(given)
 
 
 def test_a_run_ends_with_the_link_and_each_attempt_has_one_to_its_span(place: Place) -> None:
     """The second line of the end; `Task(…).metadata_dict` of the client."""
     with Endpoint() as endpoint:
-        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, links.VARIABLE: JAEGER + "?uiFind={span_id}"}
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, trace_links.VARIABLE: JAEGER + "?uiFind={span_id}"}
         finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env=env)
         finished.wait_delivered()
     trace_id = ids.trace_id("HelloFlow", finished.run)
@@ -70,7 +70,7 @@ def test_a_run_inside_a_trace_links_to_that(place: Place) -> None:
             "otel",
             env={
                 "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url,
-                links.VARIABLE: JAEGER,
+                trace_links.VARIABLE: JAEGER,
                 "TRACEPARENT": f"00-{trace}-b7ad6b7169203331-01",
             },
         )
@@ -79,5 +79,5 @@ def test_a_run_inside_a_trace_links_to_that(place: Place) -> None:
 
 
 def test_nothing_is_linked_to_that_is_not_sent(place: Place) -> None:
-    finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env={links.VARIABLE: JAEGER})
+    finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env={trace_links.VARIABLE: JAEGER})
     assert "16686" not in finished.stderr

@@ -14,13 +14,13 @@ from collectors import ROOT
 from endpoint import Endpoint as Receiver
 from running import Finished, Place, eventually
 
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.shipper import files
-from otel_metaflow.shipper.events import Events
-from otel_metaflow.shipper.following import Following
-from otel_metaflow.shipper.logs import LogRecords
-from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.resources import Resources
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.model.following import Following
+from otel_metaflow.shipper import log_files
+from otel_metaflow.shipper.convert.events import Events
+from otel_metaflow.shipper.convert.logs import LogRecords
+from otel_metaflow.shipper.convert.resources import Resources
+from otel_metaflow.shipper.usage_sampler import Pulse
 
 FANOUT = ROOT / "examples/fanout.py"
 
@@ -43,16 +43,16 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finished
 
 
-def of(directory: Path, ended: Finished) -> files.Files:
+def of(directory: Path, ended: Finished) -> log_files.Files:
     """The files of a run, as its delivery makes them."""
     following = Following(ended.home, ended.folder)
     following.look()
     resources, redaction = Resources(following.run), Redaction()
     events = Events(following.run, resources, redaction, Pulse())
-    return files.Files(directory, following, LogRecords(following.run, resources), events)
+    return log_files.Files(directory, following, LogRecords(following.run, resources), events)
 
 
-def write_out(ended: Finished, directory: Path) -> files.Files:
+def write_out(ended: Finished, directory: Path) -> log_files.Files:
     """What a shipper does with a run that is over, until nothing is left."""
     made = of(directory, ended)
     while made.feed():
@@ -118,16 +118,16 @@ def test_a_shipper_killed_between_writing_and_noting_writes_nothing_twice(
     """What it had written is found in the file."""
     write_out(fresh, tmp_path / "whole")
     (fresh.folder / "log-files.json").unlink()
-    monkeypatch.setattr(files, "_BATCH", 2_000)
-    note, told = files._State.note, []
+    monkeypatch.setattr(log_files, "_BATCH", 2_000)
+    note, told = log_files._State.note, []
 
-    def dying(self: files._State, file: Path) -> None:
+    def dying(self: log_files._State, file: Path) -> None:
         told.append(file)
         if len(told) % 3 == 0:
             raise KeyboardInterrupt
         note(self, file)
 
-    monkeypatch.setattr(files._State, "note", dying)
+    monkeypatch.setattr(log_files._State, "note", dying)
 
     def dies() -> bool:
         try:
@@ -147,15 +147,15 @@ def test_a_torn_line_is_written_again_whole(fresh: Finished, tmp_path: Path, mon
     """Killed, or out of disk, in the middle of a record."""
     write_out(fresh, tmp_path / "whole")
     (fresh.folder / "log-files.json").unlink()
-    append = files._append
+    append = log_files._append
 
     def torn(path: Path, data: bytes) -> None:
         append(path, data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_append", torn)
+    monkeypatch.setattr(log_files, "_append", torn)
     assert "No space left on device" in write_out(fresh, tmp_path / "torn").trouble
-    monkeypatch.setattr(files, "_append", append)
+    monkeypatch.setattr(log_files, "_append", append)
     assert write_out(fresh, tmp_path / "torn").trouble == ""
     whole = [line for line in (tmp_path / "torn/metaflow.jsonl").read_text().splitlines() if line.endswith("}")]
     assert [json.loads(line)["log.record.uid"] for line in whole] == uids(tmp_path / "whole")
@@ -166,21 +166,21 @@ def test_files_are_rotated_and_the_oldest_goes(
 ) -> None:
     """metaflow.jsonl is the newest, .1 the one before; nothing is lost until there are ten."""
     write_out(fresh, tmp_path / "whole")
-    monkeypatch.setattr(files, "_BATCH", 2_000)
-    monkeypatch.setattr(files, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(log_files, "_BATCH", 2_000)
+    monkeypatch.setattr(log_files, "MOST_BYTES", 10_000)
     (fresh.folder / "log-files.json").unlink()
     write_out(fresh, tmp_path / "rotated")
     names = {path.name for path in (tmp_path / "rotated").glob("metaflow.*")}
     assert names >= {"metaflow.jsonl", "metaflow.jsonl.1"}
-    assert len(names) <= files.MOST_FILES
-    if len(names) < files.MOST_FILES:
+    assert len(names) <= log_files.MOST_FILES
+    if len(names) < log_files.MOST_FILES:
         assert uids(tmp_path / "rotated") == uids(tmp_path / "whole")
     assert all(path.stat().st_size < 10_000 + 4_000 for path in (tmp_path / "rotated").glob("metaflow.*"))
 
 
 def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each whole line is one record of one of them."""
-    monkeypatch.setattr(files, "_BATCH", 500)
+    monkeypatch.setattr(log_files, "_BATCH", 500)
     writers = []
     for _ in range(3):
         # As shippers of three runs: none sees what another noted.
@@ -189,7 +189,7 @@ def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, m
         made._state.path = tmp_path / f"state-{len(writers)}"
         writers.append(made)
 
-    def work(writer: files.Files) -> None:
+    def work(writer: log_files.Files) -> None:
         while writer.feed():
             pass
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from otel_metaflow import ids, names
-from otel_metaflow.assembly.run import Run
+from otel_metaflow.core import ids, names
+from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal.layout import RunKey
-from otel_metaflow.launcher import origin
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.resources import Resources
-from otel_metaflow.shipper.spans import Spans
+from otel_metaflow.launcher import provenance
+from otel_metaflow.model.run import Run
+from otel_metaflow.shipper.convert.resources import Resources
+from otel_metaflow.shipper.convert.spans import Spans
+from otel_metaflow.shipper.usage_sampler import Pulse
 
 UPSTREAM = [
     {"type": "run", "timestamp": 2, "name": "metaflow.UpFlow.end", "id": "UpFlow/argo-up-x7/end/t-9"},
@@ -33,7 +33,7 @@ def test_a_triggered_run_names_the_run_whose_end_triggered_it() -> None:
     before = current.get("trigger")
     current._update_env({"trigger": Trigger(UPSTREAM)})
     try:
-        assert origin.describe({}) == {"triggers": ["UpFlow/argo-up-x7"]}
+        assert provenance.describe({}) == {"triggers": ["UpFlow/argo-up-x7"]}
     finally:
         current._update_env({"trigger": before})
 
@@ -63,4 +63,4 @@ def test_the_span_of_a_triggered_run_is_linked_to_that_of_the_other(tmp_path: Pa
 )
 def test_a_traceparent_that_is_none_is_passed_over(said: str) -> None:
     """By the W3C's rules the trace begins anew."""
-    assert "traceparent" not in origin.describe({"TRACEPARENT": said})
+    assert "traceparent" not in provenance.describe({"TRACEPARENT": said})

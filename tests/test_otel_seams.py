@@ -12,8 +12,8 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry.context.context import _RuntimeContext
 from running import Finished, Place, seen
 
-from otel_metaflow.providers import api_seams, context, logs, traces
-from otel_metaflow.providers import metrics as meters
+from otel_metaflow.task.otel_api import api_seams, context, logger_provider, tracer_provider
+from otel_metaflow.task.otel_api import meter_provider as meters
 
 FLOW = """
     from metaflow import FlowSpec, step
@@ -76,12 +76,12 @@ def test_an_instrument_that_the_sdk_refuses_measures_nothing_and_fails_no_step(p
 
 # Theirs, ours, and what of theirs ours leaves to it, with the reason.
 CLASSES: list[tuple[type, type, dict[str, str]]] = [
-    (trace.TracerProvider, traces.AttemptTracerProvider, {}),
-    (trace.Tracer, traces.AttemptTracer, dict.fromkeys(("start_span", "start_as_current_span"), "by _tracer")),
+    (trace.TracerProvider, tracer_provider.AttemptTracerProvider, {}),
+    (trace.Tracer, tracer_provider.AttemptTracer, dict.fromkeys(("start_span", "start_as_current_span"), "by _tracer")),
     (metrics.MeterProvider, meters.AttemptMeterProvider, {}),
     (metrics.Meter, meters.AttemptMeter, {}),
-    (_logs.LoggerProvider, logs.AttemptLoggerProvider, {}),
-    (_logs.Logger, logs.AttemptLogger, dict.fromkeys(("emit", "enabled"), "by _logger")),
+    (_logs.LoggerProvider, logger_provider.AttemptLoggerProvider, {}),
+    (_logs.Logger, logger_provider.AttemptLogger, dict.fromkeys(("emit", "enabled"), "by _logger")),
     (_RuntimeContext, context.AttemptContext, {}),
 ]
 

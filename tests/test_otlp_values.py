@@ -15,7 +15,7 @@ from opentelemetry.exporter.otlp.proto.common._internal import _encode_attribute
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 
-from otel_metaflow import values
+from otel_metaflow.core import otlp_values
 
 SCALARS = (
     st.none()
@@ -50,20 +50,20 @@ ANY = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.t
     ],
 )
 def test_what_otlp_cannot_carry_becomes_a_string(given: Any, right: Any) -> None:
-    assert values.fit(given) == right
-    assert type(values.fit(given)) is type(right)
+    assert otlp_values.fit(given) == right
+    assert type(otlp_values.fit(given)) is type(right)
 
 
-@pytest.mark.parametrize("depth", [values.DEEPEST + 1, 500, 100_000])
+@pytest.mark.parametrize("depth", [otlp_values.DEEPEST + 1, 500, 100_000])
 @pytest.mark.parametrize("kind", ["list", "map"])
 def test_what_lies_too_deep_is_the_text_of_its_json(depth: int, kind: str) -> None:
     nested: Any = math.inf
     for _ in range(depth):
         nested = [nested] if kind == "list" else {"a": nested}
-    found = values.fit(nested)
-    for _ in range(values.DEEPEST):
+    found = otlp_values.fit(nested)
+    for _ in range(otlp_values.DEEPEST):
         found = found[0] if kind == "list" else found["a"]
-    left = depth - values.DEEPEST
+    left = depth - otlp_values.DEEPEST
     opening, closing = ("[", "]") if kind == "list" else ('{"a":', "}")
     assert found == opening * left + '"Infinity"' + closing * left
 
@@ -71,8 +71,8 @@ def test_what_lies_too_deep_is_the_text_of_its_json(depth: int, kind: str) -> No
 def test_an_integer_that_python_refuses_to_write_is_hexadecimal() -> None:
     """Beyond 4,300 digits `str` raises, and below that its time is quadratic."""
     huge = 10**5000
-    assert int(values.fit(huge), 16) == huge
-    assert values.text([huge]) == f'["{hex(huge)}"]'
+    assert int(otlp_values.fit(huge), 16) == huge
+    assert otlp_values.text([huge]) == f'["{hex(huge)}"]'
 
 
 def test_a_value_whose_str_fails_is_told_by_its_kind() -> None:
@@ -80,19 +80,19 @@ def test_a_value_whose_str_fails_is_told_by_its_kind() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert values.fit([Broken()]) == ["<Broken>"]
+    assert otlp_values.fit([Broken()]) == ["<Broken>"]
 
 
 @given(ANY)
 def test_any_value_is_encoded_whole_and_decoded_by_the_strictest(value: Any) -> None:
     """Nothing is dropped by the SDK's encoder, protobuf's decoder takes it, and its JSON is JSON."""
-    fitting = values.fit(value)
+    fitting = otlp_values.fit(value)
     record = LogRecord(body=_encode_value(fitting), attributes=_encode_attributes({"a": fitting}))
     assert len(record.attributes) == 1
     request = ExportLogsServiceRequest(resource_logs=[ResourceLogs(scope_logs=[ScopeLogs(log_records=[record])])])
     assert ExportLogsServiceRequest.FromString(request.SerializeToString()) == request
     assert json.loads(json.dumps(fitting, allow_nan=False)) == fitting
-    json.loads(values.text([value]), parse_constant=_refuse)
+    json.loads(otlp_values.text([value]), parse_constant=_refuse)
 
 
 def test_the_deepest_value_is_decoded_within_a_link_of_a_span() -> None:
@@ -104,7 +104,7 @@ def test_the_deepest_value_is_decoded_within_a_link_of_a_span() -> None:
         nested = {"a": nested}
     request = ExportTraceServiceRequest()
     link = request.resource_spans.add().scope_spans.add().spans.add().links.add()
-    link.attributes.extend(_encode_attributes({"a": values.fit(nested)}))
+    link.attributes.extend(_encode_attributes({"a": otlp_values.fit(nested)}))
     assert ExportTraceServiceRequest.FromString(request.SerializeToString()) == request
 
 
@@ -118,7 +118,7 @@ def test_the_time_is_linear_in_the_size() -> None:
         best = math.inf
         for _ in range(3):
             begun = time.perf_counter()
-            values.fit(nested)
+            otlp_values.fit(nested)
             best = min(best, time.perf_counter() - begun)
         return best
 

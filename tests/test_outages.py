@@ -18,9 +18,9 @@ from collectors import ROOT, free_ports
 from endpoint import POISON, Endpoint
 from running import Finished, Place, eventually
 
-from otel_metaflow import settings
-from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.shipper import lane, sweep
+from otel_metaflow.core import settings
+from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.shipper import backlog, signal_worker
 
 FLOW = f"""
     from metaflow import FlowSpec, otel, step
@@ -143,12 +143,12 @@ def test_a_byte_a_second_is_given_up_and_asked_again(
     place: Place, kept: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte keeps the client's own timeout from passing; the lane's patience ends it, and it is named."""
-    monkeypatch.setattr(lane, "_PATIENCE", 1.5)
+    monkeypatch.setattr(signal_worker, "_PATIENCE", 1.5)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setenv("OTEL_METAFLOW_HOME", str(place.home))
     with Endpoint("slow", pace=0.9) as endpoint:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.url)
-        working = Thread(target=sweep.ship, args=(settings.read(), kept.folder), kwargs={"linger": 60})
+        working = Thread(target=backlog.ship, args=(settings.read(), kept.folder), kwargs={"linger": 60})
         working.start()
         eventually(lambda: "did not finish within" in " ".join(kept.checkpoint.trouble.values()))
         endpoint.fault = "ok"

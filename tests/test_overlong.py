@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import Finished, Place
 
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
-from otel_metaflow.journal import overlong
+from otel_metaflow.core import long_lines
+from otel_metaflow.core.stream_tap import tap
+from otel_metaflow.journal.checkpoint import Cursor
 from otel_metaflow.journal.layout import LONGEST_LINE
-from otel_metaflow.stdio import tap
+from otel_metaflow.model.attempt_logs import AttemptLogs
 
 PIECES = st.lists(
     st.one_of(
@@ -30,11 +31,11 @@ def test_a_line_that_grows_in_pieces_is_cut_as_the_whole_one(pieces: list[str]) 
     for piece in pieces:
         grown, length = grown + piece, length + len(piece)
         if length > LONGEST_LINE:
-            grown = overlong.shortened(grown)
+            grown = long_lines.shortened(grown)
             assert len(grown) <= LONGEST_LINE + 1
     whole = "".join(pieces)
-    found = overlong.kept(grown, length)
-    assert found == overlong.kept(whole, len(whole))
+    found = long_lines.kept(grown, length)
+    assert found == long_lines.kept(whole, len(whole))
     if len(whole) > LONGEST_LINE:
         *_, last = whole.rstrip("\r").split("\r")
         assert found == last[:LONGEST_LINE]
@@ -60,7 +61,7 @@ def test_a_tap_reports_what_is_kept_and_how_long_it_was(pieces: list[str]) -> No
     for piece in [*pieces, "\n"]:
         sink.write(piece)
     whole = "".join(pieces)
-    assert found == [("stdout", overlong.kept(whole, len(whole)), len(whole), "stdout")]
+    assert found == [("stdout", long_lines.kept(whole, len(whole)), len(whole), "stdout")]
 
 
 FLOW = r"""

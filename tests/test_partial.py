@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pytest
 from running import Finished, Place
 
-from otel_metaflow import names
-from otel_metaflow.assembly import endings, story
-from otel_metaflow.assembly.run import Attempt, Run, load
+from otel_metaflow.core import names
 from otel_metaflow.journal import layout
+from otel_metaflow.model import endings, story
+from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.testing import Telemetry, run
 
 FLOW = """\

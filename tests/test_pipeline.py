@@ -9,7 +9,7 @@ import pytest
 from collectors import ROOT, Collector, Container, Vendor, Vendors
 from running import Finished, Place
 
-from otel_metaflow import ids
+from otel_metaflow.core import ids
 
 FANOUT = ROOT / "examples/fanout.py"
 # Attempts of fanout.py by step: four tasks work, one of them twice.

@@ -29,14 +29,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from running import Finished, Place
 
 import otel_metaflow
-from otel_metaflow import ids
-from otel_metaflow.assembly.run import Attempt
+from otel_metaflow.core import ids
+from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail, parse
-from otel_metaflow.providers import points, spans
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.shipper import users
-from otel_metaflow.task import api
+from otel_metaflow.model.run import Attempt
+from otel_metaflow.shipper.convert import user_telemetry
+from otel_metaflow.task.otel_api import offer, sdk_metrics, sdk_spans
 from otel_metaflow.testing import run
 
 pytestmark = pytest.mark.range
@@ -731,7 +730,7 @@ class Written:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.outlet = api.Outlet(f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False)
+        self.outlet = offer.Outlet(f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False)
 
     def records(self) -> list[dict[str, Any]]:
         return [parse(line.encode()) for line in self.lines]
@@ -753,7 +752,7 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
 ) -> None:
     """Whatever it is called and holds."""
     written = Written()
-    provider = spans.provider(written.outlet)
+    provider = sdk_spans.provider(written.outlet)
     plain = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(plain))
     tracer = provider.get_tracer("library", "1", attributes={"of": "scope"})
@@ -763,7 +762,7 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
         span.set_status(trace.StatusCode.ERROR, name)
         span.end()
     (original, _) = plain.get_finished_spans()
-    made = users.span(written.records()[0], original.resource, Unmasked())
+    made = user_telemetry.span(written.records()[0], original.resource, Unmasked())
     assert made.to_json() == original.to_json()
     assert made.instrumentation_scope == original.instrumentation_scope
 
@@ -778,7 +777,7 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", buckets)
     written = Written()
-    journal = points.JournalMetrics(written.outlet, lambda: None)
+    journal = sdk_metrics.JournalMetrics(written.outlet, lambda: None)
     meter = journal.provider.get_meter("library", "1")
     parent = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)))
     with trace.use_span(parent):  # for exemplars
@@ -793,10 +792,12 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     monkeypatch.setattr(journal._reader, "get_metrics_data", lambda: originals.append(read()) or originals[-1])
     journal.write()
     (original,) = originals
-    said_of = [users.Said(Attempt(layout.AttemptKey("start", "1", 0)), record) for record in written.records()]
+    said_of = [user_telemetry.Said(Attempt(layout.AttemptKey("start", "1", 0)), record) for record in written.records()]
     assert len(said_of) == 5
     resource = original.resource_metrics[0].resource
-    made = users.together([users.of_metric(said, lambda _: resource, Redaction()) for said in said_of])
+    made = user_telemetry.together(
+        [user_telemetry.of_metric(said, lambda _: resource, Redaction()) for said in said_of]
+    )
     assert encode_metrics(made) == encode_metrics(original)
 
 
@@ -808,16 +809,16 @@ def test_our_classes_implement_all_that_the_api_declares() -> None:
     from opentelemetry import _logs, metrics, trace
     from opentelemetry.context.context import _RuntimeContext
 
-    from otel_metaflow.providers import context, logs, traces
-    from otel_metaflow.providers import metrics as ours
+    from otel_metaflow.task.otel_api import context, logger_provider, tracer_provider
+    from otel_metaflow.task.otel_api import meter_provider as ours
 
     pairs = [
-        (trace.TracerProvider, traces.AttemptTracerProvider),
-        (trace.Tracer, traces.AttemptTracer),
+        (trace.TracerProvider, tracer_provider.AttemptTracerProvider),
+        (trace.Tracer, tracer_provider.AttemptTracer),
         (metrics.MeterProvider, ours.AttemptMeterProvider),
         (metrics.Meter, ours.AttemptMeter),
-        (_logs.LoggerProvider, logs.AttemptLoggerProvider),
-        (_logs.Logger, logs.AttemptLogger),
+        (_logs.LoggerProvider, logger_provider.AttemptLoggerProvider),
+        (_logs.Logger, logger_provider.AttemptLogger),
         (_RuntimeContext, context.AttemptContext),
     ]
     for theirs, mine in pairs:
@@ -854,12 +855,12 @@ def test_a_fork_runs_nothing_of_the_sdks_resource_detection() -> None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
-    from otel_metaflow.providers import points, records, spans
+    from otel_metaflow.task.otel_api import sdk_logs, sdk_metrics, sdk_spans
 
     for theirs, mine in (
-        (TracerProvider, spans._Provider),
-        (MeterProvider, points._Provider),
-        (LoggerProvider, records._Provider),
+        (TracerProvider, sdk_spans._Provider),
+        (MeterProvider, sdk_metrics._Provider),
+        (LoggerProvider, sdk_logs._Provider),
     ):
         assert issubclass(mine, theirs)
         registering = inspect.getsource(theirs.__init__)

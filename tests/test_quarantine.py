@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from journals import BEGIN, Journals
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.assembly.run import load
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.settings import Destination, Settings
-from otel_metaflow.shipper import answers, exporters
-from otel_metaflow.shipper.answers import Answer
+from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.model import story
+from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
+from otel_metaflow.shipper.sinks import answers, otlp
+from otel_metaflow.shipper.sinks.answers import Answer
 from otel_metaflow.viewer import report
 
 ENCODERS = {
@@ -41,7 +41,7 @@ class Receiver:
     def __init__(self) -> None:
         self.messages: list[Any] = []
 
-    def __call__(self, destination: Destination) -> exporters.Exporter:
+    def __call__(self, destination: Destination) -> otlp.Exporter:
         module, name = ENCODERS[destination.signal]
         encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
 
@@ -50,7 +50,7 @@ class Receiver:
                 message = encode(batch)
                 message = type(message).FromString(message.SerializeToString())
             except Exception as error:  # noqa: BLE001 - as exporters do
-                return exporters.unfit(error)
+                return otlp.unfit(error)
             self.messages.append(message)
             return answers.DELIVERED
 

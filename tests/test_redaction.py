@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import Place
 
-from otel_metaflow.journal import layout
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.secrets import MASK, Mask, known
+from otel_metaflow.core import long_lines
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.secrets import MASK, Mask, known
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 SECRETS = {
@@ -150,7 +150,7 @@ def test_masking_takes_time_in_proportion_to_a_line(piece: str) -> None:
     """The longest line there is, made of any two pieces after each other, takes 50 ms at most."""
     for other in PIECES:
         pair = piece + other
-        text = (pair * (layout.LONGEST_LINE // len(pair) + 1))[: layout.LONGEST_LINE]
+        text = (pair * (long_lines.LONGEST_LINE // len(pair) + 1))[: long_lines.LONGEST_LINE]
         assert seconds(text) < 0.05, (piece, other)
 
 
@@ -158,7 +158,7 @@ def test_masking_takes_time_in_proportion_to_a_line(piece: str) -> None:
 @settings(deadline=None, max_examples=100)
 def test_whatever_a_line_is_made_of(parts: list[tuple[str, int]]) -> None:
     pattern = "".join(piece * often for piece, often in parts)
-    text = (pattern * (layout.LONGEST_LINE // len(pattern) + 1))[: layout.LONGEST_LINE]
+    text = (pattern * (long_lines.LONGEST_LINE // len(pattern) + 1))[: long_lines.LONGEST_LINE]
     assert seconds(text) < 0.05
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from running import Finished, Place
 
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
+from otel_metaflow.journal.checkpoint import Cursor
 from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.model.attempt_logs import AttemptLogs
 
 FLOW = r"""
     import contextlib, logging, multiprocessing, os, subprocess, sys, threading

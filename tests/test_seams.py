@@ -15,6 +15,7 @@ import another_metaflow
 import pytest
 from running import Finished, Place, seen
 
+from otel_metaflow.core import metaflow_seams as core
 from otel_metaflow.launcher import metaflow_seams as launcher
 from otel_metaflow.task import metaflow_seams as task
 
@@ -231,11 +232,11 @@ def flow_for(name: str) -> str:
 
 
 @pytest.mark.range
-@pytest.mark.parametrize("name", sorted({*launcher.DEPENDS, *task.DEPENDS}))
+@pytest.mark.parametrize("name", sorted({*core.DEPENDS, *launcher.DEPENDS, *task.DEPENDS}))
 def test_a_name_that_metaflow_no_longer_has_costs_what_was_read_by_it_and_no_run(lab: Lab, name: str) -> None:
     """Each of the names that we publish, as a rename would take it away, or as a property that raises."""
     flow = flow_for(name)
-    is_resumed = flow == "plain" and name in launcher.DEPENDS
+    is_resumed = flow == "plain" and name in (*core.DEPENDS, *launcher.DEPENDS)
     check(lab, flow, is_resumed=is_resumed, hide=name, error=ERRORS[sum(map(ord, name)) % len(ERRORS)])
 
 

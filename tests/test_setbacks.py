@@ -16,10 +16,13 @@ from endpoint import Endpoint
 from journals import Journals
 from running import Place
 
-from otel_metaflow import sdk_variables, setbacks, settings, spawn
-from otel_metaflow.assembly.checkpoint import Checkpoint
+from otel_metaflow.core import sdk_variables, settings
+from otel_metaflow.journal import lock as locks
+from otel_metaflow.journal import setbacks
+from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.launcher import spawn
 from otel_metaflow.shipper import __main__ as shipper
-from otel_metaflow.shipper import sweep
+from otel_metaflow.shipper import backlog
 from otel_metaflow.shipper.delivery import Delivery
 
 LOGGING = """
@@ -104,9 +107,9 @@ def waiting_run(home: Path, number: str) -> Path:
     journals = Journals(home, run=number)
     journals.attempt("start", 1, 1, 1, lines=["a line"])
     journals.end(3)
-    lock = spawn.try_lock(journals.folder)
+    lock = locks.try_lock(journals.folder)
     assert lock is not None
-    spawn.release(lock)
+    locks.release(lock)
     return journals.folder
 
 
@@ -129,25 +132,25 @@ def test_a_run_that_ends_its_shippers_is_set_aside_and_all_others_are_delivered(
     broken, work = folders[1], Delivery.work
     breaking(monkeypatch, broken)
     started: list[Path] = []
-    monkeypatch.setattr(spawn, "_detached", lambda _module, folder, _log: started.append(folder))
+    monkeypatch.setattr(shipper, "_detached", lambda _module, folder, _log: started.append(folder))
     monkeypatch.setattr(spawn.standby, "ask", lambda *_: False)
     with Endpoint() as endpoint:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.url)
         monkeypatch.setenv("OTEL_METAFLOW_HOME", str(tmp_path))
         environment = settings.read()
-        done = [sweep.ship_guarded(environment, folder, linger=5) for folder in folders]
+        done = [backlog.ship_guarded(environment, folder, linger=5) for folder in folders]
         assert done == [True, False, True]
         assert len(endpoint.bodies()) == 2 * len(set(endpoint.bodies()))
         spawn.ensure(broken)
         assert started == [broken]  # once is chance
-        assert not sweep.ship_guarded(environment, broken, linger=5)
+        assert not backlog.ship_guarded(environment, broken, linger=5)
         spawn.ensure(broken)
         assert started == [broken]
         reason = Checkpoint.read(broken).trouble["run"]
         assert "died 2 times (RecursionError: too deep)" in reason
         assert reason.endswith("otel-metaflow ship HandFlow/2")
         monkeypatch.setattr(Delivery, "work", work)
-        assert sweep.ship_guarded(environment, broken, linger=5)  # by hand, once it is mended
+        assert backlog.ship_guarded(environment, broken, linger=5)  # by hand, once it is mended
     assert Checkpoint.read(broken).trouble == {}
     assert setbacks.reason(broken) is None
 
@@ -195,7 +198,7 @@ def test_the_sweep_of_a_shipper_goes_on_after_a_run_that_it_cannot_deliver(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.url)
         monkeypatch.setenv("OTEL_METAFLOW_HOME", str(tmp_path))
         monkeypatch.setenv("OTEL_METAFLOW_STANDBY", "0")
-        lock = spawn.try_lock(mine)
+        lock = locks.try_lock(mine)
         assert lock is not None
         shipper._ship(mine, lock, None, None)  # type: ignore[arg-type]
     assert Checkpoint.read(mine).complete
@@ -214,17 +217,17 @@ def test_a_file_system_without_flock_has_one_shipper_a_run_too(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_flock)
-    lock = spawn.try_lock(tmp_path)
+    lock = locks.try_lock(tmp_path)
     assert lock is not None
-    assert spawn.try_lock(tmp_path) is None
-    assert spawn.is_shipping(tmp_path)
-    spawn.release(lock)
-    assert not spawn.is_shipping(tmp_path)
+    assert locks.try_lock(tmp_path) is None
+    assert locks.is_shipping(tmp_path)
+    locks.release(lock)
+    assert not locks.is_shipping(tmp_path)
     # One that was killed holds nothing any more.
     (tmp_path / "shipper.owner").write_text("[4194304, 1]")
-    again = spawn.try_lock(tmp_path)
+    again = locks.try_lock(tmp_path)
     assert again is not None
-    spawn.release(again)
+    locks.release(again)
 
 
 @pytest.mark.parametrize(
@@ -265,5 +268,5 @@ def test_a_run_of_another_user_is_passed_over_with_a_word(place: Place, monkeypa
     mine, theirs = (waiting_run(place.home, number) for number in "12")
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs and access(path, mode))
-    assert list(sweep.unfinished(place.home)) == [mine]
-    assert sweep.foreign(place.home) == [theirs]
+    assert list(backlog.unfinished(place.home)) == [mine]
+    assert backlog.foreign(place.home) == [theirs]

@@ -13,11 +13,11 @@ import pytest
 from endpoint import Endpoint
 from running import Place
 
-from otel_metaflow import ids
-from otel_metaflow.assembly.checkpoint import Checkpoint
+from otel_metaflow.core import ids
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Checkpoint
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.shipper.sweep import unfinished
+from otel_metaflow.shipper.backlog import unfinished
 
 RUNS = 200
 SEED = 20_261_123

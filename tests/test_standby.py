@@ -15,7 +15,8 @@ from collectors import free_ports
 from endpoint import Endpoint
 from running import Finished, Place, eventually
 
-from otel_metaflow import spawn, standby
+from otel_metaflow.core import standby
+from otel_metaflow.launcher import spawn
 
 FLOW = """
     from metaflow import FlowSpec, otel, step

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.run import Attempt, Run
 from otel_metaflow.journal.layout import AttemptKey, RunKey
 from otel_metaflow.launcher import metaflow_seams
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.task import lineage
 from otel_metaflow.task import metaflow_seams as seams_of_task
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from opentelemetry._logs import SeverityNumber
 from running import Place
 
-from otel_metaflow.shipper import structured
+from otel_metaflow.model import structured
 from otel_metaflow.testing import run
 
 NOON = 1_795_435_200_000_000_000  # 2026-11-23T12:00:00Z
@@ -88,7 +88,7 @@ def test_what_cannot_be_the_time_of_the_line_stays_an_attribute(name: str, said:
     assert found.at is None
     assert found.attributes[name] == said
     assert (found.severity, found.attributes.get("level")) == (
-        (None, "error") if is_row else (SeverityNumber.ERROR, None)
+        (None, "error") if is_row else (SeverityNumber.ERROR.value, None)
     )
 
 
@@ -101,7 +101,7 @@ def test_what_json_calls_infinity_and_numbers_beyond_all_bounds_are_no_times() -
 def test_the_first_time_that_fits_dates_the_line() -> None:
     fields = {"event": "x", "timestamp": "2019-03-01T00:00:00Z", "ts": NOON, "level": "error"}
     found = structured.parse(json.dumps(fields), NOON, NOON)
-    assert (found.at, found.severity) == (NOON, SeverityNumber.ERROR)
+    assert (found.at, found.severity) == (NOON, SeverityNumber.ERROR.value)
     assert found.attributes == {"timestamp": "2019-03-01T00:00:00Z"}
 
 

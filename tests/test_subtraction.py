@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.assembly import garbled, lines
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Cursor
 from otel_metaflow.journal.reader import Tail
+from otel_metaflow.model import garbled_lines, subtraction
+from otel_metaflow.model.attempt_logs import AttemptLogs
 
 KEY = layout.AttemptKey("start", "1", 0)
 SECOND = 1_000_000_000
@@ -205,13 +206,13 @@ def test_damage_costs_only_the_lines_it_touches(tmp_path: Path, damage: bytes, c
 
 def test_reports_that_nobody_will_read_are_not_remembered_for_ever() -> None:
     """A launcher that was killed, or whose journal is full, leaves a task that goes on to report."""
-    stream = lines.Subtraction()
-    for number in range(lines.MOST_WAITING + 1_000):
-        stream.report(garbled.Report(f"line {number}", 8, SECOND + number, number))
-    assert stream.waiting == lines.MOST_WAITING
-    assert len(stream._alike) == lines.MOST_WAITING
+    stream = subtraction.Subtraction()
+    for number in range(subtraction.MOST_WAITING + 1_000):
+        stream.report(garbled_lines.Report(f"line {number}", 8, SECOND + number, number))
+    assert stream.waiting == subtraction.MOST_WAITING
+    assert len(stream._alike) == subtraction.MOST_WAITING
     list(stream.release(0, 0, final=True))
-    assert stream.unread == lines.MOST_WAITING + 1_000
+    assert stream.unread == subtraction.MOST_WAITING + 1_000
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

@@ -10,7 +10,7 @@ import pytest
 from collectors import ROOT
 from running import Place
 
-from otel_metaflow import ids, names
+from otel_metaflow.core import ids, names
 from otel_metaflow.testing import Telemetry, run
 
 pytestmark = pytest.mark.range

@@ -13,7 +13,7 @@ import pytest
 from endpoint import Endpoint as Receiver
 from running import Finished, Place, seen
 
-from otel_metaflow.assembly.run import load
+from otel_metaflow.model.run import load
 
 REFUSED = "http://127.0.0.1:1"
 FLOW = """

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from running import Finished, Place
 
-from otel_metaflow import names
-from otel_metaflow.exports import otlp
+from otel_metaflow.core import names
+from otel_metaflow.viewer.exports import otlp_json
 
 SOURCE = """
     import time
@@ -108,19 +108,19 @@ def test_what_leaves_is_of_the_steps_with_otel_and_the_run_tells_of_all(place: P
     assert sorted(span["name"] for span in spans) == ["RUN MixFlow", "end", "start"]
     ids = {span["spanId"] for span in spans}
     assert all(link["spanId"] in ids for span in spans for link in span.get("links", ()))
-    run = otlp.plain(next(span for span in spans if span["name"].startswith("RUN"))["attributes"])
+    run = otlp_json.plain(next(span for span in spans if span["name"].startswith("RUN"))["attributes"])
     assert (run[names.RUN_TASK_COUNT], run[names.RUN_FAILED_COUNT], run[names.RUN_RETRIED_COUNT]) == (6, 1, 1)
     assert run[names.CRITICAL_STEPS] == ["start/1", "work/4", "join/5", "end/6"]
     assert "for telemetry" in text
     assert "not for telemetry" not in text
     logs = [
-        otlp.plain(resource["resource"]["attributes"]).get(names.STEP_NAME)
+        otlp_json.plain(resource["resource"]["attributes"]).get(names.STEP_NAME)
         for request in requests
         for resource in request.get("resourceLogs", ())
     ]
     assert {step for step in logs if step} == {"start", "end"}
     points = [
-        otlp.plain(point["attributes"]).get(names.STEP_NAME)
+        otlp_json.plain(point["attributes"]).get(names.STEP_NAME)
         for request in requests
         for resource in request.get("resourceMetrics", ())
         for scope in resource["scopeMetrics"]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.task import values
+from otel_metaflow.task import bounded_values
 
 called: list[str] = []
 
@@ -50,7 +50,7 @@ def endless() -> Any:
 
 def plain(**given: Any) -> tuple[dict[str, Any], int]:
     called.clear()
-    found = values.plain(given.items(), str)
+    found = bounded_values.plain(given.items(), str)
     assert called == []
     return found
 
@@ -98,14 +98,14 @@ def test_a_record_is_bounded_whatever_its_extra_refers_to(nodes: list[Any]) -> N
         return text
 
     called.clear()
-    found, cut = values.plain(((f"n{at}", node) for at, node in enumerate(nodes)), mask)
+    found, cut = bounded_values.plain(((f"n{at}", node) for at, node in enumerate(nodes)), mask)
     assert called == []
-    line = values.as_json(found)
+    line = bounded_values.as_json(found)
     assert json.loads(line) == json.loads(line) or "NaN" in line
-    assert count(found) <= values.MOST_ITEMS
-    assert len(line) <= 1.2 * values.MOST_BYTES
-    assert len(looked_at) <= 2 * values.MOST_ITEMS
-    assert sum(looked_at) <= 3 * values.MOST_BYTES
+    assert count(found) <= bounded_values.MOST_ITEMS
+    assert len(line) <= 1.2 * bounded_values.MOST_BYTES
+    assert len(looked_at) <= 2 * bounded_values.MOST_ITEMS
+    assert sum(looked_at) <= 3 * bounded_values.MOST_BYTES
     assert cut >= ("<cycle " in line)
 
 
@@ -116,11 +116,11 @@ def test_objects_that_all_refer_to_one_another_are_written_once_each(many: int) 
     for node in nodes:
         node.update({f"n{at}": other for at, other in enumerate(nodes)})
     found, cut = plain(nodes=nodes[0])
-    line = values.as_json(found)
+    line = bounded_values.as_json(found)
     for at in range(min(many, 10)):
         assert line.count(f'"number":{at},') + line.count(f'"number":{at}}}') <= 1
     assert cut > 0
-    assert count(found) <= values.MOST_ITEMS
+    assert count(found) <= bounded_values.MOST_ITEMS
 
 
 class Colour(enum.Enum):
@@ -186,7 +186,7 @@ SHOWN = {
 def test_a_value_keeps_its_kind_and_python_shows_its_own(name: str) -> None:
     given, expected = SHOWN[name]
     assert plain(it=given)[0] == {"it": expected}
-    assert json.loads(values.as_json(plain(it=given)[0])) == {"it": expected}
+    assert json.loads(bounded_values.as_json(plain(it=given)[0])) == {"it": expected}
 
 
 def test_what_is_left_out_is_marked() -> None:
@@ -204,10 +204,10 @@ def test_what_is_left_out_is_marked() -> None:
     assert len(found["long"]) < 65_536
     assert cut == 2
     found, cut = plain(**{f"n{at}": at for at in range(1_000)})
-    assert (len(found), cut) == (values.MOST_ITEMS, 1)
+    assert (len(found), cut) == (bounded_values.MOST_ITEMS, 1)
 
 
 def test_a_secret_that_the_end_cuts_in_two_is_masked() -> None:
-    text = "x" * (values.MOST_BYTES - 20) + "a-secret-of-thirty-characters!"
-    found, _ = values.plain([("it", text)], lambda given: given.replace("a-secret-of-thirty-characters!", "[]"))
+    text = "x" * (bounded_values.MOST_BYTES - 20) + "a-secret-of-thirty-characters!"
+    found, _ = bounded_values.plain([("it", text)], lambda given: given.replace("a-secret-of-thirty-characters!", "[]"))
     assert "a-secret" not in found["it"]

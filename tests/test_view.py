@@ -18,13 +18,13 @@ from collectors import ROOT
 from journals import SECOND, Journals, moment, wide
 from running import Finished, Place, eventually
 
-from otel_metaflow import ids
-from otel_metaflow.assembly.run import Run, load
+from otel_metaflow.cli.view import view
+from otel_metaflow.core import ids
 from otel_metaflow.journal.layout import AttemptKey, RunKey
 from otel_metaflow.journal.writer import process_start
-from otel_metaflow.viewer import comparison, words
-from otel_metaflow.viewer.commands import view
-from otel_metaflow.viewer.terminal import shape
+from otel_metaflow.model.run import Run, load
+from otel_metaflow.viewer import comparison, formatting
+from otel_metaflow.viewer.run_view import shape
 
 
 def without_figures(shown: str, finished: Finished) -> str:
@@ -298,8 +298,8 @@ def test_of_many_attempts_those_that_matter_are_shown(tmp_path: Path) -> None:
 def test_what_others_wrote_does_not_move_the_cursor(tmp_path: Path) -> None:
     """Colours may stay where there is a terminal; nothing else does."""
     evil = "\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1b[5A\x07\u202eback\x9b1m"
-    assert words.coloured(evil) == "\x1b[31mred\x1b[0mback1m\x1b[0m"
-    assert words.plain(evil) == "redback1m"
+    assert formatting.coloured(evil) == "\x1b[31mred\x1b[0mback1m\x1b[0m"
+    assert formatting.plain(evil) == "redback1m"
     home = tmp_path / "home"
     made = Journals(home, "Evil")
     failure = {"type": evil, "message": evil, "stacktrace": evil}

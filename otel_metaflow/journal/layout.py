@@ -59,8 +59,6 @@ EXIT = "exit"
 CLOSED = "closed"
 READ = "read"
 
-# A line longer than this many characters is cut, and says how long it was.
-LONGEST_LINE = 65_536
 
 _keys: Dict[Path, AttemptKey] = {}  # of files whose names are cut, once they were read
 

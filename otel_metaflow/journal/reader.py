@@ -7,7 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Deque, Dict, Iterator, NamedTuple, Optional
 
-from otel_metaflow import values
+from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout, records
 
 # How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
@@ -122,7 +122,7 @@ def parse(line: bytes) -> Optional[Dict[str, Any]]:
 def _whole(value: Any) -> Any:
     """`value` with the replacement character for each half of one."""
     if isinstance(value, str):
-        return values.whole(value)
+        return otlp_values.whole(value)
     if isinstance(value, dict):
         return {_whole(name): _whole(item) for name, item in value.items()}
     return [_whole(item) for item in value] if isinstance(value, list) else value

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, Optional, Sequence
 
-from otel_metaflow import values
+from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout
 
 Record = Dict[str, Any]
@@ -57,7 +57,7 @@ def _name(value: Any) -> Any:
 
 def _text(value: Any) -> Any:
     """What is printed: anything can be."""
-    return value if value.__class__ is str else _WRONG if value is None else values.text(value)
+    return value if value.__class__ is str else _WRONG if value is None else otlp_values.text(value)
 
 
 def _traceparent(value: Any) -> Any:

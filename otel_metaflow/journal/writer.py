@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence
 
-from otel_metaflow.journal import clock
+from otel_metaflow.core import clock
 
 # Journals are parked on high descriptor numbers: user code that closes "all" descriptors and opens a
 # file of its own gets the lowest free number, and our lines must never land in that file.

@@ -28,15 +28,12 @@ from typing import (
     Tuple,
 )
 
-from otel_metaflow.guard import hidden, let_pass, seam
-from otel_metaflow.journal import clock
+from otel_metaflow.core import clock
+from otel_metaflow.core.guard import hidden, let_pass, seam
+from otel_metaflow.core.metaflow_seams import node as node_of
 from otel_metaflow.journal.layout import AttemptKey
-from otel_metaflow.task import metaflow_seams as shared
 
 DEPENDS = (
-    *(name for name in shared.DEPENDS if ".FlowSpec.name" in name or "current" in name.lower()),
-    "metaflow.__version__",
-    "metaflow.util.get_username",
     "metaflow.runtime.Worker",
     "metaflow.runtime.Worker._launch",
     "metaflow.runtime.Worker.emit_log",
@@ -59,9 +56,6 @@ DEPENDS = (
     "metaflow.events.Trigger.events",
     "metaflow.mflog.mflog.parse",
     "metaflow.flowspec.FlowSpec.__iter__",
-    "metaflow.graph.FlowGraph.__getitem__",
-    "metaflow.graph.DAGNode.type",
-    "metaflow.graph.DAGNode.parallel_step",
     "metaflow.graph.DAGNode.out_funcs",
     "metaflow.graph.DAGNode.source_file",
     "metaflow.graph.DAGNode.func_lineno",
@@ -317,7 +311,7 @@ def _steps(flow: Any) -> List[_Step]:
 def describe_steps(flow: Any, graph: Any) -> Iterable[Dict[str, Any]]:
     """Each step of the flow, by name: its place in the graph, what it asks for, whether it has `@otel`."""
     for step in _steps(flow):
-        found = shared.node(graph, step.name)
+        found = node_of(graph, step.name)
         described: Dict[str, Any] = {
             "step": step.name,
             "type": found.type,

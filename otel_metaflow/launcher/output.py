@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from otel_metaflow import secrets
+from otel_metaflow.core import long_lines, secrets
+from otel_metaflow.core.stream_tap import StreamTap, tap
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.launcher.raw import RawLines, Writer
-from otel_metaflow.stdio import StreamTap, tap
+from otel_metaflow.launcher.raw_lines import RawLines, Writer
 
 
 class Output:
@@ -60,7 +60,7 @@ class Output:
         if os.getpid() != self._pid:
             return
         fields: Dict[str, Any] = {"stream": stream, "body": self._mask(line)}
-        if length > layout.LONGEST_LINE:
+        if length > long_lines.LONGEST_LINE:
             fields["length"] = length
         self._journal.append(layout.LINE, fields)
 

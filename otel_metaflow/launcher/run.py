@@ -12,18 +12,17 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from otel_metaflow import closing, handover, ids, links, resource, secrets, settings, spawn, traceparent
-from otel_metaflow.guard import guarded, hide_frames, keep_notes, say, say_unrecorded
-from otel_metaflow.journal import layout
+from otel_metaflow.core import ids, launch_context, resource, secrets, settings, trace_context, trace_links
+from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, say, say_unrecorded
+from otel_metaflow.core.metaflow_seams import facts, flow_name
+from otel_metaflow.journal import layout, unrecorded
+from otel_metaflow.journal.notices import say_lost, say_unwritable
 from otel_metaflow.journal.writer import Journal, process_start
-from otel_metaflow.launcher import metaflow_seams, origin
+from otel_metaflow.launcher import metaflow_seams, provenance, spawn, summary, tracing
 from otel_metaflow.launcher.output import Output
-from otel_metaflow.task import api, unrecorded
-from otel_metaflow.task.attempt import say_lost, say_unwritable
-from otel_metaflow.task.metaflow_seams import facts, flow_name
 
 _run: Optional[Run] = None
-_handed: Optional[handover.Handover] = None  # as soon as the first step asked
+_handed: Optional[launch_context.Handover] = None  # as soon as the first step asked
 
 
 class Run:
@@ -58,12 +57,12 @@ class Run:
                 "pid": self._pid,
                 "processStart": process_start(),
                 "resource": resource.describe(self.key.flow, self.key.run, facts()),
-                **origin.describe(os.environ),
+                **provenance.describe(os.environ),
             },
         )
         if metaflow_seams.watch(self._output):
             self._output.tap_launcher()
-        api.lead(traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
+        tracing.make_current(trace_context.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
         for problem in (*self.environment.problems, *self.environment.notices):
             say(problem)
         self.ensure_shipper()
@@ -115,17 +114,17 @@ class Run:
         self.ensure_shipper()
         if self.environment.is_shipping:
             # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
-            closing.wait(self.folder, self.environment.flush_timeout)
+            summary.wait(self.folder, self.environment.flush_timeout)
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
-            say(closing.line(self.folder, self.key, self.environment, *self._output.counts()))
+            say(summary.line(self.folder, self.key, self.environment, *self._output.counts()))
             if self.environment.trace_url and self.environment.is_shipping:
                 say(f"trace {self._trace_url()}")
 
     def _trace_url(self) -> str:
-        lead = traceparent.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key))
+        lead = trace_context.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key))
         trace_id, span_id = lead.split("-")[1:3]
-        return links.fill(self.environment.trace_url, self.key.flow, self.key.run, trace_id, span_id)
+        return trace_links.fill(self.environment.trace_url, self.key.flow, self.key.run, trace_id, span_id)
 
 
 def _result(exception: Optional[BaseException]) -> str:
@@ -142,7 +141,7 @@ def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -
         environment = settings.read()
         key = layout.RunKey(flow_name(flow), run, environment.namespace)
         _run = None if environment.disabled else _open(key, environment)
-        _handed = handover.Handover(
+        _handed = launch_context.Handover(
             key.flow,
             run,
             key.namespace,
@@ -174,7 +173,7 @@ def launching(cli_args: Any) -> None:
     if _run is not None:
         _run.ensure_shipper()
     if _handed is not None:
-        metaflow_seams.hand_over(cli_args, handover.VARIABLE, handover.give(_handed, os.environ))
+        metaflow_seams.hand_over(cli_args, launch_context.VARIABLE, launch_context.give(_handed, os.environ))
 
 
 @guarded

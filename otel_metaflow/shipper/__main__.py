@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from otel_metaflow import sdk_variables, setbacks, settings, spawn, standby
-from otel_metaflow.journal import layout
+from otel_metaflow.core import sdk_variables, settings, standby
+from otel_metaflow.journal import layout, setbacks
+from otel_metaflow.journal import lock as locks
 
 # How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
@@ -37,7 +38,7 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # What exporters log about failures is said better by the lanes.
     logging.getLogger().addHandler(logging.NullHandler())
-    lock = spawn.try_lock(folder)
+    lock = locks.try_lock(folder)
     if lock is None:
         return
     # The SDK and its exporters take a quarter of a second of CPU to import. The run's first tasks start
@@ -84,7 +85,7 @@ def _next(waiting: standby.Standby, wake: threading.Event) -> Optional[tuple[Pat
 def _begin(request: standby.Request) -> Optional[int]:
     """Become the shipper that the launcher would have started; the lock of its run, None where that fails."""
     try:
-        lock = spawn.try_lock(request.folder)
+        lock = locks.try_lock(request.folder)
         if lock is None:
             request.decline()
             return None
@@ -106,7 +107,7 @@ def _ship(folder: Path, lock: int, waiting: standby.Standby, wake: threading.Eve
     """Deliver the run whose lock is held, then what others left behind."""
     try:
         gc.disable()  # a third of the import is collections that find nothing
-        from otel_metaflow.shipper.sweep import ship_guarded, unfinished
+        from otel_metaflow.shipper.backlog import ship_guarded, unfinished
 
         gc.enable()
     except Exception as error:  # an installation that is broken
@@ -116,14 +117,14 @@ def _ship(folder: Path, lock: int, waiting: standby.Standby, wake: threading.Eve
     # In an outage the next run goes first: this one's rest stays on disk, and is tried again after it.
     give_way = waiting.has_request if environment.standby else None
     delivered = ship_guarded(environment, folder, linger=_LINGER, wake=wake, give_way=give_way)
-    spawn.release(lock)
+    locks.release(lock)
     if not delivered:
         return
     for other in unfinished(environment.home):
-        held = None if setbacks.reason(other) else spawn.try_lock_quietly(other)
+        held = None if setbacks.reason(other) else locks.try_lock_quietly(other)
         if held is not None:
             ship_guarded(environment, other, linger=_LINGER_OTHERS)
-            spawn.release(held)
+            locks.release(held)
 
 
 if __name__ == "__main__":

@@ -11,25 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from otel_metaflow import setbacks
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.checkpoint import Checkpoint
-from otel_metaflow.assembly.logs import Cursor
-from otel_metaflow.journal import layout
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.settings import Destination, Settings
-from otel_metaflow.shipper import exporters, quarantine, sampling, users
-from otel_metaflow.shipper.events import Events
-from otel_metaflow.shipper.exporters import Exporter
-from otel_metaflow.shipper.files import Files
-from otel_metaflow.shipper.following import Following
-from otel_metaflow.shipper.lane import Batch, Lane, Unfit
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.settings import Destination, Settings
+from otel_metaflow.journal import layout, setbacks
+from otel_metaflow.journal.checkpoint import Checkpoint, Cursor
+from otel_metaflow.model import story
+from otel_metaflow.model.following import Following
+from otel_metaflow.shipper import quarantine
+from otel_metaflow.shipper.convert import sampling, user_telemetry
+from otel_metaflow.shipper.convert.events import Events
+from otel_metaflow.shipper.convert.logs import LogRecords
+from otel_metaflow.shipper.convert.metrics import Metrics
+from otel_metaflow.shipper.convert.resources import Resources
+from otel_metaflow.shipper.convert.spans import Spans
 from otel_metaflow.shipper.log_feed import LogFeed, Progress
-from otel_metaflow.shipper.logs import LogRecords
-from otel_metaflow.shipper.metrics import Metrics
-from otel_metaflow.shipper.pulse import Pulse
-from otel_metaflow.shipper.resources import Resources
-from otel_metaflow.shipper.spans import Spans
+from otel_metaflow.shipper.log_files import Files
+from otel_metaflow.shipper.signal_worker import Batch, Lane, Unfit
+from otel_metaflow.shipper.sinks import otlp
+from otel_metaflow.shipper.sinks.otlp import Exporter
+from otel_metaflow.shipper.usage_sampler import Pulse
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
 _POLL = 0.4
@@ -56,7 +56,7 @@ class Delivery:
         folder: Path,
         environment: Settings,
         wake: threading.Event,
-        build: Callable[[Destination], Exporter] = exporters.build,
+        build: Callable[[Destination], Exporter] = otlp.build,
     ) -> None:
         self._home, self._folder = home, folder
         self.checkpoint = Checkpoint.read(folder)
@@ -76,8 +76,8 @@ class Delivery:
         events = Events(run, self._resources, self._redaction, pulse)
         self._metrics = Metrics(run, self._resources)
         self._users = {
-            "traces": users.UserRecords(folder, layout.SPAN, self._cursor),
-            "metrics": users.UserRecords(folder, layout.METRIC, self._cursor),
+            "traces": user_telemetry.UserRecords(folder, layout.SPAN, self._cursor),
+            "metrics": user_telemetry.UserRecords(folder, layout.METRIC, self._cursor),
         }
         records = LogRecords(run, self._resources, environment.redact)
         self._logs = LogFeed(self._following, records, events, self._cursor, partial(self._is_new, "events"))
@@ -157,9 +157,9 @@ class Delivery:
         fed = False
         for signal, batch in (
             ("logs", self._log_batch),
-            ("traces", partial(self._user_batch, "traces", users.of_span, list)),
+            ("traces", partial(self._user_batch, "traces", user_telemetry.of_span, list)),
             ("traces", self._span_batch),
-            ("metrics", partial(self._user_batch, "metrics", users.of_metric, users.together)),
+            ("metrics", partial(self._user_batch, "metrics", user_telemetry.of_metric, user_telemetry.together)),
             ("metrics", self._metric_batch),
         ):
             lane = self.lanes.get(signal)

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Set, Tuple
 
-from otel_metaflow import values
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.logs import AttemptLogs, Cursor, LogEntry
-from otel_metaflow.assembly.run import Attempt
+from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Cursor
 from otel_metaflow.journal.reader import Tail
+from otel_metaflow.model import story
+from otel_metaflow.model.attempt_logs import AttemptLogs, LogEntry
+from otel_metaflow.model.following import Following
+from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper import quarantine
-from otel_metaflow.shipper.events import Event, Events
-from otel_metaflow.shipper.following import Following
-from otel_metaflow.shipper.lane import Unfit
-from otel_metaflow.shipper.logs import LogRecords
+from otel_metaflow.shipper.convert.events import Event, Events
+from otel_metaflow.shipper.convert.logs import LogRecords
+from otel_metaflow.shipper.signal_worker import Unfit
 
 _EVENT_COST = 1_000
 
@@ -129,4 +130,4 @@ def _made_event(event: Event, progress: Progress) -> Iterator[Tuple[Any, int]]:
 
 
 def _cost(record: Dict[str, Any]) -> int:
-    return len(values.text(record.get("body", ""))) + 400
+    return len(otlp_values.text(record.get("body", ""))) + 400

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, TypeVar
 
-from otel_metaflow import names
+from otel_metaflow.core import names
 from otel_metaflow.journal.layout import GIVEN_UP, RunKey
-from otel_metaflow.shipper.lane import Unfit
+from otel_metaflow.shipper.signal_worker import Unfit
 
 _Made = TypeVar("_Made")
 # So many are named of what is given up at once: of a thousand alike the first tell enough.

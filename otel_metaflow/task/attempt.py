@@ -14,14 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from otel_metaflow import handover, ids, secrets, traceparent
-from otel_metaflow.guard import guarded, hide_frames, keep_notes, say
-from otel_metaflow.journal import clock, layout
+from otel_metaflow.core import clock, ids, launch_context, long_lines, secrets, trace_context
+from otel_metaflow.core import metaflow_seams as shared
+from otel_metaflow.core.guard import guarded, hide_frames, keep_notes
+from otel_metaflow.core.stream_tap import StreamTap, tap
+from otel_metaflow.journal import layout, unrecorded
+from otel_metaflow.journal.notices import say_lost, say_unwritable
 from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
-from otel_metaflow.stdio import StreamTap, tap
-from otel_metaflow.task import api, lineage, metaflow_seams, unrecorded, usage
+from otel_metaflow.task import lineage, metaflow_seams, usage
 from otel_metaflow.task.exceptions import describe_exception
-from otel_metaflow.task.logs import LoggingTap
+from otel_metaflow.task.logging_tap import LoggingTap
+from otel_metaflow.task.otel_api import offer
 
 # Bound before user code runs, which may put others in their place.
 _getpid = os.getpid
@@ -46,13 +49,13 @@ class Attempt:
         self._taps: Iterable[StreamTap] = ()
         self._logging: Optional[LoggingTap] = None
         self._traceparent = ""
-        self._outlet: Optional[api.Outlet] = None
+        self._outlet: Optional[offer.Outlet] = None
 
     def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
         """Write the first record and begin to listen to stdout, stderr and logging."""
         run = fields["flow"], fields["run"]
         span_id = ids.attempt_span_id(*run, fields["step"], fields["task"], fields["attempt"], fields["namespace"])
-        self._traceparent = traceparent.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id)
+        self._traceparent = trace_context.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id)
         self._journal.append(
             layout.START,
             {
@@ -73,7 +76,7 @@ class Attempt:
     def _on_line(self, stream: str, line: str, length: int, by: str) -> None:
         text = self._mask(line)
         record = f'{{"kind":"{layout.LINE}","timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(text)}'
-        if length > layout.LONGEST_LINE:
+        if length > long_lines.LONGEST_LINE:
             record += f',"length":{length}'
         pid = _getpid()
         if pid != self._pid:
@@ -88,7 +91,7 @@ class Attempt:
     def enter_user_code(self) -> None:
         """All that comes before the step has been done."""
         self.learn_secrets()
-        os.environ[handover.WITHIN] = str(self._journal.path)
+        os.environ[launch_context.WITHIN] = str(self._journal.path)
         self._code["codeStart"] = clock.now()
 
     def leave_user_code(self) -> None:
@@ -111,19 +114,19 @@ class Attempt:
     def offer_api(self) -> None:
         """Be there for user code that uses OpenTelemetry, and for the subprocesses it starts."""
         tap = self._logging
-        self._outlet = api.Outlet(
+        self._outlet = offer.Outlet(
             self._traceparent, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
         )
-        api.offer(self._outlet)
+        offer.offer(self._outlet)
         if tap is not None:
-            api.mute_repeaters()
+            offer.mute_repeaters()
 
     def note_trace_url(self, template: str, metadata: Any, fields: Dict[str, Any]) -> None:
         """Register the link to this attempt's span as metadata of the task; with a metadata service, one request."""
-        from otel_metaflow import links
+        from otel_metaflow.core import trace_links
 
         _, trace_id, span_id, _ = self._traceparent.split("-")
-        url = links.fill(template, fields["flow"], fields["run"], trace_id, span_id)
+        url = trace_links.fill(template, fields["flow"], fields["run"], trace_id, span_id)
         metaflow_seams.register_link(
             metadata, "otel-trace-url", url, fields["run"], fields["step"], fields["task"], fields["attempt"]
         )
@@ -203,16 +206,16 @@ def begin(
 
     `flow`, `graph`, `inputs`, `output` and `metadata` are Metaflow's.
     """
-    name = metaflow_seams.flow_name(flow)
-    handed = handover.take(name, run)
+    name = shared.flow_name(flow)
+    handed = launch_context.take(name, run)
     described: Dict[str, Any] = {}
     if handed is None:
         handed = _found_out(name, run)
         if handed is None:
             return None
-        from otel_metaflow import resource
+        from otel_metaflow.core import resource
 
-        described["resource"] = resource.describe(name, run, metaflow_seams.facts())
+        described["resource"] = resource.describe(name, run, shared.facts())
     if handed.folder is None:
         return None
     try:
@@ -224,15 +227,15 @@ def begin(
         )
     except OSError as error:
         # A launcher has said so for the whole run.
-        if handover.VARIABLE not in os.environ:
+        if launch_context.VARIABLE not in os.environ:
             say_unwritable(error, handed.folder.parent.parent)
         return None
-    if handover.VARIABLE in os.environ:
+    if launch_context.VARIABLE in os.environ:
         keep_notes(unrecorded.keep_in(handed.folder))
     mask = secrets.Mask(secrets.known(os.environ))
-    node = metaflow_seams.node(graph, step)
+    node = shared.node(graph, step)
     made = Attempt(journal, mask, handed.folder, output, is_parallel=node.is_parallel)
-    outer = os.environ.get(handover.WITHIN)
+    outer = os.environ.get(launch_context.WITHIN)
     is_within = bool(outer) and Path(str(outer)).parent == handed.folder and Path(str(outer)) != journal.path
     if is_within:
         made.echo_to(Path(str(outer)))
@@ -260,15 +263,15 @@ def begin(
     return made
 
 
-def _found_out(flow: str, run: str) -> Optional[handover.Handover]:
+def _found_out(flow: str, run: str) -> Optional[launch_context.Handover]:
     """What a launcher would have handed on; None where telemetry is off."""
-    from otel_metaflow import settings
+    from otel_metaflow.core import settings
 
     environment = settings.read()
     if environment.disabled:
         return None
     folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
-    return handover.Handover(
+    return launch_context.Handover(
         flow,
         run,
         environment.namespace,
@@ -279,25 +282,12 @@ def _found_out(flow: str, run: str) -> Optional[handover.Handover]:
     )
 
 
-def say_unwritable(error: OSError, home: Path) -> None:
-    """The one line about a folder of journals that takes none."""
-    say(
-        f"no telemetry for this run: cannot write journals in {home} ({error.strerror}); "
-        "set OTEL_METAFLOW_HOME to a folder that can be written"
-    )
-
-
 def _note_lost(folder: Path, error: OSError) -> None:
     """Say that the journal takes no more, or have the launcher say it, once for the whole run."""
-    if handover.VARIABLE not in os.environ:
+    if launch_context.VARIABLE not in os.environ:
         say_lost(error)
         return
     try:
         (folder / layout.LOST_MARK).write_text(str(error.strerror))
     except OSError:
         return  # the launcher's own journals are on that disk too
-
-
-def say_lost(error: OSError) -> None:
-    """The one line about a journal that takes no more."""
-    say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any, Callable, Dict
 
-from otel_metaflow.guard import let_pass
-from otel_metaflow.journal.layout import LONGEST_LINE
+from otel_metaflow.core.guard import let_pass
+from otel_metaflow.core.long_lines import LONGEST_LINE
 
 _BEGIN = "Traceback (most recent call last)"
 

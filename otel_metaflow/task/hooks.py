@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Optional
 
-from otel_metaflow.guard import guarded
+from otel_metaflow.core.guard import guarded
 from otel_metaflow.task import attempt as attempts
 from otel_metaflow.task import metaflow_seams
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_metaflow import settings
+from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.viewer import page
 

@@ -9,10 +9,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from rich.table import Table
 from rich.text import Text
 
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.run import Attempt, Run
-from otel_metaflow.viewer import report, words
-from otel_metaflow.viewer.words import STYLES, plain, seconds, size
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.viewer import formatting, report
+from otel_metaflow.viewer.formatting import STYLES, plain, seconds, size
 
 # What counts as a change: a fifth more or less, and more than what differs anyway from run to run.
 _PART = 0.2
@@ -92,7 +92,7 @@ def as_values(before: Run, after: Run) -> Dict[str, Any]:
 
 def show(before: Run, after: Run) -> None:
     """Print both runs, a row for each step, and what changed."""
-    console = words.console()
+    console = formatting.console()
     for run in (before, after):
         values = report.summary(run)
         state = Text(values["state"], style=STYLES.get(values["state"], ""))

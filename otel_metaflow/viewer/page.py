@@ -18,13 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from otel_metaflow import __version__
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.run import Attempt, Run, load
-from otel_metaflow.redaction import Redaction
-from otel_metaflow.settings import Settings
-from otel_metaflow.viewer import lines, report, spans
-from otel_metaflow.viewer.lines import Line
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.settings import Settings
+from otel_metaflow.core.version import __version__
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Attempt, Run, load
+from otel_metaflow.viewer import log_lines, report, spans
+from otel_metaflow.viewer.log_lines import Line
 
 MOST_LINES = 200_000
 """How many log lines a page holds; of more, each attempt keeps its errors and what it said last."""
@@ -123,7 +123,7 @@ def _about(part: Part, chunk: int) -> Dict[str, Any]:
     return {
         "chunk": chunk,
         "count": len(part.lines),
-        "errors": sum(line.level >= lines.ERROR for line in part.lines),
+        "errors": sum(line.level >= log_lines.ERROR for line in part.lines),
         "cut": part.cut,
     }
 
@@ -145,12 +145,12 @@ def _parts(folder: Path, run: Run, pattern: str) -> Iterator[Part]:
     """The lines of the launcher and of each attempt: first those of the attempts that matter most."""
     left = MOST_LINES
     waiting = sorted(run.attempts.values(), key=_rank(run))
-    part = _kept(_LAUNCHER, lines.of_launcher(folder, run, pattern), max(_LEAST, left - _LEAST * len(waiting)))
+    part = _kept(_LAUNCHER, log_lines.of_launcher(folder, run, pattern), max(_LEAST, left - _LEAST * len(waiting)))
     yield part
     left -= len(part.lines)
     for number, attempt in enumerate(waiting, 1):
         most = max(_LEAST, left - _LEAST * (len(waiting) - number))
-        part = _kept(story.name(attempt.key), lines.of_attempt(folder, run, attempt, pattern), most)
+        part = _kept(story.name(attempt.key), log_lines.of_attempt(folder, run, attempt, pattern), most)
         left -= len(part.lines)
         yield part
 
@@ -182,5 +182,5 @@ def _kept(name: str, found: Iterator[Line], most: int) -> Part:
 def _shortened(kept: List[Line], most: int) -> List[Line]:
     if len(kept) <= most:
         return kept
-    errors = [line for line in kept[:-most] if line.level >= lines.ERROR][: most // 2]
+    errors = [line for line in kept[:-most] if line.level >= log_lines.ERROR][: most // 2]
     return [*errors, *kept[len(kept) - (most - len(errors)) :]]

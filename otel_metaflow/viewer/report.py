@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Set
 
-from otel_metaflow import ids, links
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.run import Attempt, Run
+from otel_metaflow.core import ids, trace_links
+from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal.layout import AttemptKey
-from otel_metaflow.redaction import Redaction
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Attempt, Run
 
 Values = Dict[str, Any]
 
@@ -36,7 +36,9 @@ def trace_url(run: Run, template: str) -> Optional[str]:
     if not template:
         return None
     key = run.key
-    return links.fill(template, key.flow, key.run, run.trace_id, ids.run_span_id(key.flow, key.run, key.namespace))
+    return trace_links.fill(
+        template, key.flow, key.run, run.trace_id, ids.run_span_id(key.flow, key.run, key.namespace)
+    )
 
 
 def summary(run: Run) -> Values:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from otel_metaflow.assembly import story
-from otel_metaflow.assembly.run import Run
+from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
-from otel_metaflow.redaction import Redaction
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Run
 from otel_metaflow.viewer import report
 
 _ERROR = 2  # OTLP's status code

@@ -141,7 +141,7 @@ def _call(module, hook, *args, **kwargs):
             _modules[module] = _imported("otel_metaflow." + module)
         return _modules[module] and getattr(_modules[module], hook)(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - nothing of ours reaches the run
-        guard = sys.modules.get("otel_metaflow.guard")
+        guard = sys.modules.get("otel_metaflow.core.guard")
         if guard is not None:
             guard.let_pass(error)
         os.environ[_BROKEN] = "1"

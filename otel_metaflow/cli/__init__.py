@@ -1,0 +1,1 @@
+"""`otel-metaflow`: one module a command."""

@@ -1,0 +1,77 @@
+"""`otel-metaflow cloudwatch`: where CloudWatch keeps what tasks on AWS Batch printed, as Metaflow's metadata has it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Iterator, List, NamedTuple, Tuple
+
+import click
+
+from otel_metaflow.cli.arguments import as_json as json_option
+from otel_metaflow.cli.arguments import fail, print_json
+from otel_metaflow.viewer.terminal import echo
+
+_GROUP, _STREAM = "aws-batch-awslogs-group", "aws-batch-awslogs-stream"
+
+
+@click.command()
+@click.argument("pathspec", metavar="FLOW/RUN[/STEP[/TASK]]")
+@json_option
+def cloudwatch(pathspec: str, *, as_json: bool) -> None:
+    """Print the CloudWatch log streams of tasks on AWS Batch: task, log group, stream."""
+    if re.fullmatch(r"[^/]+(/[^/]+){1,3}", pathspec) is None:
+        fail(f"{pathspec!r} is not of the form FLOW/RUN, FLOW/RUN/STEP or FLOW/RUN/STEP/TASK, as in HelloFlow/12")
+    from metaflow.exception import MetaflowException
+
+    try:
+        found = list(streams(pathspec))
+    except MetaflowException as error:
+        fail(str(error))
+    if not found:
+        fail(f"no task of {pathspec} ran on AWS Batch: Metaflow noted no log stream")
+    if as_json:
+        print_json([dict(zip(("task", "group", "stream"), stream, strict=True)) for stream in found])
+        return
+    for stream in found:
+        echo("\t".join(stream))
+
+
+class Stream(NamedTuple):
+    """The log stream of one attempt; `task` is its pathspec, FLOW/RUN/STEP/TASK."""
+
+    task: str
+    group: str
+    name: str
+
+
+def streams(pathspec: str) -> Iterator[Stream]:
+    """The streams of a run, a step or a task.
+
+    Raises:
+        metaflow.exception.MetaflowException: there is none of that name.
+    """
+    from metaflow import Run, Step, Task, namespace
+
+    # What was asked for by its full name may be anybody's.
+    namespace(None)
+    kind = (Run, Step, Task)[pathspec.count("/") - 1]
+    for task in _tasks(kind(pathspec)):
+        found = sorted((entry.created_at, entry.name, entry.value) for entry in task.metadata)
+        groups = [value for _, name, value in found if name == _GROUP]
+        names = [value for _, name, value in found if name == _STREAM]
+        # One of each for every attempt, the first attempt first.
+        for group, name in zip(groups, names, strict=False):
+            if name:
+                yield Stream(task.pathspec, group or "", name)
+
+
+def _tasks(thing: Any) -> List[Any]:
+    found: List[Any] = []
+    levels: List[Tuple[int, Any]] = [(len(thing.pathspec.split("/")), thing)]
+    while levels:
+        level, each = levels.pop()
+        if level == 4:  # noqa: PLR2004 - FLOW/RUN/STEP/TASK
+            found.append(each)
+        else:
+            levels.extend((level + 1, child) for child in each)
+    return sorted(found, key=lambda task: task.created_at)

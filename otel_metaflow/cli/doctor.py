@@ -1,0 +1,43 @@
+"""`otel-metaflow doctor`: why nothing arrives."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from otel_metaflow.cli.arguments import as_json as json_option
+from otel_metaflow.cli.arguments import print_json
+from otel_metaflow.core import settings
+from otel_metaflow.viewer.terminal import echo
+
+
+@click.command()
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds for each leg."
+)
+@click.option("--health", metavar="URL", help="The collector's health, if not on the endpoint's host at port 13133.")
+@click.option("--metrics", metavar="URL", help="The collector's own metrics, if not there at port 8888.")
+@json_option
+def doctor(timeout: float, health: str | None, metrics: str | None, *, as_json: bool) -> None:
+    """Send a marked span, log record and metric, and say leg by leg how far they come.
+
+    Exits with 0 if all is well, with 1 if something failed.
+    """
+    from otel_metaflow.diagnose.doctor import examine
+    from otel_metaflow.diagnose.reach import State
+
+    colours = {State.OK: "green", State.FAILED: "red", State.WARNING: "yellow", State.SKIPPED: "bright_black"}
+    found = []
+    for finding in examine(settings.read(), timeout, health, metrics):
+        found.append(finding)
+        if not as_json:
+            state = click.style(f"{finding.state.value:4}", fg=colours[finding.state])
+            echo(f"{state}  {finding.leg:12}  {finding.says}")
+            if finding.do:
+                echo(f"{'':6}{'':14}do: {finding.do}")
+    is_well = all(finding.state is not State.FAILED for finding in found)
+    if as_json:
+        legs = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]
+        print_json({"ok": is_well, "legs": legs})
+    sys.exit(0 if is_well else 1)

@@ -1,0 +1,211 @@
+"""Masks what looks like a secret in everything that leaves: bodies, attributes, messages, stack traces.
+
+Values that are known to be secret never reach the journal (otel_metaflow.core.secrets); these are the shapes
+of those that nobody told us. Scanners that audit repositories know more shapes, but try each of them on
+on each line; here a line that holds none of a few literal marks is passed on after one look, in a few
+microseconds.
+
+Whatever a line holds, masking it takes time in proportion to its length. So no pattern may begin anew
+inside what it has just looked through in vain: each begins at a literal that the characters after it
+cannot repeat, is bounded in length, or is looked for by a function that passes over the run of
+characters it has seen.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from typing import Any, Callable, Dict, List, Mapping, Match, Pattern, Tuple, Union
+
+from otel_metaflow.core import otlp_values
+from otel_metaflow.core.secrets import MASK
+
+# How long the user's own pattern may look at one text, in seconds of the processor.
+_MOST_SECONDS = 0.05
+
+
+def _keep_first(match: Match[str]) -> str:
+    return match.group(1) + MASK
+
+
+def _sub(pattern: str, replacement: Union[str, Callable[[Match[str]], str]]) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+    return lambda text: compiled.sub(replacement, text)
+
+
+def _end(run: Pattern[str], text: str, start: int) -> int:
+    """Where the run of characters ends that begins at `start`, perhaps with none."""
+    match = run.match(text, start)
+    return start if match is None else match.end()
+
+
+_JWT = re.compile(r"\beyJ")
+_JWT_HEADER = re.compile(r"[A-Za-z0-9_\-]*")
+_JWT_REST = re.compile(r"\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*")
+_SHORTEST_HEADER = 8  # characters after "eyJ"
+
+
+def _without_jwts(text: str) -> str:
+    """Header, claims and signature of a JSON web token, each in base64."""
+    parts: List[str] = []
+    done = seen = 0
+    for match in _JWT.finditer(text):
+        if match.start() < seen:
+            continue  # in a run of characters that was looked at, or in a token that was masked
+        seen = _end(_JWT_HEADER, text, match.end())
+        rest = _JWT_REST.match(text, seen)
+        if rest is not None and seen - match.end() >= _SHORTEST_HEADER:
+            parts += [text[done : match.start()], MASK]
+            done = seen = rest.end()
+    return "".join(parts) + text[done:]
+
+
+# Not "tokens: 512", not "tokenizer=bert", not "token_count=3": a flow that trains says such things a lot.
+_SECRET_WORDS = (
+    "password",
+    "passwd",
+    "pwd",
+    "secret",
+    "token",
+    "api_key",
+    "apikey",
+    "api-key",
+    "accountkey",
+    "access_key",
+)
+_SECRET_WORD = re.compile(
+    r"(?i)password|passwd|pwd|secret|token(?!s|iz|_?count|_?len)|api[_\-]?key|accountkey|access_key"
+)
+_WORD_REST = re.compile(r"[\w\-]*")
+_ASSIGNED = re.compile(r"[\"']?\s*[=:]\s*[\"']?")
+_ASSIGNED_VALUE = re.compile(r"(?!\[REDACTED\])(?![\d.]+(?![^\s\"',;&]))[^\s\"',;&]{3,}")
+
+
+def _without_assigned(text: str) -> str:
+    """What a name that says secret is set to: `db_password = x`, `"api-key": "x"`, `&token=x`."""
+    parts: List[str] = []
+    done = seen = 0
+    for match in _SECRET_WORD.finditer(text):
+        if match.start() < seen:
+            continue  # in a word that was looked at, or in a value that was masked
+        seen = _end(_WORD_REST, text, match.end())
+        assigned = _ASSIGNED.match(text, seen)
+        value = _ASSIGNED_VALUE.match(text, assigned.end()) if assigned else None
+        if value is not None:
+            parts += [text[done : value.start()], MASK]
+            done = seen = value.end()
+    return "".join(parts) + text[done:]
+
+
+# The literals, lower-case, of which a line must hold one before it is searched for the shape.
+_SHAPES: Tuple[Tuple[Tuple[str, ...], Callable[[str], str]], ...] = (
+    (("akia", "asia", "abia", "acca"), _sub(r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b", MASK)),
+    (("aiza",), _sub(r"\bAIza[0-9A-Za-z_\-]{35}", MASK)),
+    (("ya29.",), _sub(r"\bya29\.[0-9A-Za-z_\-]{20,}", MASK)),
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), _sub(r"\bgh[pousr]_[A-Za-z0-9]{30,255}", MASK)),
+    (("github_pat_",), _sub(r"\bgithub_pat_[A-Za-z0-9_]{22,255}", MASK)),
+    (("glpat-",), _sub(r"\bglpat-[A-Za-z0-9_\-]{20,}", MASK)),
+    (("xox",), _sub(r"\bxox[abeoprs]-[A-Za-z0-9\-]{10,}", MASK)),
+    (("hooks.slack.com",), _sub(r"(hooks\.slack\.com/services/)[A-Za-z0-9/]+", _keep_first)),
+    (("sk_live", "sk_test", "rk_live", "rk_test"), _sub(r"\b[sr]k_(?:live|test)_[0-9A-Za-z]{16,}", MASK)),
+    (("sk-",), _sub(r"\bsk-[A-Za-z0-9_\-]{20,}", MASK)),
+    (("npm_",), _sub(r"\bnpm_[A-Za-z0-9]{36}", MASK)),
+    (("pypi-",), _sub(r"\bpypi-[A-Za-z0-9_\-]{50,}", MASK)),
+    (("hf_",), _sub(r"\bhf_[A-Za-z0-9]{30,}", MASK)),
+    (("dapi",), _sub(r"\bdapi[0-9a-f]{32}", MASK)),
+    (("eyj",), _without_jwts),
+    (("bearer", "basic "), _sub(r"(?i)\b(bearer\s+|basic\s+)[A-Za-z0-9\-._~+/]{8,}=*", _keep_first)),
+    (
+        ("private key",),
+        _sub(
+            r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)[\s\S]+?(?=-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+            _keep_first,
+        ),
+    ),
+    (("://",), _sub(r"((?<=[A-Za-z0-9+.\-])://[^\s/:@]*:)[^\s@/]+(?=@)", _keep_first)),
+    (_SECRET_WORDS, _without_assigned),
+)
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[._\-])(?:password|passwd|pwd|secret|token|api_?key|access_?key|credentials?|authorization)$"
+)
+_KEY_BEGIN, _KEY_END = "-----BEGIN", "-----END"
+
+
+class Redaction:
+    """Masks text and values; one for each stream of lines, because a private key is many of them."""
+
+    def __init__(self, extra: str = "") -> None:
+        """`extra` is one more regular expression whose matches are masked.
+
+        Raises:
+            re.error: `extra` is not a regular expression.
+        """
+        self._extra = re.compile(extra) if extra else None
+        self._inside_key: Dict[str, bool] = {}
+
+    def text(self, text: str) -> str:
+        """`text` without what looks like a secret."""
+        lower = text.lower()
+        for literals, mask in _SHAPES:
+            for literal in literals:
+                if literal in lower:
+                    text = mask(text)
+                    break
+        return text if self._extra is None else _bounded(self._extra, text)
+
+    def line(self, text: str, stream: str) -> str:
+        """One line of a stream; those between the ends of a private key are masked whole."""
+        if self._inside_key and self._inside_key.get(stream):
+            if _KEY_END in text:
+                del self._inside_key[stream]
+                return text
+            return MASK
+        if _KEY_BEGIN in text and "PRIVATE KEY-----" in text and _KEY_END not in text:
+            self._inside_key[stream] = True
+        return self.text(text)
+
+    def value(self, value: Any, name: str = "") -> Any:
+        """The value of an attribute as OTLP can carry it (values.py), strings in lists and maps masked; whole if its
+        name says so.
+        """
+        return self._masked(otlp_values.fit(value), name)
+
+    def attributes(self, attributes: Mapping[str, Any]) -> Dict[str, Any]:
+        """Attributes as OTLP can carry them, with their values masked where needed."""
+        return {name: self._masked(value, name) for name, value in otlp_values.attributes(attributes).items()}
+
+    def _masked(self, value: Any, name: str) -> Any:
+        if isinstance(value, str):
+            return MASK if value and _SECRET_NAME.search(name) else self.text(value)
+        if isinstance(value, dict):
+            return {key: self._masked(item, key) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._masked(item, name) for item in value]
+        return MASK if value is not None and not isinstance(value, bool) and _SECRET_NAME.search(name) else value
+
+
+def _bounded(pattern: Pattern[str], text: str) -> str:
+    """The user's own pattern, which may take for ever on a text: then all of the text is masked.
+
+    Python looks for signals while it matches, and runs their handlers in the main thread; elsewhere there is
+    no bound. Seconds of the processor, so that a busy machine masks no more than an idle one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return pattern.sub(MASK, text)
+    is_searching = True
+
+    def stop(*_: Any) -> None:
+        if is_searching:
+            raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MOST_SECONDS)
+        return pattern.sub(MASK, text)
+    except TimeoutError:
+        return MASK
+    finally:
+        is_searching = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -1,0 +1,287 @@
+"""What the environment says, read once and checked before anything is started.
+
+Standard `OTEL_*` variables keep the meaning that the OpenTelemetry specification gives them; the few of
+our own begin with `OTEL_METAFLOW_`. A value that cannot be used is a `Problem`: one line that names the
+variable, what is wrong with it and what to type. A problem never stops a run, it stops the sending.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from types import MappingProxyType
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from urllib.parse import urlsplit
+
+from otel_metaflow.core import sdk_variables, trace_links
+
+SIGNALS = ("traces", "metrics", "logs")
+SAMPLERS = (
+    "parentbased_always_on", "always_on", "always_off", "traceidratio", "parentbased_always_off",
+    "parentbased_traceidratio",
+)  # fmt: skip
+LOG_SOURCES = ("stdout", "stderr", "logging")
+PROTOCOLS = ("http/protobuf", "grpc")
+COMPRESSIONS = ("none", "gzip", "deflate")
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off", "")
+_FILES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+
+
+class Destination(NamedTuple):
+    """Where one signal goes.
+
+    `endpoint` is what the user wrote, for messages; the exporters resolve paths and headers themselves.
+    """
+
+    signal: str
+    protocol: str
+    endpoint: str
+    variable: str
+
+    @property
+    def host(self) -> str:
+        """Host and port, never the credentials that a URL may hold."""
+        url = urlsplit(self.endpoint if "://" in self.endpoint else f"//{self.endpoint}")
+        return url.netloc.rpartition("@")[2]
+
+
+class Settings(NamedTuple):
+    """The environment, understood."""
+
+    home: Path
+    namespace: str = ""
+    disabled: bool = False
+    quiet: bool = False
+    logs: Tuple[str, ...] = LOG_SOURCES
+    flush_timeout: float = 0.0
+    standby: float = 30.0
+    detail: int = 1
+    sampler: str = "parentbased_always_on"
+    sampler_ratio: float = 1.0
+    keep_failed: bool = False
+    redact: str = ""
+    journal_max_bytes: int = 1024 << 20
+    journal_max_days: float = 14.0
+    destinations: Mapping[str, Destination] = MappingProxyType({})
+    log_dir: Optional[Path] = None
+    trace_url: str = ""
+    problems: Tuple[str, ...] = ()
+    notices: Tuple[str, ...] = ()  # what is not as somebody meant it, and stops nothing
+
+    @property
+    def is_shipping(self) -> bool:
+        """Whether anything is to be delivered anywhere."""
+        return bool(self.destinations) or self.log_dir is not None
+
+    @property
+    def goals(self) -> str:
+        """Where telemetry goes, for messages."""
+        hosts = sorted({destination.host for destination in self.destinations.values()})
+        return ", ".join([*hosts, *([str(self.log_dir)] if self.log_dir else [])])
+
+
+def in_container(environ: Mapping[str, str]) -> bool:
+    """Whether a process left behind would die with this one: a container, or a CI job."""
+    return (
+        bool(environ.get("KUBERNETES_SERVICE_HOST"))
+        or bool(environ.get("CI"))
+        or os.path.exists("/.dockerenv")
+        or os.path.exists("/run/.containerenv")
+    )
+
+
+def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
+    """Read the environment (`os.environ` unless one is given)."""
+    env = os.environ if environ is None else environ
+    problems: List[str] = []
+    destinations: Dict[str, Destination] = {}
+    for signal in SIGNALS:
+        destination = _destination(signal, env, problems)
+        if destination is not None:
+            destinations[signal] = destination
+    _check_values(env, problems, sending=bool(destinations))
+    return Settings(
+        home=_home(env),
+        namespace=env.get("OTEL_METAFLOW_ID_NAMESPACE", ""),
+        disabled=_flag(env, "OTEL_SDK_DISABLED", problems),
+        quiet=_flag(env, "OTEL_METAFLOW_QUIET", problems),
+        logs=_log_sources(env, problems),
+        flush_timeout=_seconds(env, "OTEL_METAFLOW_FLUSH_TIMEOUT", 5.0 if in_container(env) else 0.0, problems),
+        standby=_seconds(env, "OTEL_METAFLOW_STANDBY", 30.0, problems),
+        detail=int(_chosen(env, "OTEL_METAFLOW_DETAIL", ("1", "2"), problems)),
+        sampler=_chosen(env, "OTEL_TRACES_SAMPLER", SAMPLERS, problems),
+        sampler_ratio=_ratio(env, problems),
+        keep_failed=_flag(env, "OTEL_METAFLOW_KEEP_FAILED", problems),
+        redact=_pattern(env, problems),
+        journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems) * (1 << 20)),
+        journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),
+        destinations={} if problems else destinations,
+        log_dir=_folder(env.get("OTEL_METAFLOW_LOG_DIR")),
+        trace_url=_trace_url(env, problems),
+        problems=tuple(dict.fromkeys(problems)),
+        notices=sdk_variables.refused(env),
+    )
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    """The folder of the journals; XDG's state folder, because journals outlive a reboot and are no cache."""
+    chosen = _folder(env.get("OTEL_METAFLOW_HOME"))
+    if chosen is not None:
+        return chosen
+    state = env.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # by the specification a relative one is to be ignored
+        state = os.path.expanduser("~/.local/state")
+    if not os.path.isabs(state):  # no HOME, and a user whom the system does not know, as in a container
+        import tempfile
+
+        return Path(tempfile.gettempdir()) / f"otel-metaflow-{os.getuid()}" / "state"
+    return Path(state) / "otel-metaflow"
+
+
+def _folder(text: Optional[str]) -> Optional[Path]:
+    path = os.path.expanduser(text or "")
+    # A home that nobody knows stays a `~`, and no folder is to be called that.
+    return None if not path or path.startswith("~") else Path(os.path.abspath(path))
+
+
+def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Optional[Destination]:
+    """Where `signal` goes, or None where it goes nowhere.
+
+    Only a configured endpoint sends: the specification's default, localhost, would make every run
+    without a collector look for one.
+    """
+    upper = signal.upper()
+    exporter = env.get(f"OTEL_{upper}_EXPORTER", "").strip() or "otlp"
+    if exporter == "none":
+        return None
+    if exporter != "otlp":
+        problems.append(f"OTEL_{upper}_EXPORTER is {exporter!r}; allowed are otlp and none")
+        return None
+    endpoint_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if endpoint_variable is None:
+        return None
+    protocol_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = env[protocol_variable].strip() if protocol_variable else PROTOCOLS[0]
+    if protocol not in PROTOCOLS:
+        problems.append(f"{protocol_variable} is {protocol!r}; allowed are {' and '.join(PROTOCOLS)}")
+    endpoint = env[endpoint_variable].strip()
+    if not _is_endpoint(endpoint, protocol):
+        example = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
+        problems.append(f"{endpoint_variable} is {_shown(endpoint)!r}, which is not a URL; type one such as {example}")
+    for name in _FILES:
+        file_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_{name}", f"OTEL_EXPORTER_OTLP_{name}")
+        if file_variable and not os.path.isfile(env[file_variable]):
+            problems.append(f"{file_variable} is {env[file_variable]!r}, and there is no such file")
+    return Destination(signal, protocol, endpoint, endpoint_variable)
+
+
+def _check_values(env: Mapping[str, str], problems: List[str], *, sending: bool) -> None:
+    """Check the values that the exporters would only stumble over at the first export."""
+    if not sending:
+        return
+    for infix in ("", *(f"{signal.upper()}_" for signal in SIGNALS)):
+        timeout = f"OTEL_EXPORTER_OTLP_{infix}TIMEOUT"
+        if env.get(timeout):
+            _seconds(env, timeout, 10.0, problems)
+        compression = f"OTEL_EXPORTER_OTLP_{infix}COMPRESSION"
+        value = env.get(compression, "").strip().lower()
+        if value and value not in COMPRESSIONS:
+            problems.append(f"{compression} is {value!r}; allowed are {', '.join(COMPRESSIONS)}")
+
+
+def _first(env: Mapping[str, str], *variables: str) -> Optional[str]:
+    """The first variable that is set and not empty: the form for one signal replaces the general one."""
+    return next((name for name in variables if env.get(name, "").strip()), None)
+
+
+def _is_endpoint(text: str, protocol: str) -> bool:
+    """Whether `text` names a host: a URL, or for gRPC also `host:port` as its exporter accepts."""
+    try:
+        url = urlsplit(text if "://" in text or protocol != "grpc" else f"http://{text}")
+        return url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        return False
+
+
+def _shown(endpoint: str) -> str:
+    """The endpoint without the credentials that it may hold."""
+    before, at, after = endpoint.rpartition("@")
+    return f"{before.partition('://')[0]}://…@{after}" if at else endpoint
+
+
+def _flag(env: Mapping[str, str], variable: str, problems: List[str]) -> bool:
+    value = env.get(variable, "").strip().lower()
+    if value not in _TRUE and value not in _FALSE:
+        problems.append(f"{variable} is {value!r}; allowed are true and false")
+    return value in _TRUE
+
+
+def _seconds(env: Mapping[str, str], variable: str, default: float, problems: List[str]) -> float:
+    return _number(env, variable, default, "seconds", problems)
+
+
+def _chosen(env: Mapping[str, str], variable: str, allowed: Tuple[str, ...], problems: List[str]) -> str:
+    """One of `allowed`, the first of them where the variable is not set."""
+    value = env.get(variable, "").strip().lower() or allowed[0]
+    if value not in allowed:
+        problems.append(f"{variable} is {value!r}; allowed are {', '.join(allowed)}")
+        return allowed[0]
+    return value
+
+
+def _ratio(env: Mapping[str, str], problems: List[str]) -> float:
+    ratio = _number(env, "OTEL_TRACES_SAMPLER_ARG", 1.0, "part of the runs", problems)
+    if ratio > 1:
+        problems.append(f"OTEL_TRACES_SAMPLER_ARG is {ratio:g}; type a part of all runs, from 0 to 1, such as 0.1")
+        return 1.0
+    return ratio
+
+
+def _pattern(env: Mapping[str, str], problems: List[str]) -> str:
+    text = env.get("OTEL_METAFLOW_REDACT", "")
+    try:
+        re.compile(text)
+    except re.error as error:
+        problems.append(f"OTEL_METAFLOW_REDACT is {text!r}, which is no regular expression ({error})")
+        return ""
+    return text
+
+
+def _trace_url(env: Mapping[str, str], problems: List[str]) -> str:
+    template = env.get(trace_links.VARIABLE, "").strip()
+    problem = trace_links.problem(template)
+    if problem is not None:
+        problems.append(problem)
+        return ""
+    return template
+
+
+def _number(env: Mapping[str, str], variable: str, default: float, unit: str, problems: List[str]) -> float:
+    text = env.get(variable, "").strip()
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        problems.append(f"{variable} is {text!r}; type a number of {unit}, such as 10")
+        return default
+    return value
+
+
+def _log_sources(env: Mapping[str, str], problems: List[str]) -> Tuple[str, ...]:
+    text = env.get("OTEL_METAFLOW_LOGS", "").strip()
+    if not text:
+        return LOG_SOURCES
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if names == ("none",):
+        return ()
+    unknown = [name for name in names if name not in LOG_SOURCES]
+    if unknown:
+        allowed = ", ".join(LOG_SOURCES)
+        problems.append(f"OTEL_METAFLOW_LOGS holds {unknown[0]!r}; allowed are {allowed}, joined by commas, or none")
+        return LOG_SOURCES
+    return names

@@ -1,0 +1,154 @@
+"""A shipper that has delivered its run stands by for the next one, which then starts none.
+
+Starting a shipper costs a quarter of a second of CPU, nearly all of it the import of the SDK, and a run on
+two cores feels that. One shipper a user and installation waits on a socket, for half a minute after its work is
+done, or while its endpoint is down; a launcher hands it the folder of its run and its own environment, as
+if it had started it. So short runs in a row, and runs during an outage, do not gather shippers either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import stat
+import struct
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO, Dict, NamedTuple, Optional
+from zlib import crc32
+
+from otel_metaflow.core.version import __version__
+
+# How long either side waits for the other's next word, in seconds: both are on this machine, and awake.
+_PATIENCE = 0.1
+_LENGTH = struct.Struct("!I")
+_LONGEST = 8 << 20  # of a request; an environment is at most as long as the kernel lets it be, execve(2)
+_TAKEN = b"taken"
+
+
+class Request(NamedTuple):
+    """What a launcher asks for, who waits for an answer."""
+
+    folder: Path
+    environ: Dict[str, str]
+    connection: socket.socket
+
+    def accept(self) -> None:
+        """Tell the launcher that its run is taken care of: its lock is held."""
+        with contextlib.suppress(OSError), self.connection:
+            self.connection.sendall(_TAKEN)
+
+    def decline(self) -> None:
+        """Let the launcher find another way."""
+        self.connection.close()
+
+
+def ask(folder: Path, environ: Dict[str, str]) -> bool:
+    """Hand the run in `folder` to a shipper that stands by; False where none does."""
+    path = _path()
+    message = json.dumps({"folder": str(folder), "environ": environ}).encode("ascii")
+    try:
+        if not _is_ours(path.parent):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_PATIENCE)
+            connection.connect(str(path))
+            connection.sendall(_LENGTH.pack(len(message)) + message)
+            return connection.recv(len(_TAKEN)) == _TAKEN
+    except OSError:  # nobody; or it ended just now, or was killed and left its socket
+        return False
+
+
+class Standby:
+    """The idle shipper's end: listens in a thread, from the first look for a request until one comes."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        """`wake` is set when a request has come."""
+        self._wake = wake
+        self._request: Optional[Request] = None
+        self._listener: Optional[socket.socket] = None
+        self._lock: Optional[IO[str]] = None
+
+    def has_request(self) -> bool:
+        """Whether a launcher asks; the first call begins to listen, unless another shipper does."""
+        if self._listener is None and self._request is None:
+            self._listen()
+        return self._request is not None
+
+    def take(self) -> Optional[Request]:
+        """The launcher that asks, if there is one, and listen no more."""
+        self._unlisten()
+        request, self._request = self._request, None
+        return request
+
+    def _listen(self) -> None:
+        path = _path()
+        lock = None
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            if not _is_ours(path.parent):
+                return
+            lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held for as long as we listen
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)  # of one that was killed: who holds the lock is the only one
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            listener.listen(1)
+        except OSError:  # another stands by, or the folder takes no sockets
+            if lock is not None:
+                lock.close()
+            return
+        self._lock, self._listener = lock, listener
+        threading.Thread(target=self._accept, args=(listener,), name="standby", daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed, since nobody came
+            while self._request is None:
+                connection, _ = listener.accept()
+                self._request = _read(connection)
+                if self._request is None:
+                    connection.close()
+            self._wake.set()
+
+    def _unlisten(self) -> None:
+        """Who comes from now on finds nobody, rather than one who is busy."""
+        if self._listener is None or self._lock is None:
+            return
+        _path().unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the accept() of the thread
+        self._listener.close()
+        self._lock.close()
+        self._listener = self._lock = None
+
+
+def _read(connection: socket.socket) -> Optional[Request]:
+    connection.settimeout(_PATIENCE)
+    try:
+        with connection.makefile("rb") as stream:
+            length = int.from_bytes(stream.read(_LENGTH.size), "big")
+            message = json.loads(stream.read(min(length, _LONGEST)))
+        return Request(Path(message["folder"]), dict(message["environ"]), connection)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put a socket there: an environment holds secrets."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _path() -> Path:
+    """One place a user, interpreter and installation of ours."""
+    own = crc32(f"{sys.executable}\0{__file__}\0{__version__}".encode("utf-8", "surrogateescape"))
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(base) / f"otel-metaflow-{os.getuid()}" / f"{own:08x}.sock"

@@ -1,0 +1,1 @@
+"""Why nothing arrives: the doctor, and what it asks."""

@@ -1,0 +1,251 @@
+"""Walks the way that telemetry takes, leg by leg, and says where it ends and what to do about it.
+
+The marked span, log record and metric go by the shipper's own exporters: what arrives here arrives there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
+
+from otel_metaflow.core import ids, names, resource, temporality
+from otel_metaflow.core.metaflow_seams import facts
+from otel_metaflow.core.settings import SIGNALS, Destination, Settings
+from otel_metaflow.diagnose import bundled_collector
+from otel_metaflow.diagnose.reach import GRPC, HTTP, Address, Finding, State, not_tried, reach, spoken
+from otel_metaflow.shipper.convert.resources import span_context
+from otel_metaflow.shipper.sinks import otlp
+from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+
+FLOW = "otel-metaflow-doctor"
+"""The name of the flow that the marked telemetry is of."""
+
+_PORTS = {GRPC: 4317, HTTP: 4318}
+_HEADER = re.compile(r"\s*([\w-]+)\s*=(?=[^=]*[^=\s])")  # not the padding of base64
+_SHOWN = ("OTEL_EXPORTER_OTLP_", "OTEL_SERVICE_", "OTEL_RESOURCE_", "OTEL_METAFLOW_", "OTEL_TRACES_", "OTEL_SDK_")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What is sent: one span, one log record, one metric, all of one trace."""
+
+    trace_id: str
+    batches: Mapping[str, Any]
+
+
+def examine(
+    environment: Settings, timeout: float, health: Optional[str] = None, metrics: Optional[str] = None
+) -> Iterator[Finding]:
+    """Yield what is found, leg by leg, as it is found.
+
+    `timeout` is for each leg, in seconds; `health` and `metrics` are addresses of the bundled collector, where they
+    are not on its host at their usual ports.
+    """
+    yield from _variables(environment)
+    if environment.disabled or not environment.destinations:
+        return
+    ways: Dict[Address, List[Destination]] = {}
+    for destination in environment.destinations.values():
+        ways.setdefault(Address.of(destination), []).append(destination)
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what it would say is said here
+    marked = mark(environment.namespace)
+    collectors = {address.host: bundled_collector.Collector(address.host, health, metrics) for address in ways}
+    counted = {host: collector.counts() for host, collector in collectors.items()}
+    taken: Dict[str, List[str]] = {host: [] for host in collectors}
+    for address, destinations in ways.items():
+        signals = [destination.signal for destination in destinations]
+        reached = True
+        for finding in reach(address, timeout):
+            reached = reached and finding.state is not State.FAILED
+            yield finding
+        for finding in _send(address, destinations, marked, timeout) if reached else map(not_tried, signals):
+            if finding.state is State.OK:
+                taken[address.host].append(finding.leg)
+            yield finding
+    if "metrics" in environment.destinations:
+        yield _temporality()
+    for host, collector in collectors.items():
+        for leg, says, do in collector.health(timeout):
+            yield Finding(leg, State.FAILED if do else State.OK if says else State.SKIPPED, says or _NO_COLLECTOR, do)
+        for leg, says, do in collector.onward(counted[host], taken[host], timeout):
+            yield Finding(leg, State.FAILED if do else State.OK, says, do)
+    if any(taken.values()):
+        yield Finding("look for", State.OK, f"flow {FLOW}, trace {marked.trace_id}")
+
+
+_NO_COLLECTOR = "nobody answers at its usual port: another back end, or say where with --health"
+
+
+def _variables(environment: Settings) -> Iterator[Finding]:
+    for name in sorted(os.environ):
+        if name.startswith(_SHOWN) and os.environ[name]:
+            yield Finding("variables", State.OK, f"{name}={shown(name, os.environ[name])}")
+    for problem in environment.problems:
+        what, _, do = problem.partition("; ")
+        yield Finding("variables", State.FAILED, what, do or "correct it, or unset it")
+    if environment.disabled:
+        yield Finding("variables", State.FAILED, "OTEL_SDK_DISABLED switches all off", "unset OTEL_SDK_DISABLED")
+    elif not environment.destinations and not environment.problems:
+        yield Finding(
+            "variables",
+            State.FAILED,
+            "no endpoint is configured, so nothing is sent",
+            "export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318",
+        )
+    elif environment.destinations:
+        missing = [signal for signal in SIGNALS if signal not in environment.destinations]
+        if missing:
+            yield Finding(
+                "variables",
+                State.WARNING,
+                f"{' and '.join(missing)} go nowhere",
+                f"set OTEL_EXPORTER_OTLP_ENDPOINT, which is for all, or unset OTEL_{missing[0].upper()}_EXPORTER",
+            )
+
+
+def shown(name: str, value: str) -> str:
+    """The value of a variable without secrets: values of headers, credentials and queries in an address."""
+    if name.endswith("_HEADERS"):
+        return ",".join(_header(pair) for pair in value.split(",") if pair)
+    if not name.endswith("_ENDPOINT"):
+        return value
+    scheme, mark_, rest = value.rpartition("://")
+    rest, asked, _ = rest.partition("?")
+    credentials = "****@" if "@" in rest else ""
+    return f"{scheme}{mark_}{credentials}{rest.rpartition('@')[2]}{'?****' if asked else ''}"
+
+
+def _header(pair: str) -> str:
+    """The name of a header; of what is no `name=value` nothing, for it may be the key itself."""
+    found = _HEADER.match(pair)
+    return f"{found.group(1)}=****" if found else "****"
+
+
+def mark(namespace: str) -> Marked:
+    """Make what is to be sent, of a run of its own each time."""
+    run, now = str(time.time_ns() // 1_000_000), time.time_ns()
+    trace_id, span_id = ids.trace_id(FLOW, run, namespace), ids.run_span_id(FLOW, run, namespace)
+    described = Resource.create({names.SERVICE_NAME: "metaflow", **resource.describe(FLOW, run, facts())})
+    scope = InstrumentationScope(names.SCOPE)
+    context = span_context(trace_id, span_id)
+    span = ReadableSpan(
+        name=FLOW,
+        context=context,
+        resource=described,
+        attributes={names.RUN_RESULT: "success"},
+        kind=SpanKind.SERVER,
+        start_time=now,
+        end_time=now,
+        instrumentation_scope=scope,
+    )
+    record = LogRecord(
+        timestamp=now,
+        context=set_span_in_context(NonRecordingSpan(context)),
+        severity_number=SeverityNumber.INFO,
+        severity_text="INFO",
+        body="otel-metaflow doctor was here",
+    )
+    reader = InMemoryMetricReader(preferred_temporality=temporality.preferred())
+    meters = MeterProvider([reader], resource=described, shutdown_on_exit=False)
+    meters.get_meter(names.SCOPE).create_counter(names.METRIC_TELEMETRY_DROPPED, "{record}").add(0)
+    batches = {
+        "traces": [span],
+        "logs": [ReadableLogRecord(record, described, scope)],
+        "metrics": reader.get_metrics_data(),
+    }
+    return Marked(trace_id, batches)
+
+
+def _send(address: Address, destinations: Sequence[Destination], marked: Marked, timeout: float) -> Iterator[Finding]:
+    """Send each signal, all at once: an endpoint that swallows them is waited for once."""
+    answers: Dict[str, queue.SimpleQueue[Tuple[Answer, float]]] = {}
+    for destination in destinations:
+        answered: queue.SimpleQueue[Tuple[Answer, float]] = queue.SimpleQueue()
+        answers[destination.signal] = answered
+        work = (destination, marked.batches[destination.signal], answered.put)
+        threading.Thread(target=_export, args=work, daemon=True).start()
+    deadline = time.monotonic() + timeout
+    advice = ""
+    for signal, answered in answers.items():
+        try:
+            answer, took = answered.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            do = "look at what it is busy with; --timeout waits longer"
+            yield Finding(signal, State.FAILED, f"no answer within {timeout:g} s", do)
+            continue
+        if answer.verdict is Verdict.DELIVERED and not answer.rejected:
+            yield Finding(signal, State.OK, f"taken, {took * 1000:.0f} ms")
+            continue
+        advice = advice or _misunderstanding(address, timeout)
+        yield Finding(signal, State.FAILED, _what(answer), advice or _do(answer, address))
+
+
+def _export(destination: Destination, batch: Any, answered: Callable[[Tuple[Answer, float]], None]) -> None:
+    began = time.monotonic()
+    try:
+        answer = otlp.build(destination)(batch)
+    except Exception as error:  # noqa: BLE001 - a variable that its exporter does not accept
+        answer = Answer(Verdict.REFUSED, f"cannot be sent: {error}")
+    answered((answer, time.monotonic() - began))
+
+
+def _what(answer: Answer) -> str:
+    if answer.verdict is Verdict.DELIVERED:
+        return f"the request was taken, the record was rejected: {answer.reason or 'no reason given'}"
+    return answer.reason.partition("; ")[0].partition(", check")[0] or "it failed"
+
+
+def _do(answer: Answer, address: Address) -> str:
+    """What to do about an answer; most name what to look at themselves."""
+    for mark_ in ("; check ", ", check "):
+        _, found, what = answer.reason.partition(mark_)
+        if found:
+            return f"check {what}"
+    if answer.rejected or answer.verdict is Verdict.SPLIT:
+        return "look at the log of what answers there: it does not like the data"
+    if answer.is_late:
+        return "look at what it is busy with; OTEL_EXPORTER_OTLP_TIMEOUT gives it more time"
+    if answer.verdict is Verdict.RETRY and "answered" in answer.reason:
+        return "wait: it asks to be tried again later, which the shipper does"
+    return f"check {address.variable}, and the log of what answers there"
+
+
+def _misunderstanding(address: Address, timeout: float) -> str:
+    """What to change where the endpoint speaks, but not what it is spoken to in."""
+    if address.is_tls:
+        return ""
+    found, change = spoken(address, timeout), "export OTEL_EXPORTER_OTLP_PROTOCOL="
+    if found == "tls":
+        return f"it speaks TLS: type https:// instead of http:// in {address.variable}"
+    if found == GRPC != address.protocol:
+        return f"it speaks gRPC: {change}grpc, or use the port for HTTP, {_PORTS[HTTP]} by convention"
+    if found == HTTP != address.protocol:
+        return f"it speaks HTTP: {change}http/protobuf, or use the port for gRPC, {_PORTS[GRPC]} by convention"
+    return ""
+
+
+def _temporality() -> Finding:
+    chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "").strip().lower() or "delta"
+    if chosen == "cumulative":
+        return Finding(
+            "temporality",
+            State.WARNING,
+            "cumulative: what a task counts is its first point and its last, which back ends such as Datadog drop",
+            "unset OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, or set it to delta",
+        )
+    return Finding("temporality", State.OK, chosen)

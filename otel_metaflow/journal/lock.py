@@ -1,0 +1,99 @@
+"""The lock of a run's delivery: one shipper at a time, and its file tells that the run is meant to be delivered."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Dict, Optional
+
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.writer import is_alive, process_start
+
+_OWNER = "shipper.owner"
+_owned: Dict[int, Path] = {}
+
+
+def is_shipping(folder: Path) -> bool:
+    """Whether a shipper holds the lock of this run; the kernel drops it with the process, however that dies."""
+    return (folder / layout.LOCK_FILE).exists() and not is_free(folder)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no shipper holds the lock; looking makes its file."""
+    lock = try_lock(folder)
+    if lock is None:
+        return False
+    release(lock)
+    return True
+
+
+def try_lock(folder: Path) -> Optional[int]:
+    """Take the shipper's lock of a run: the descriptor that holds it, or None where another process does.
+
+    That its file is there says from then on that the run is meant to be delivered.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    descriptor = os.open(folder / layout.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        if error.errno not in layout.NO_LOCKS:
+            raise
+        if not _own(folder):
+            os.close(descriptor)
+            return None
+        _owned[descriptor] = folder / _OWNER
+    return descriptor
+
+
+def try_lock_quietly(folder: Path) -> Optional[int]:
+    """The same, and None also where the folder cannot be written: it may be another user's."""
+    try:
+        return try_lock(folder)
+    except OSError:
+        return None
+
+
+def release(lock: int) -> None:
+    """Let go of a lock that `try_lock` gave."""
+    owner = _owned.pop(lock, None)
+    if owner is not None:
+        owner.unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _own(folder: Path) -> bool:
+    """Own the run where the file system has no flock(2), by a file that names this process.
+
+    Who owned it and is gone, or was on another machine and has a number that is nobody's here, owns it no more.
+    """
+    path = folder / _OWNER
+    for _ in range(2):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            if _lives(path):
+                return False
+            path.unlink(missing_ok=True)
+            continue
+        with os.fdopen(descriptor, "w") as file:
+            json.dump([os.getpid(), process_start()], file)
+        return True
+    return False
+
+
+def _lives(owner: Path) -> bool:
+    try:
+        pid, start = json.loads(owner.read_bytes())
+        return is_alive(int(pid), start)
+    except FileNotFoundError:
+        return False
+    except (ValueError, TypeError):  # it is just being written
+        return True

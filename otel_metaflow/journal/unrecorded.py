@@ -1,0 +1,42 @@
+"""What the tasks of a run could not record, put aside for the launcher, which prints it in one line at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Dict
+
+from otel_metaflow.core.guard import Note
+from otel_metaflow.journal.layout import INCOMPLETE_MARK
+
+
+def keep_in(folder: Path) -> Note:
+    """A note that adds a line to a file in `folder`, where all tasks of the run write."""
+    path = str(folder / INCOMPLETE_MARK)
+
+    def note(what: str, reason: str) -> None:
+        line = f"{what}\t{' '.join(reason.split())}\n"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, line.encode("utf-8", "replace"))
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return  # the journals are on that disk, too, and the launcher reports that
+
+    return note
+
+
+def read(folder: Path) -> Dict[str, str]:
+    """What the tasks could not record, each with the reason that came first."""
+    try:
+        text = (folder / INCOMPLETE_MARK).read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    found: Dict[str, str] = {}
+    for line in text.splitlines():
+        what, tab, reason = line.partition("\t")
+        if tab:
+            found.setdefault(what, reason)
+    return found

@@ -1,0 +1,22 @@
+"""What a run comes from: its trace, the run it resumes, its trigger."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping
+
+from otel_metaflow.core import trace_context
+from otel_metaflow.launcher import metaflow_seams
+
+
+def describe(environ: Mapping[str, str]) -> Dict[str, Any]:
+    """`traceparent` if the launcher was started inside a trace, `origin` if it resumes a run, `triggers`."""
+    facts: Dict[str, Any] = {}
+    joined = trace_context.read(environ)
+    if joined:
+        facts["traceparent"] = joined
+    found = metaflow_seams.origin()
+    if found.resumed:
+        facts["origin"] = found.resumed
+    if found.triggers:
+        facts["triggers"] = list(found.triggers)
+    return facts

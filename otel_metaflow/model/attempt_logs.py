@@ -1,0 +1,219 @@
+"""Reads the log records of one attempt from its two journals, each exactly once, across restarts.
+
+The task's journal holds logging records and the lines that the task reported; the launcher's holds the
+lines as read, and how far the task's had come by then. They are merged by these places, the task's first,
+and lines of the second that stand in the first are dropped (see lines.py). No clock decides, so reading
+while the task runs, afterwards, or after a restart in the middle has one result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Deque, Dict, Generator, Iterator, NamedTuple, Tuple
+
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.reader import Entry, Tail
+from otel_metaflow.model.garbled_lines import Raw, Report
+from otel_metaflow.model.run import Attempt
+from otel_metaflow.model.subtraction import MOST_WAITING, Subtraction
+
+# So many records of forked children are remembered, in case they come again through a queue.
+_MOST_FORWARDED = 10_000
+# Nothing was read from a pipe for so long by the launcher's clock: all that was reported has been through it.
+_IDLE = 400_000_000
+
+
+class LogEntry(NamedTuple):
+    """One log record to be: a record of the journal (kind line, log or record) and its unique name."""
+
+    uid: str
+    record: Dict[str, Any]
+
+
+class AttemptLogs:
+    """The log records of one attempt, in reading order."""
+
+    def __init__(self, folder: Path, key: layout.AttemptKey, cursor: Cursor) -> None:
+        self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0], counted=cursor.sent[0])
+        self._output = Tail(layout.output_file(folder, key), cursor.clean[1], counted=cursor.sent[1])
+        self._from = cursor
+        self._held_before = frozenset(cursor.held)
+        self._unread = set(cursor.held)  # those of them that were not read again yet
+        self._clean = cursor.clean
+        self._clean_batch = cursor.batch
+        self._known, self._clock = cursor.batch
+        self._is_idle = False
+        self._batch = 0  # how many lines are to come that the launcher wrote at once
+        self._is_due = False  # lines are to be released
+        self._last_reports: Dict[int, Report] = {}  # by process
+        self._entries: Deque[Entry] = deque()
+        self._raw: Deque[Entry] = deque()
+        self._stdout, self._stderr = Subtraction(), Subtraction()
+        self._streams = {"stdout": self._stdout, "stderr": self._stderr}
+        self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
+        self._forwarded_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
+
+    @property
+    def corrupt(self) -> int:
+        """How many lines of the two journals were no records, before what `cursor()` says."""
+        task, output = self._handed_out()
+        return self._task.corrupt_before(task) + self._output.corrupt_before(output)
+
+    @property
+    def unread(self) -> int:
+        """How many lines the task reported and the launcher's journal does not have; known when all is read."""
+        return sum(stream.unread for stream in self._streams.values())
+
+    def cursor(self) -> Cursor:
+        """Where to go on from after what was handed out so far."""
+        task, output = self._handed_out()
+        held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
+        sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
+        return Cursor(self._clean, self._clean_batch, sent, sorted(held | self._unread))
+
+    def _handed_out(self) -> Tuple[int, int]:
+        task = self._entries[0].start if self._entries else self._task.offset
+        return task, self._raw[0].start if self._raw else self._output.offset
+
+    def may_begin(self, attempt: Attempt) -> bool:
+        """Whether it is known of whom the records speak: the task's first record was read, or there is none yet."""
+        return attempt.start is not None or self._task.at_end()
+
+    def at_end(self) -> bool:
+        """Whether all that is in the journals now was handed out or is held."""
+        return not self._entries and not self._raw and self._task.at_end() and self._output.at_end()
+
+    @property
+    def holds(self) -> bool:
+        """Whether lines are held."""
+        return any(stream.holds for stream in self._streams.values())
+
+    def read(self, *, final: bool = False) -> Generator[LogEntry, None, None]:
+        """Yield what is there; `final` when no process can write any more.
+
+        A caller that stops in the middle goes on with the next call, or elsewhere from `cursor()`.
+        """
+        entries, raw = self._entries, self._raw
+        while True:
+            if self._is_due:
+                yield from self._release(final=False)
+                self._is_due = False
+                self._note_clean()
+            if not raw:
+                raw.extend(self._output.read())
+            if not entries and (not raw or self._task.offset < self._known_at(raw[0])):
+                entries.extend(self._task.read())
+            if entries and (not raw or self._comes_first(entries[0], raw[0])):
+                entry = entries.popleft()
+                if self._consume(entry) and entry.start >= self._from.sent[0]:
+                    yield LogEntry(f"t{entry.start}", entry.record)
+            elif raw:
+                self._consume_raw(raw.popleft())
+            else:
+                if final:
+                    yield from self._release(final=True)
+                self._note_clean()
+                return
+            self._note_clean()
+
+    def _known_at(self, raw: Entry) -> int:
+        """How far the task's journal had come when the launcher wrote `raw`."""
+        if raw.record["kind"] == layout.READ:
+            return _number(raw.record, "reported", self._known)
+        return self._known
+
+    def _comes_first(self, entry: Entry, raw: Entry) -> bool:
+        """Whether the task wrote `entry` before the launcher had read `raw`."""
+        # A journal of an older launcher does not say; then as many reports are read ahead as can be waiting.
+        is_full = any(stream.waiting >= MOST_WAITING for stream in self._streams.values())
+        return entry.start < self._known_at(raw) and not is_full
+
+    def _consume(self, entry: Entry) -> bool:
+        """Take in a record of the task; whether it is a log record of its own."""
+        record = entry.record
+        last = self._last_reports.pop(0 if record.get("forwarded") else _number(record, "pid", 0), None)
+        if last is not None:
+            last.is_followed = True
+        if record["kind"] == layout.LINE:
+            self._consume_report(entry)
+            return not record.get("covered")
+        if record["kind"] == layout.RECORD:
+            return True
+        return record["kind"] == layout.LOG and not self._is_forwarded_twice(record)
+
+    def _consume_report(self, entry: Entry) -> None:
+        record = entry.record
+        stream = self._streams.get(str(record.get("stream")))
+        # Without a launcher nobody reads the raw stream, and reports would wait for ever.
+        if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
+            text, pid = str(record.get("body", "")), _number(record, "pid", 0)
+            report = Report(text, _number(record, "length", len(text)), record["timeUnixNano"], entry.start, pid)
+            self._last_reports[pid] = report
+            stream.report(report)
+
+    def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
+        """Whether it was written twice: by the child process that made it, and by who read the queue."""
+        if "pid" not in record:
+            return False
+        identity = (record["pid"], record["timeUnixNano"], record.get("line"), record.get("logger"))
+        # The child's own handlers may be slower than the queue and whoever reads it.
+        mine, others = self._children_records, self._forwarded_records
+        if record.get("forwarded"):
+            mine, others = others, mine
+        if identity in others:
+            return True
+        mine.append(identity)
+        return False
+
+    def _consume_raw(self, entry: Entry) -> None:
+        """Take in what the launcher wrote: a line that it read, or how far the task's journal had come."""
+        record = entry.record
+        if record["kind"] == layout.READ:
+            for stream in self._streams.values():
+                stream.settle(self._known)
+            clock = max(self._clock, _number(record, "monotonicNano", self._clock))
+            self._is_idle = clock - self._clock >= _IDLE
+            self._clock = clock
+            self._known = _number(record, "reported", self._known)
+            self._batch = _number(record, "lines", 0)
+            self._is_due = not self._batch and self.holds
+            return
+        of = self._streams.get(str(record.get("stream")))
+        if of is None or record["kind"] != layout.LINE:
+            return
+        text = str(record.get("body", ""))
+        self._unread.discard(entry.start)
+        length = _number(record, "length", len(text))
+        of.read(Raw(text, length, record["timeUnixNano"], entry.start, self._known, self._clock))
+        # What was read with it is known as well when lines from before are decided.
+        self._batch -= 1
+        self._is_due = not self._batch and self.holds
+
+    def _release(self, *, final: bool) -> Iterator[LogEntry]:
+        for name, stream in self._streams.items():
+            for raw in stream.release(self._known, self._clock, is_idle=self._is_idle, final=final):
+                if self._is_new(raw.offset):
+                    record: Dict[str, Any] = {
+                        "kind": layout.LINE,
+                        "timeUnixNano": raw.at,
+                        "stream": name,
+                        "body": raw.text,
+                        "length": raw.length,
+                    }
+                    yield LogEntry(f"o{raw.offset}", record)
+
+    def _is_new(self, offset: int) -> bool:
+        """Whether a line of the launcher's journal was undecided when this reading began."""
+        return offset >= self._from.sent[1] or offset in self._held_before
+
+    def _note_clean(self) -> None:
+        if self._stdout.is_clean and self._stderr.is_clean:
+            self._clean = self._handed_out()
+            self._clean_batch = (self._known, self._clock)
+
+
+def _number(record: Dict[str, Any], name: str, otherwise: int) -> int:
+    value = record.get(name)
+    return value if isinstance(value, int) else otherwise

@@ -1,0 +1,58 @@
+"""Follows the journals of a run for their facts: what began, what ended, of what nothing more will be heard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, Optional, Set
+
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.reader import Tail
+from otel_metaflow.model.run import Run
+
+
+class Following:
+    """The facts of one run, as far as they are known."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.folder = folder
+        self.run = Run(layout.run_key(home, folder))
+        self.settled: Set[layout.AttemptKey] = set()
+        self.run_is_over = False
+        self.tails: Dict[str, Tail] = {}
+        self._read_out: Set[str] = set()  # files of settled attempts that were read to their end
+
+    def look(self) -> None:
+        """Take in what the journals say now."""
+        # The launcher's comes first: what it says of an attempt's end comes after all that the attempt said.
+        for path, key in layout.journals(self.folder):
+            if path.name in self._read_out:
+                continue
+            if key is not None:
+                self.run.attempt(key)
+                if key in self.settled:
+                    self._read_out.add(path.name)  # after this last look
+            self._take_in(path, key)
+        self._settle()
+
+    def _take_in(self, path: Path, key: Optional[layout.AttemptKey]) -> None:
+        tail = self.tails.get(path.name)
+        if tail is None:
+            tail = self.tails[path.name] = Tail(path, facts_only=True)
+        before = -1
+        while tail.offset != before:
+            before = tail.offset
+            for entry in tail.read():
+                self.run.add(key, entry.record)
+
+    def _settle(self) -> None:
+        """Find the attempts, and the run, of which nothing more will be heard."""
+        launcher_gone = self.run.start is None or self.run.closed or not self.run.launcher_is_alive()
+        for key, attempt in self.run.attempts.items():
+            if key in self.settled:
+                continue
+            # The launcher's word comes after all that it read from the task; where it will not speak, because it
+            # is gone or because another task started this one (@parallel), the process's end decides.
+            unheard = launcher_gone or attempt.is_within_another
+            if attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running()):
+                self.settled.add(key)
+        self.run_is_over = launcher_gone and len(self.settled) == len(self.run.attempts)

@@ -1,0 +1,369 @@
+"""What is known of a run and of its attempts, whichever of its processes lived to say it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from otel_metaflow.core import ids
+from otel_metaflow.journal import layout, reader
+from otel_metaflow.journal.writer import is_alive
+
+Record = Dict[str, Any]
+
+
+@dataclass
+class Attempt:
+    """One attempt: what its own journal says (start, end) and what the launcher says (launch, exit)."""
+
+    key: layout.AttemptKey
+    start: Optional[Record] = None
+    end: Optional[Record] = None
+    launch: Optional[Record] = None
+    exit: Optional[Record] = None
+    clone: Optional[Record] = None
+    last_seen: int = 0
+
+    @property
+    def is_cloned(self) -> bool:
+        """Whether `resume` took it over from an earlier run: then it never ran, and took no time."""
+        return self.clone is not None
+
+    @property
+    def is_within_another(self) -> bool:
+        """Whether another task started it, as that of a `@parallel` step does: no launcher tells its end."""
+        return "within" in (self.start or {})
+
+    @property
+    def inputs(self) -> List[layout.AttemptKey]:
+        """The attempts that it read from, as it says itself; see `Run.inputs_of`."""
+        named = (self.start or {}).get("inputs") or []
+        return [layout.AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
+
+    @property
+    def input_count(self) -> int:
+        """How many attempts it read from."""
+        start = self.start or {}
+        return max(int(start.get("inputCount") or 0), len(start.get("inputs") or ()), len(self.launched_on or ()))
+
+    @property
+    def launched_on(self) -> Optional[List[Tuple[str, str]]]:
+        """Step and task of all that it was launched to read; None where the launcher does not say."""
+        named = (self.launch or {}).get("inputs")
+        if not isinstance(named, dict):
+            return None
+        return [(step, str(task)) for step, tasks in named.items() if isinstance(tasks, list) for task in tasks]
+
+    @property
+    def started_at(self) -> int:
+        """Start of its process, in nanoseconds since 1970; the kernel rounds it down, to before its launch even."""
+        if self.clone is not None:
+            return int(self.clone["timeUnixNano"])
+        start = self.start or {}
+        launched: int = (self.launch or {}).get("timeUnixNano", 0)
+        own: int = start.get("processStartTimeUnixNano") or start.get("timeUnixNano") or 0
+        return max(own, launched) or self.last_seen
+
+    @property
+    def ended_at(self) -> int:
+        """When Metaflow had stored it; for an attempt that died, when the launcher noticed."""
+        if self.clone is not None:
+            return self.started_at
+        known = self.end or self.exit
+        at: int = known["timeUnixNano"] if known else self.last_seen
+        return max(at, self.started_at)
+
+    @property
+    def exit_code(self) -> Optional[int]:
+        """What its process ended with; minus the number of a signal that killed it; None if nobody saw."""
+        code = (self.exit or {}).get("code")
+        return code if isinstance(code, int) else None
+
+    @property
+    def signal_name(self) -> Optional[str]:
+        """The signal that ended the process, as in SIGKILL."""
+        code = self.exit_code
+        if code is None or code >= 0:
+            return None
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"SIG{-code}"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process died before Metaflow could finish the attempt."""
+        return self.end is None and self.result == "error"
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether its own journal does not tell how it ended, while the launcher does.
+
+        So it is with a task whose interpreter or container has no otel-metaflow, whose journal could not be
+        written, and with one of a step without `@otel`.
+        """
+        return self.end is None and self.exit is not None and not self.is_lost and not self.is_cloned
+
+    @property
+    def result(self) -> str:
+        """success, failure, timeout, cancellation, skip (cloned), or error where the system failed, not the code."""
+        if self.is_cloned:
+            return "skip"
+        if self.exit is not None and self.exit.get("killed"):
+            return "cancellation"
+        if self.end is None:
+            return self._result_by_code
+        said = str(self.end.get("result", "failure"))
+        # Died after Metaflow stored it, in an exit handler say: Metaflow calls that a failed attempt too.
+        return "error" if said == "success" and self.exit_code else said
+
+    @property
+    def _result_by_code(self) -> str:
+        """The result of an attempt whose own journal, if there is one, ends before it.
+
+        Metaflow takes an exit code of 0 for success if there is a result with it (`ok`). Any other code is the
+        task's own failure, unless it had begun to tell of itself: then it died before it could go on.
+        """
+        code = self.exit_code
+        if code == 0 and (self.exit or {}).get("ok", self.start is None):
+            return "success"
+        if code is None or code < 0 or self.start is not None:
+            return "cancellation" if code == -signal.SIGINT else "error"
+        return "failure"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attempt went wrong; one that was cancelled did not."""
+        return self.result in ("failure", "error", "timeout")
+
+    @property
+    def exception(self) -> Record:
+        """Type, message and stacktrace, of a failure or of one that `@catch` caught; empty if there is none."""
+        found = (self.end or {}).get("exception")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def error_type(self) -> Optional[str]:
+        """What `error.type` says of a failed attempt."""
+        if not self.failed:
+            return None
+        return str(self.exception.get("type") or self.signal_name or "_OTHER")
+
+    @property
+    def error_message(self) -> Optional[str]:
+        """One sentence on what went wrong."""
+        if not self.failed:
+            return None
+        if self.exception and self.exception.get("type") != "SystemExit":
+            return f"{self.exception.get('type')}: {self.exception.get('message')}"
+        if self.signal_name:
+            return f"the process was killed by {self.signal_name}"
+        if self.exit_code is not None:
+            more = "" if self.exit_code or self.end else " and left no result"
+            return f"the process exited with code {self.exit_code}{more}"
+        return "the process is gone and nobody saw how it ended"
+
+    @property
+    def usage(self) -> Record:
+        """Cpu (s), memoryPeak (bytes), read and written (bytes), as far as known."""
+        found = (self.end or {}).get("usage")
+        return found if isinstance(found, dict) else {}
+
+    def lost(self, unread: int) -> int:
+        """How many log records are in neither journal; `unread` lines the task reported and the launcher lost.
+
+        A line that the launcher read is there even if the task's own journal was full, and the other way round.
+        """
+        of_task = (self.end or {}).get("lost", {})
+        records = int(of_task.get(layout.LOG, 0)) + int(of_task.get(layout.RECORD, 0))
+        if self.exit is None:
+            return int(of_task.get(layout.LINE, 0)) + records
+        return records + max(0, int(self.exit.get("lost", {}).get(layout.LINE, 0)) - unread)
+
+    def is_running(self) -> bool:
+        """Whether its process is alive; asked only where no record answers."""
+        if self.exit is not None or self.is_cloned:
+            return False
+        process = self.start or self.launch
+        return process is not None and _alive(process)
+
+
+@dataclass
+class Run:
+    """One run, as its journals tell it."""
+
+    key: layout.RunKey
+    start: Optional[Record] = None
+    end: Optional[Record] = None
+    closed: bool = False
+    last_seen: int = 0
+    attempts: Dict[layout.AttemptKey, Attempt] = field(default_factory=dict)
+    steps: Dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def traceparent(self) -> Optional[Tuple[str, str]]:
+        """Trace id and span id of the trace that the launcher was started in."""
+        said = str((self.start or {}).get("traceparent", "")).split("-")
+        return (said[1], said[2]) if len(said) == 4 else None  # noqa: PLR2004 - W3C trace context
+
+    @property
+    def origin(self) -> Optional[str]:
+        """The id of the run that this one resumes, as far as it took anything over from it."""
+        said = (self.start or {}).get("origin")
+        cloned = (attempt.clone["originRun"] for attempt in self.attempts.values() if attempt.clone is not None)
+        return str(said) if said else next((str(run) for run in cloned), None)
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the run's trace: its own, unless it was started in one."""
+        joined = self.traceparent
+        return joined[0] if joined else ids.trace_id(*self.key)
+
+    def add(self, key: Optional[layout.AttemptKey], record: Record) -> None:
+        """Take in one record of an attempt's file; of the launcher's where `key` is None."""
+        if key is not None:
+            attempt = self.attempt(key)
+            attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
+            if record["kind"] == layout.START:
+                attempt.start = record
+            elif record["kind"] == layout.END:
+                attempt.end = record
+        else:
+            self._add_launcher(record)
+        self.last_seen = max(self.last_seen, record["timeUnixNano"])
+
+    def _add_launcher(self, record: Record) -> None:
+        kind = record["kind"]
+        if kind == layout.START:
+            self.start = record
+        elif kind == layout.END:
+            self.end = record
+        elif kind == layout.CLOSED:
+            self.closed = True
+        elif kind == layout.STEP:
+            self.steps[str(record["step"])] = record
+        elif kind in (layout.LAUNCH, layout.EXIT, layout.CLONE):
+            attempt = self.attempt(layout.AttemptKey(str(record["step"]), str(record["task"]), int(record["attempt"])))
+            attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
+            setattr(attempt, kind, record)
+
+    def attempt(self, key: layout.AttemptKey) -> Attempt:
+        """The attempt of that name, made on first mention."""
+        return self.attempts.setdefault(key, Attempt(key))
+
+    def is_recorded(self, attempt: Attempt) -> bool:
+        """Whether telemetry of the attempt is wanted: not that of a step without `@otel`."""
+        return attempt.start is not None or bool(self.steps.get(attempt.key.step, {}).get("recorded", True))
+
+    @property
+    def recorded(self) -> Dict[layout.AttemptKey, Attempt]:
+        """The attempts whose telemetry is wanted."""
+        if all(step.get("recorded", True) for step in self.steps.values()):
+            return self.attempts
+        return {key: attempt for key, attempt in self.attempts.items() if self.is_recorded(attempt)}
+
+    @property
+    def ran(self) -> List[Attempt]:
+        """The attempts that ran in this run: not what `resume` took over."""
+        return [attempt for attempt in self.attempts.values() if not attempt.is_cloned]
+
+    def inputs_of(self, attempt: Attempt) -> Optional[List[layout.AttemptKey]]:
+        """All attempts that it read from; None where nobody saw what it read.
+
+        The launcher names tasks: of each, Metaflow reads the last attempt.
+        """
+        start, launched = attempt.start or {}, attempt.launched_on
+        if "inputs" in start and "inputCount" not in start:
+            return attempt.inputs
+        return None if launched is None else [self._last(step, task) for step, task in launched]
+
+    def _last(self, step: str, task: str) -> layout.AttemptKey:
+        key = layout.AttemptKey(step, task, 0)
+        while (after := key._replace(attempt=key.attempt + 1)) in self.attempts:
+            key = after
+        return key
+
+    @property
+    def in_order(self) -> Iterator[Attempt]:
+        """The attempts by the time they started."""
+        return iter(sorted(self.attempts.values(), key=lambda attempt: (attempt.started_at, attempt.key)))
+
+    @property
+    def has_launcher(self) -> bool:
+        """Whether a launcher wrote a journal; on Argo or Step Functions there is none."""
+        return self.start is not None
+
+    @property
+    def started_at(self) -> int:
+        """Start of the run, in nanoseconds since 1970."""
+        if self.start is not None:
+            at: int = self.start["timeUnixNano"]
+            return at
+        return min((attempt.started_at for attempt in self.attempts.values()), default=self.last_seen)
+
+    @property
+    def ended_at(self) -> int:
+        """End of the run, or the last that was seen of it."""
+        at = self.end["timeUnixNano"] if self.end is not None else self.last_seen
+        return max(at, self.started_at)
+
+    @property
+    def result(self) -> str:
+        """success, failure, cancellation, or error where the launcher died before it could say.
+
+        Metaflow's runtime also finishes without an exception where a task exited with 0 and left no result;
+        it notices that only afterwards.
+        """
+        if self.end is None:
+            return "error"
+        said = str(self.end.get("result", "failure"))
+        return "failure" if said == "success" and any(attempt.failed for attempt in self.last_attempts) else said
+
+    @property
+    def error_message(self) -> str:
+        """Why a run failed, if it is none of its attempts that tells."""
+        if self.end is None:
+            return "the launcher died before the run ended"
+        exception = self.end.get("exception")
+        return str((exception.get("message") if isinstance(exception, dict) else None) or "the run failed")
+
+    @property
+    def last_attempts(self) -> Iterator[Attempt]:
+        """The last attempt of each task, which decides about the task."""
+        last = {(key.step, key.task): key for key in sorted(self.attempts)}
+        return (self.attempts[key] for key in last.values())
+
+    def see_alive(self, now: int) -> None:
+        """Note that what still runs was seen at `now`: it lasts until then, though its journal is silent."""
+        for attempt in self.attempts.values():
+            if attempt.end is None and attempt.is_running():
+                attempt.last_seen = max(attempt.last_seen, now)
+        if self.end is None and self.is_running():
+            self.last_seen = max(self.last_seen, now)
+
+    def launcher_is_alive(self) -> bool:
+        """Whether the process that launched the run still is."""
+        return self.start is not None and _alive(self.start)
+
+    def is_running(self) -> bool:
+        """Whether its launcher, or a task that the launcher left behind, is alive."""
+        if not self.closed and self.launcher_is_alive():
+            return True
+        return any(attempt.is_running() for attempt in self.attempts.values())
+
+
+def _alive(record: Record) -> bool:
+    return "pid" in record and is_alive(record["pid"], record.get("processStart"))
+
+
+def load(home: Path, folder: Path) -> Run:
+    """Assemble the run in `folder` from what its journals hold now, without its log lines."""
+    run = Run(layout.run_key(home, folder))
+    for path, key in layout.journals(folder):
+        for record in reader.facts(path):
+            run.add(key, record)
+    run.see_alive(time.time_ns())
+    return run

@@ -1,0 +1,1 @@
+"""Records of the journal as what OpenTelemetry exporters take."""

@@ -1,0 +1,197 @@
+"""The events of a run and of its attempts: log records with a name, for what a span can only tell at its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_metaflow.core import names
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.version import __version__
+from otel_metaflow.model import endings, story
+from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.shipper.convert import spans
+from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
+from otel_metaflow.shipper.usage_sampler import Pulse
+
+_SCOPE = InstrumentationScope(names.SCOPE, __version__)
+_NANO = 1_000_000_000
+# A heartbeat after so many seconds, and then every so many.
+_FIRST_BEAT, _BEAT = 10, 60
+
+
+class Event(NamedTuple):
+    """An event, and the name under which it is remembered as sent."""
+
+    name: str
+    make: Callable[[], ReadableLogRecord]
+    is_last: bool = False
+
+
+class Events:
+    """Tells what is due of one run."""
+
+    def __init__(self, run: Run, resources: Resources, redaction: Redaction, pulse: Pulse) -> None:
+        self._run = run
+        self._resources = resources
+        self._redaction = redaction
+        self._pulse = pulse
+
+    def of_attempt(self, attempt: Attempt, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
+        """What can be said of an attempt now and was not; `is_over` when nothing more will be heard of it."""
+        for event in self._known_of(attempt, is_over=is_over):
+            if is_new(f"{attempt.key} {event.name}"):
+                yield event._replace(name=f"{attempt.key} {event.name}")
+
+    def of_run(self, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
+        """The same of the run."""
+        for event in self._known_of_run(is_over=is_over):
+            if is_new(f"RUN {event.name}"):
+                yield event._replace(name=f"RUN {event.name}")
+
+    def _known_of(self, attempt: Attempt, *, is_over: bool) -> Iterator[Event]:
+        if attempt.is_cloned:
+            return
+        if attempt.start is not None:
+            yield Event(
+                "start",
+                lambda: self._of_attempt(attempt, names.EVENT_TASK_START, "attempt started", attempt.started_at),
+            )
+            if not is_over and attempt.end is None:
+                yield from self._beat(attempt)
+        if not is_over:
+            return
+        yield from self._endings(attempt)
+        again = endings.retry(self._run, attempt)
+        if again is not None:
+            yield self._notice("retry", attempt, again)
+
+    def _endings(self, attempt: Attempt) -> Iterator[Event]:
+        at = attempt.ended_at
+        for name, notice in (("exception", endings.exception(attempt)), ("lost", endings.death(attempt))):
+            if notice is not None:
+                yield self._notice(name, attempt, notice)
+        elapsed = (at - attempt.started_at) / _NANO
+        yield Event(
+            "end",
+            lambda: self._of_attempt(
+                attempt,
+                names.EVENT_TASK_END,
+                f"attempt ended: {attempt.result}",
+                at,
+                SeverityNumber.ERROR if attempt.failed else SeverityNumber.INFO,
+                {names.TASK_RESULT: attempt.result, names.TASK_ELAPSED: elapsed},
+            ),
+            is_last=True,
+        )
+
+    def _notice(self, name: str, attempt: Attempt, said: endings.Notice) -> Event:
+        severity = SeverityNumber[said.severity]
+        return Event(name, lambda: self._of_attempt(attempt, said.event, said.body, said.at, severity, said.facts))
+
+    def _beat(self, attempt: Attempt) -> Iterator[Event]:
+        now = time.time_ns()
+        elapsed = (now - attempt.started_at) // _NANO
+        if elapsed < _FIRST_BEAT:
+            return
+        number = (elapsed - _FIRST_BEAT) // _BEAT
+        sample = self._pulse.of(attempt)
+        if sample is None:
+            return
+        facts: Dict[str, Any] = {
+            names.TASK_ELAPSED: float(elapsed),
+            names.TASK_MEMORY: sample.memory,
+            names.TASK_CPU_TIME: sample.cpu,
+        }
+        if sample.gpu is not None:
+            facts[names.TASK_GPU_MEMORY] = sample.gpu.memory
+            facts[names.TASK_GPU_UTILIZATION] = sample.gpu.utilization
+        yield Event(
+            f"beat {number}",
+            lambda: self._of_attempt(
+                attempt,
+                names.EVENT_TASK_HEARTBEAT,
+                f"attempt runs for {elapsed} s",
+                now,
+                more=facts,
+                number=str(number),
+            ),
+        )
+
+    def _known_of_run(self, *, is_over: bool) -> Iterator[Event]:
+        run = self._run
+        if run.start is None:
+            return
+        yield Event("start", lambda: self._of_run(names.EVENT_RUN_START, "run started", run.started_at))
+        if not is_over:
+            return
+        failed = run.result in ("failure", "error")
+        severity = SeverityNumber.ERROR if failed else SeverityNumber.INFO
+        yield Event(
+            "end",
+            lambda: self._of_run(
+                names.EVENT_RUN_END, f"run ended: {run.result}", run.ended_at, severity, {names.RUN_RESULT: run.result}
+            ),
+        )
+        yield Event("summary", self._summary)
+
+    def _summary(self) -> ReadableLogRecord:
+        path = story.critical_path(self._run)
+        counts = spans.run_counts(self._run)
+        tasks, failed, retried, cloned = counts.values()
+        body = (
+            f"{tasks} tasks, {failed} failed, {retried} retried, {cloned} cloned; decided by {' > '.join(path.steps)}"
+        )
+        facts = {**counts, **spans.critical(path)}
+        return self._of_run(names.EVENT_RUN_SUMMARY, body, self._run.ended_at, more=facts)
+
+    def _of_attempt(
+        self,
+        attempt: Attempt,
+        name: str,
+        body: str,
+        at: int,
+        severity: SeverityNumber = SeverityNumber.INFO,
+        more: Optional[Dict[str, Any]] = None,
+        number: str = "",
+    ) -> ReadableLogRecord:
+        span_id = attempt_span_id(self._run.key, attempt.key)
+        resource = self._resources.of_attempt(attempt)
+        return ReadableLogRecord(self._record(span_id, name + number, name, body, at, severity, more), resource, _SCOPE)
+
+    def _of_run(
+        self,
+        name: str,
+        body: str,
+        at: int,
+        severity: SeverityNumber = SeverityNumber.INFO,
+        more: Optional[Dict[str, Any]] = None,
+    ) -> ReadableLogRecord:
+        span_id = run_span_id(self._run.key)
+        made = self._record(span_id, name, name, body, at, severity, more)
+        return ReadableLogRecord(made, self._resources.of_run(), _SCOPE)
+
+    def _record(
+        self,
+        span_id: str,
+        unique: str,
+        name: str,
+        body: str,
+        at: int,
+        severity: SeverityNumber,
+        more: Optional[Dict[str, Any]],
+    ) -> LogRecord:
+        facts = {key: value for key, value in (more or {}).items() if value is not None}
+        return LogRecord(
+            timestamp=at,
+            context=self._resources.context(span_id),
+            severity_number=severity,
+            severity_text=severity.name,
+            body=self._redaction.text(body),
+            attributes={**self._redaction.attributes(facts), names.LOG_RECORD_UID: f"{span_id}-{unique}"},
+            event_name=name,
+        )

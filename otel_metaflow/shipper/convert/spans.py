@@ -1,0 +1,318 @@
+"""Spans, written once, when what they speak of is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace.status import Status, StatusCode
+
+from otel_metaflow.core import ids, names, otlp_values
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.version import __version__
+from otel_metaflow.journal import layout
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Attempt, Run, load
+from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id, span_context
+from otel_metaflow.shipper.usage_sampler import Pulse
+
+_SCOPE = InstrumentationScope(names.SCOPE, __version__)
+_NANO = 1_000_000_000
+_MEBIBYTE = 1 << 20
+# So many of what a very wide join read from are linked; how many there are is an attribute.
+_MOST_LINKS = 100
+# A wait that is longer than this is a span of its own.
+_QUEUED = _NANO
+# https://opentelemetry.io/docs/specs/semconv/attributes-registry/cicd/
+_CICD_RESULTS = {"success", "failure", "error", "timeout", "cancellation", "skip"}
+
+
+class Spans:
+    """Makes the spans of one run; `home` is where the journals of the runs that it came from may be."""
+
+    def __init__(
+        self, home: Path, run: Run, resources: Resources, redaction: Redaction, pulse: Pulse, *, detail: int
+    ) -> None:
+        self._home = home
+        self._run = run
+        self._resources = resources
+        self._redaction = redaction
+        self._pulse = pulse
+        self._detail = detail
+        self._origin: Optional[Run] = None
+        self._failures: Optional[List[Optional[Attempt]]] = None
+
+    def of_attempt(self, attempt: Attempt, *, run_is_over: bool) -> List[ReadableSpan]:
+        """The span of an attempt that is over, and those of its parts."""
+        run = self._run
+        attributes = {
+            **self._identity(attempt),
+            **_outcome(run, attempt, run_is_over=run_is_over),
+            names.FAILURE_ORIGIN: True if run_is_over and attempt is self._failure() else None,
+            **_place(attempt, run.steps.get(attempt.key.step, {})),
+            **_times(run, attempt),
+            **_use(attempt, run.steps.get(attempt.key.step, {}), self._pulse.peak(attempt.key)),
+            names.TASK_GPU_MEMORY_PEAK: self._pulse.gpu_peak(attempt.key) or None,
+            names.PARTIAL: attempt.is_partial or None,
+        }
+        if isinstance(attributes.get(names.FOREACH_VALUE), str):
+            attributes[names.FOREACH_VALUE] = self._redaction.text(attributes[names.FOREACH_VALUE])
+        own = self._context(attempt_span_id(run.key, attempt.key))
+        span = ReadableSpan(
+            name=attempt.key.step,
+            context=own,
+            parent=self._context(run_span_id(run.key)),
+            resource=self._resources.of_attempt(attempt),
+            attributes=_known(attributes),
+            links=list(self._links(attempt)),
+            kind=SpanKind.INTERNAL,
+            status=self._status(attempt.error_message),
+            start_time=max(attempt.started_at, run.started_at),
+            end_time=max(attempt.ended_at, run.started_at),
+            instrumentation_scope=_SCOPE,
+        )
+        return [span, *self._parts(attempt, own)]
+
+    def of_run(self) -> ReadableSpan:
+        """The span of a run that is over: back-dated, because an open span is lost in a restart."""
+        run = self._run
+        failed = run.result in ("failure", "error")
+        origin = self._failure()
+        path = story.critical_path(run)
+        resumed = run.origin
+        triggers = (run.start or {}).get("triggers") or []
+        attributes: Dict[str, Any] = {
+            names.RUN_RESULT: run.result,
+            **run_counts(run),
+            **critical(path),
+            names.RUN_TRIGGER_TYPE: "resume" if resumed else "run" if triggers else "manual",
+            names.SAVED_DURATION: self._saved(),
+            names.CICD_PIPELINE_ACTION_NAME: "RUN",
+            names.CICD_PIPELINE_RESULT: run.result if run.result in _CICD_RESULTS else None,
+            names.ERROR_TYPE: (origin.error_type if origin else _run_error_type(run)) if failed else None,
+        }
+        message = (origin.error_message if origin else None) or run.error_message
+        joined = run.traceparent
+        return ReadableSpan(
+            name=f"RUN {run.key.flow}",
+            context=self._context(run_span_id(run.key)),
+            parent=span_context(*joined) if joined else None,
+            resource=self._resources.of_run(),
+            attributes=_known(attributes),
+            links=list(self._run_links(origin, triggers, resumed)),
+            kind=SpanKind.SERVER,
+            status=self._status(message.partition("\n")[0] if failed else None),
+            start_time=run.started_at,
+            end_time=max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at),
+            instrumentation_scope=_SCOPE,
+        )
+
+    def _failure(self) -> Optional[Attempt]:
+        """The first failure of a run that is over; looked for once."""
+        if self._failures is None:
+            self._failures = [story.failure_origin(self._run)]
+        return self._failures[0]
+
+    def _context(self, span_id: str) -> SpanContext:
+        return span_context(self._run.trace_id, span_id)
+
+    def _identity(self, attempt: Attempt) -> Dict[str, Any]:
+        key = attempt.key
+        return {
+            names.STEP_NAME: key.step,
+            names.TASK_ID: key.task,
+            names.ATTEMPT: key.attempt,
+            names.PATHSPEC: f"{self._run.key}/{key.step}/{key.task}",
+            names.CICD_PIPELINE_TASK_NAME: key.step,
+            names.CICD_PIPELINE_TASK_RUN_ID: key.task,
+            names.CICD_PIPELINE_TASK_RUN_RESULT: attempt.result,
+        }
+
+    def _links(self, attempt: Attempt) -> Iterator[Link]:
+        key = self._run.key
+        run = self._run
+        inputs = run.inputs_of(attempt) or attempt.inputs
+        for read in [one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one))][:_MOST_LINKS]:
+            yield _link(self._context(attempt_span_id(key, read)), "input")
+        before = story.previous(self._run, attempt)
+        if before is not None:
+            yield _link(self._context(attempt_span_id(key, before.key)), "retry")
+        if attempt.clone is not None:
+            cloned = attempt.clone
+            origin = layout.RunKey(key.flow, str(cloned["originRun"]), key.namespace)
+            read = layout.AttemptKey(attempt.key.step, str(cloned["originTask"]), int(cloned["originAttempt"]))
+            yield _link(self._foreign(origin, attempt_span_id(origin, read)), "clone")
+
+    def _run_links(self, origin: Optional[Attempt], triggers: Sequence[str], resumed: Optional[str]) -> Iterator[Link]:
+        key = self._run.key
+        if origin is not None and self._run.is_recorded(origin):
+            yield _link(
+                self._context(attempt_span_id(key, origin.key)),
+                "error_origin",
+                {names.ERROR_TYPE: origin.error_type, names.PATHSPEC: f"{key}/{origin.key.step}/{origin.key.task}"},
+            )
+        if resumed:
+            yield self._link_to_run(layout.RunKey(key.flow, resumed, key.namespace), "resume")
+        for name in triggers:
+            flow, _, run = str(name).partition("/")
+            yield self._link_to_run(layout.RunKey(flow, run, key.namespace), "trigger")
+
+    def _link_to_run(self, key: layout.RunKey, kind: str) -> Link:
+        return _link(self._foreign(key, run_span_id(key)), kind, {names.FLOW_NAME: key.flow, names.RUN_ID: key.run})
+
+    def _foreign(self, key: layout.RunKey, span_id: str) -> SpanContext:
+        """A span of another run, whose trace id its journals know better than its name if they are here."""
+        folder = layout.run_folder(self._home, key)
+        trace_id = load(self._home, folder).trace_id if folder.is_dir() else ids.trace_id(*key)
+        return span_context(trace_id, span_id)
+
+    def _saved(self) -> Optional[float]:
+        """How long the cloned tasks took in the run that is resumed, in seconds."""
+        clones = [attempt.clone for attempt in self._run.attempts.values() if attempt.clone is not None]
+        saved: List[int] = []
+        for record in clones:
+            key = layout.RunKey(self._run.key.flow, str(record["originRun"]), self._run.key.namespace)
+            if self._origin is None or self._origin.key != key:
+                self._origin = load(self._home, layout.run_folder(self._home, key))
+            step, task = str(record["step"]), str(record["originTask"])
+            took = [
+                one.ended_at - one.started_at for one in self._origin.attempts.values() if one.key[:2] == (step, task)
+            ]
+            saved.extend(took)
+        return sum(saved) / _NANO if saved else None
+
+    def _parts(self, attempt: Attempt, parent: SpanContext) -> Iterator[ReadableSpan]:
+        """What an attempt's time went into, as far as the level of detail asks for it."""
+        queued = story.queue_time(self._run, attempt)
+        if queued is not None and queued > _QUEUED and attempt.launch is not None:
+            launched = int(attempt.launch["timeUnixNano"])
+            yield self._part(attempt, "queued", launched - queued, launched, self._context(run_span_id(self._run.key)))
+        if self._detail > 1:
+            end = attempt.end or {}
+            began, left = end.get("codeStart"), end.get("codeEnd")
+            if began:
+                yield self._part(attempt, "load", attempt.started_at, began, parent)
+                yield self._part(attempt, "user code", began, left or attempt.ended_at, parent)
+            if began and left:
+                yield self._part(attempt, "persist", left, attempt.ended_at, parent)
+
+    def _part(self, attempt: Attempt, part: str, start: int, end: int, parent: SpanContext) -> ReadableSpan:
+        key, step, task, number = self._run.key, *attempt.key
+        span_id = ids.part_span_id(key.flow, key.run, step, task, number, part, key.namespace)
+        return ReadableSpan(
+            name=f"{step} {part}",
+            context=self._context(span_id),
+            parent=parent,
+            resource=self._resources.of_attempt(attempt),
+            attributes={names.STEP_NAME: step, names.TASK_ID: task, names.ATTEMPT: number},
+            kind=SpanKind.INTERNAL,
+            start_time=start,
+            end_time=max(start, end),
+            instrumentation_scope=_SCOPE,
+        )
+
+    def _status(self, error: Optional[str]) -> Status:
+        """Unset on success: by the conventions OK is for those who know better than the instrumentation."""
+        return Status(StatusCode.UNSET) if error is None else Status(StatusCode.ERROR, self._redaction.text(error))
+
+
+def run_counts(run: Run) -> Dict[str, Any]:
+    """How many tasks and attempts the run had."""
+    attempts = list(run.attempts.values())
+    return {
+        names.RUN_TASK_COUNT: len({attempt.key[:2] for attempt in attempts}),
+        names.RUN_FAILED_COUNT: sum(attempt.failed for attempt in attempts),
+        names.RUN_RETRIED_COUNT: sum(attempt.key.attempt > 0 for attempt in attempts),
+        names.RUN_CLONED_COUNT: sum(attempt.is_cloned for attempt in attempts),
+    }
+
+
+def critical(path: story.CriticalPath) -> Dict[str, Any]:
+    """The critical path as attributes."""
+    return {
+        names.CRITICAL_STEPS: path.steps,
+        names.CRITICAL_DURATION: path.duration / _NANO,
+        names.CRITICAL_QUEUE: path.waiting / _NANO,
+    }
+
+
+def _outcome(run: Run, attempt: Attempt, *, run_is_over: bool) -> Dict[str, Any]:
+    return {
+        names.TASK_RESULT: attempt.result,
+        names.ERROR_TYPE: attempt.error_type,
+        names.PROCESS_EXIT_CODE: attempt.exit_code,
+        names.TASK_SIGNAL: attempt.signal_name,
+        names.FINAL: story.is_final(run, attempt, run_is_over=run_is_over),
+        names.CAUGHT: (attempt.end or {}).get("caught") or None,
+        names.CLONED: True if attempt.is_cloned else None,
+    }
+
+
+def _place(attempt: Attempt, step: Dict[str, Any]) -> Dict[str, Any]:
+    """Where in the flow's graph the attempt stands, and its code in the source."""
+    start, end = attempt.start or {}, attempt.end or {}
+    frames = start.get("foreach") or []
+    node, count = end.get("parallel") or (None, None)
+    kind = step.get("type") or start.get("stepType")
+    return {
+        names.STEP_TYPE: kind,
+        names.FOREACH_INDEX: [int(index) for index, _ in frames] or None,
+        names.FOREACH_SIZE: [int(size or 0) for _, size in frames] or None,
+        names.FOREACH_VALUE: start.get("foreachValue"),
+        names.JOIN_INPUT_COUNT: attempt.input_count if kind == "join" else None,
+        names.PARALLEL_NODE_INDEX: node,
+        names.PARALLEL_NODE_COUNT: count,
+        names.CODE_FUNCTION_NAME: attempt.key.step if step else None,
+        names.CODE_FILE_PATH: step.get("file"),
+        names.CODE_LINE_NUMBER: step.get("line"),
+    }
+
+
+def _times(run: Run, attempt: Attempt) -> Dict[str, Any]:
+    """What came one after another: waiting, starting, loading, user code, storing; in seconds, never negative."""
+    launch, start, end = attempt.launch or {}, attempt.start or {}, attempt.end or {}
+    queued = story.queue_time(run, attempt)
+    return {
+        names.QUEUE_DURATION: None if queued is None else queued / _NANO,
+        names.STARTUP_DURATION: _between(launch.get("timeUnixNano"), start.get("timeUnixNano")),
+        names.LOAD_DURATION: _between(start.get("timeUnixNano"), end.get("codeStart")),
+        names.CODE_DURATION: _between(end.get("codeStart"), end.get("codeEnd")),
+        names.PERSIST_DURATION: _between(end.get("codeEnd"), end.get("timeUnixNano")),
+    }
+
+
+def _between(before: Optional[int], after: Optional[int]) -> Optional[float]:
+    return None if before is None or after is None else max(0, after - before) / _NANO
+
+
+def _use(attempt: Attempt, step: Dict[str, Any], sampled_peak: int) -> Dict[str, Any]:
+    """What the attempt used, and what it had asked for."""
+    asked = step.get("asked") or {}
+    artifacts = (attempt.end or {}).get("artifacts") or {}
+    return {
+        names.TASK_CPU_TIME: attempt.usage.get("cpu"),
+        names.TASK_MEMORY_PEAK: max(attempt.usage.get("memoryPeak", 0), sampled_peak) or None,
+        names.TASK_IO_READ: attempt.usage.get("read"),
+        names.TASK_IO_WRITE: attempt.usage.get("written"),
+        names.ASKED_CPU: asked.get("cpu"),
+        names.ASKED_GPU: asked.get("gpu"),
+        names.ASKED_MEMORY: int(asked["memory"] * _MEBIBYTE) if "memory" in asked else None,
+        names.ARTIFACT_COUNT: artifacts.get("count"),
+        names.ARTIFACT_SIZE: artifacts.get("bytes"),
+    }
+
+
+def _link(context: SpanContext, kind: str, attributes: Optional[Dict[str, Any]] = None) -> Link:
+    return Link(context, _known({names.LINK_TYPE: kind, **(attributes or {})}))
+
+
+def _run_error_type(run: Run) -> str:
+    exception = (run.end or {}).get("exception") or {}
+    return str(exception.get("type") or "_OTHER")
+
+
+def _known(attributes: Dict[str, Any]) -> Dict[str, Any]:
+    return otlp_values.attributes({name: value for name, value in attributes.items() if value is not None})

@@ -1,0 +1,92 @@
+"""A run as OTLP/JSON, a request a line: what the file exporter writes and the otlpjsonfile receiver reads.
+
+The run is delivered as ever, from journals that only look like its own, to exporters that keep what they are
+given; so what is in the file is what would have been sent, ids included.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import os
+import tempfile
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+from otel_metaflow.core.settings import SIGNALS, Destination, Settings
+from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks.answers import Answer
+
+Message = Dict[str, Any]
+
+_ENCODERS = {
+    "traces": ("trace_encoder", "encode_spans"),
+    "logs": ("_log_encoder", "encode_logs"),
+    "metrics": ("metrics_encoder", "encode_metrics"),
+}
+# Bytes that OTLP/JSON writes as hex digits, not as base64: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+_IDS = ("traceId", "spanId", "parentSpanId")
+
+
+def requests(environment: Settings, folder: Path) -> List[Tuple[str, Message]]:
+    """The requests that deliver the run in `folder`: signal, and the request as OTLP/JSON has it."""
+    from otel_metaflow.shipper.delivery import Delivery
+
+    found: List[Tuple[str, Message]] = []
+    whole = environment._replace(
+        destinations={signal: Destination(signal, "http/protobuf", "http://file", "--format") for signal in SIGNALS},
+        sampler="always_on",
+        log_dir=None,
+    )
+    with tempfile.TemporaryDirectory(prefix="otel-metaflow-") as name:
+        home = Path(name)
+        copy = _looking_like(environment.home, home, folder)
+        Delivery(home, copy, whole, threading.Event(), partial(_keeping, found)).work(linger=0.0)
+    return sorted(found, key=lambda request: SIGNALS.index(request[0]))
+
+
+def _looking_like(home: Path, other: Path, folder: Path) -> Path:
+    """A folder with the run's journals under another home, all other runs beside it; no delivery is noted there."""
+    made = other
+    for part in folder.relative_to(home).parts:
+        for beside in home.iterdir():
+            if beside.name != part:
+                os.symlink(beside, made / beside.name)
+        home, made = home / part, made / part
+        made.mkdir()
+    for journal in folder.glob("*.jsonl"):
+        os.symlink(journal, made / journal.name)
+    return made
+
+
+def _keeping(found: List[Tuple[str, Message]], destination: Destination) -> Any:
+    module, name = _ENCODERS[destination.signal]
+    encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
+
+    def keep(batch: Any) -> Answer:
+        found.append((destination.signal, _as_json(encode(batch))))
+        return answers.DELIVERED
+
+    return keep
+
+
+def _as_json(message: Any) -> Message:
+    from google.protobuf.json_format import MessageToDict
+
+    values: Message = MessageToDict(message, use_integers_for_enums=True)
+    _write_ids(values)
+    return values
+
+
+def _write_ids(value: Any) -> None:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name in _IDS and isinstance(item, str):
+                value[name] = base64.b64decode(item).hex()
+            elif name != "attributes":
+                _write_ids(item)
+    elif isinstance(value, list):
+        for item in value:
+            _write_ids(item)

@@ -1,0 +1,215 @@
+"""The official OTLP exporters, each with a witness of what the endpoint really answered.
+
+An exporter's `export` says only success or failure, retries by itself for ten seconds and takes a
+redirect for a success. The delivery needs to know more: what to retry, when, and what never to send
+again. So the transport under the exporter is watched, and its first answer ends the export.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Callable, Optional, Protocol, Sequence
+
+import requests
+
+from otel_metaflow.core.settings import Destination
+from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+
+_CLASSES = {
+    "traces": ("trace_exporter", "OTLPSpanExporter", "ExportTraceServiceResponse", "trace"),
+    "metrics": ("metric_exporter", "OTLPMetricExporter", "ExportMetricsServiceResponse", "metrics"),
+    "logs": ("_log_exporter", "OTLPLogExporter", "ExportLogsServiceResponse", "logs"),
+}
+
+
+class Exporter(Protocol):
+    """Sends one batch of SDK objects and says what became of it; never raises."""
+
+    def __call__(self, batch: Any) -> Answer:
+        """Send `batch`: spans, log records or a MetricsData."""
+
+
+class _AnsweredError(Exception):
+    """Ends an export as soon as the endpoint has answered."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.reason)
+        self.answer = answer
+
+
+class _WatchedSession(requests.Session):
+    """Sees each response of an HTTP exporter."""
+
+    def __init__(self, rejected: Callable[[bytes], Answer]) -> None:
+        super().__init__()
+        self.answer: Optional[Answer] = None
+        self._rejected = rejected
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request and end the export if the answer is anything but a success."""
+        kwargs["allow_redirects"] = False
+        if self.verify is not True:
+            # Said twice, or REQUESTS_CA_BUNDLE would win over OTEL_EXPORTER_OTLP_CERTIFICATE.
+            kwargs["verify"] = self.verify
+        try:
+            response = super().request(*args, **kwargs)
+        except Exception as error:
+            self.answer = _unanswered(error)
+            raise _AnsweredError(self.answer) from error
+        self.answer = answers.from_http(
+            response.status_code,
+            response.headers.get("content-type", ""),
+            response.headers.get("retry-after"),
+            response.reason or "",
+        )
+        if self.answer.verdict is not Verdict.DELIVERED:
+            raise _AnsweredError(self.answer)
+        self.answer = self._rejected(response.content)
+        return response
+
+
+class _HttpExporter:
+    def __init__(self, signal: str) -> None:
+        module, name, _, _ = _CLASSES[signal]
+        self._session = _WatchedSession(_partial_success(signal))
+        made = importlib.import_module(f"opentelemetry.exporter.otlp.proto.http.{module}")
+        self._exporter = getattr(made, name)(session=self._session)
+
+    def __call__(self, batch: Any) -> Answer:
+        self._session.answer = None
+        try:
+            self._exporter.export(batch)
+        except _AnsweredError as answered:  # releases before 1.44 let it through
+            return answered.answer
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
+            return self._session.answer or unfit(error)
+        return self._session.answer or Answer(Verdict.UNFIT, "the exporter could not encode it")
+
+
+class _WatchedStub:
+    """Sees each answer of a gRPC exporter."""
+
+    def __init__(self, stub: Any, rejected: Callable[[Any], Answer]) -> None:
+        self.answer: Optional[Answer] = None
+        self._stub = stub
+        self._rejected = rejected
+
+    def Export(self, **kwargs: Any) -> Any:  # noqa: N802 - the name of the remote procedure
+        import grpc
+
+        try:
+            response = self._stub.Export(**kwargs)
+        except grpc.RpcError as error:
+            self.answer = answers.from_grpc(error.code().name, error.details() or "", _retry_delay(error))
+            raise _AnsweredError(self.answer) from error
+        except Exception as error:
+            self.answer = _unaskable(error)
+            raise _AnsweredError(self.answer) from error
+        self.answer = _rejection(response)
+        return response
+
+
+class _GrpcExporter:
+    def __init__(self, signal: str) -> None:
+        module, name, _, _ = _CLASSES[signal]
+        made = importlib.import_module(f"opentelemetry.exporter.otlp.proto.grpc.{module}")
+        self._exporter = getattr(made, name)()
+        # No public seam: the exporter makes its channel itself. tests/test_exporters.py guards the name.
+        self._stub = _WatchedStub(self._exporter._client, _rejection)  # noqa: SLF001
+        self._exporter._client = self._stub  # noqa: SLF001
+
+    def __call__(self, batch: Any) -> Answer:
+        self._stub.answer = None
+        try:
+            self._exporter.export(batch)
+        except _AnsweredError as answered:
+            return answered.answer
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
+            return self._stub.answer or unfit(error)
+        return self._stub.answer or Answer(Verdict.UNFIT, "the exporter could not encode it")
+
+
+def unfit(error: Exception) -> Answer:
+    """What follows from an error of our own making, or of the encoder's, before the endpoint was asked."""
+    return Answer(Verdict.UNFIT, f"{type(error).__name__}: {error}"[:300])
+
+
+def build(destination: Destination) -> Exporter:
+    """The exporter of one signal, configured by the standard variables.
+
+    Raises:
+        Exception: the exporter does not accept a variable's value; its message names it.
+    """
+    if destination.protocol == "grpc":
+        return _GrpcExporter(destination.signal)
+    return _HttpExporter(destination.signal)
+
+
+def _partial_success(signal: str) -> Callable[[bytes], Answer]:
+    _, _, name, package = _CLASSES[signal]
+
+    def read(body: bytes) -> Answer:
+        module = importlib.import_module(f"opentelemetry.proto.collector.{package}.v1.{package}_service_pb2")
+        response = getattr(module, name)()
+        try:
+            response.ParseFromString(body)
+        except Exception:  # noqa: BLE001 - protobuf's error class moved; an unreadable body of a 2xx is still a 2xx
+            return answers.DELIVERED
+        return _rejection(response)
+
+    return read
+
+
+def _rejection(response: Any) -> Answer:
+    """Delivered, with the number of records that the endpoint says it rejected."""
+    partial = response.partial_success
+    rejected = sum(value for field, value in partial.ListFields() if field.name.startswith("rejected"))
+    return Answer(Verdict.DELIVERED, partial.error_message[:300], rejected=rejected)
+
+
+def _retry_delay(error: Any) -> Optional[float]:
+    """RetryInfo of a gRPC status, in seconds."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "google.rpc.retryinfo-bin":
+            from google.rpc.error_details_pb2 import RetryInfo
+
+            info = RetryInfo()
+            info.ParseFromString(value)
+            return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
+    return None
+
+
+_TROUBLES: Sequence[tuple[str, str]] = (
+    ("CertificateError", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
+    ("SSLError", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
+    ("NameResolutionError", "its name cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("ConnectTimeout", "did not answer"),
+    ("Timeout", "did not answer in time"),
+    ("ProtocolError", "broke the connection"),
+    ("NewConnectionError", "refused the connection"),
+)
+
+
+def _unanswered(error: Exception) -> Answer:
+    """What follows from a request that was not answered; `requests` marks by ValueError one that it cannot send."""
+    if isinstance(error, ValueError) or not isinstance(error, requests.exceptions.RequestException):
+        return _unaskable(error)
+    return Answer(Verdict.RETRY, _trouble(error), is_late=isinstance(error, requests.exceptions.ReadTimeout))
+
+
+def _unaskable(error: Exception) -> Answer:
+    # Not its text: it quotes the header, which may be a key.
+    what = type(error).__name__
+    return Answer(Verdict.REFUSED, f"cannot be asked ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
+
+
+def _trouble(error: BaseException) -> str:
+    """What kept a request from being answered, in words."""
+    names: list[str] = []
+    seen: Optional[BaseException] = error
+    while seen is not None:
+        names.extend(kind.__name__ for kind in type(seen).__mro__)
+        inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+    return next((words for name, words in _TROUBLES if name in names), "cannot be reached")

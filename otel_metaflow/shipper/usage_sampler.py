@@ -1,0 +1,70 @@
+"""What a running attempt uses, looked at from outside: no thread of ours samples in the user's process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Dict, NamedTuple, Optional
+
+import psutil
+
+from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.model.run import Attempt
+from otel_metaflow.shipper import gpu
+
+# Reading the process tree takes milliseconds, so not with every look at the journals.
+_EVERY = 10.0
+
+
+class Sample(NamedTuple):
+    """Resident bytes of an attempt's process and its descendants, and the seconds of CPU they used so far."""
+
+    memory: int
+    cpu: float
+    gpu: Optional[gpu.Use] = None
+
+
+class Pulse:
+    """Samples attempts, and remembers the largest memory of each."""
+
+    def __init__(self) -> None:
+        self._peaks: Dict[AttemptKey, int] = {}
+        self._gpu_peaks: Dict[AttemptKey, int] = {}
+        self._last: Dict[AttemptKey, tuple[float, Optional[Sample]]] = {}
+
+    def of(self, attempt: Attempt) -> Optional[Sample]:
+        """The latest sample of a running attempt, at most ten seconds old; None where it cannot be seen."""
+        at, sample = self._last.get(attempt.key, (0.0, None))
+        now = time.monotonic()
+        if now - at >= _EVERY or not at:
+            sample = _sample(int((attempt.start or {}).get("pid", 0)))
+            self._last[attempt.key] = (now, sample)
+            if sample is not None:
+                self._peaks[attempt.key] = max(sample.memory, self.peak(attempt.key))
+                if sample.gpu is not None:
+                    self._gpu_peaks[attempt.key] = max(sample.gpu.memory, self.gpu_peak(attempt.key))
+        return sample
+
+    def peak(self, key: AttemptKey) -> int:
+        """The largest memory that any sample of the attempt showed, in bytes; 0 without a sample."""
+        return self._peaks.get(key, 0)
+
+    def gpu_peak(self, key: AttemptKey) -> int:
+        """The same of device memory."""
+        return self._gpu_peaks.get(key, 0)
+
+
+def _sample(pid: int) -> Optional[Sample]:
+    seen = set()
+    try:
+        process = psutil.Process(pid)
+        memory, cpu = 0, 0.0
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it ended just now
+                times = one.cpu_times()
+                memory += one.memory_info().rss
+                cpu += times.user + times.system
+                seen.add(one.pid)
+    except (psutil.Error, ValueError):
+        return None
+    return Sample(memory, cpu, gpu.of(seen)) if memory else None

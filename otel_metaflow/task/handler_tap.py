@@ -1,0 +1,302 @@
+"""Sees what the handlers of the `logging` module do with each record.
+
+The tap sits at `logging.Logger.callHandlers` and at what every handler inherits. A handler on the root
+logger would swallow `lastResort`, turn the user's `basicConfig` into a no-op, miss loggers with
+`propagate=False` and be removed by `dictConfig`; this leaves the user's configuration alone.
+
+What a handler shows is what leaves. A record counts once the first handler has let it through its level
+and its filters, as that one's filters left it and as its formatter wrote it; one that no handler took is
+not telemetry. So no record is formatted but by a handler, and the user's `__str__` runs as often as
+without us. A QueueHandler or a MemoryHandler only hands on: what the handlers behind it do decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextvars import ContextVar
+from typing import Any, Callable, Dict, List, Optional, Tuple
+from weakref import WeakKeyDictionary, ref
+
+from otel_metaflow.core.guard import contain, hidden, hide_frames
+from otel_metaflow.task.record_output import Written
+
+_MOST_ON_THE_WAY = 4_096
+# Bound before user code runs, which may put others in their place.
+_getpid = os.getpid
+
+
+class Passage:
+    """One record on its way through the handlers, through a queue too."""
+
+    __slots__ = ("exception", "key", "message", "record", "seen", "unclaimed")
+
+    def __init__(self, record: Optional[logging.LogRecord]) -> None:
+        self.record = record
+        self.unclaimed = [True]  # emptied by who writes it to the journal: `pop` is atomic
+        self.message: Optional[str] = None  # what a handler that only hands on made of it
+        self.exception: Optional[Dict[str, str]] = None
+        self.key: Any = None
+        self.seen: List[logging.Handler] = []
+
+    def claim(self) -> bool:
+        """Whether nobody has written it yet."""
+        try:
+            self.unclaimed.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class Handling:
+    """One handler at work on one record."""
+
+    __slots__ = ("failed", "handler", "is_over", "message", "only_hands_on", "output", "passage", "record", "written")
+
+    def __init__(
+        self, handler: logging.Handler, record: logging.LogRecord, passage: Passage, *, only_hands_on: bool
+    ) -> None:
+        self.handler = handler
+        self.record = record
+        self.passage = passage
+        self.only_hands_on = only_hands_on
+        self.message: Optional[str] = None
+        self.output: Optional[str] = None
+        self.failed = False  # the record cannot be formatted
+        self.written: Optional[Written] = None
+        self.is_over = False  # an asyncio task that began meanwhile still sees it
+
+    def owns(self, stream: str, line: str, length: int, streams: Dict[str, Any]) -> bool:
+        """Whether a line that is about to be written is what the handler makes of the record."""
+        if self.written is None:
+            self.written = Written(self.handler, self.output, self.message, streams)
+        return self.written.owns(stream, line, length)
+
+
+# Taken in: the record as the handler's filters left it, and how it was handled.
+OnTaken = Callable[[logging.LogRecord, Handling], None]
+# The exception of a record.
+Describe = Callable[[logging.LogRecord], Optional[Dict[str, str]]]
+
+
+class HandlerTap:
+    """Calls `on_taken` once for each record that a handler took."""
+
+    def __init__(self, on_taken: OnTaken, describe: Describe, streams: Dict[str, Any]) -> None:
+        """`streams` are stdout and stderr as the process began with them."""
+        self._on_taken = on_taken
+        self._describe = describe
+        self._streams = streams
+        # Not by thread: under gevent several pieces of user code take turns in one.
+        self._passing: ContextVar[Optional[Passage]] = ContextVar("passing", default=None)
+        self._working: ContextVar[Optional[Handling]] = ContextVar("working", default=None)
+        self._arrived: ContextVar[Optional[Tuple[Any, Passage]]] = ContextVar("arrived", default=None)
+        self._kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()  # of handlers: whether they only hand on
+        self._on_the_way: Dict[Any, List[Passage]] = {}  # from handlers that hand on to those behind them
+
+    @property
+    def is_handling(self) -> bool:
+        """Whether a handler is at work here."""
+        handling = self._working.get()
+        return handling is not None and not handling.is_over
+
+    def owns(self, stream: str, line: str, length: int) -> bool:
+        """Whether a line that is about to be written is the output of a record that the journal holds."""
+        handling = self._working.get()
+        if handling is None or handling.is_over or not handling.owns(stream, line, length, self._streams):
+            return False
+        self._take(handling.record, handling)  # first, where the handler did without its formatter
+        return True
+
+    def install(self) -> None:
+        """Put the tap in place, for good: a task is one process and one attempt."""
+        self._tap_handling()
+        self._tap_formatting()
+
+    def _tap_handling(self) -> None:
+        handler_class: Any = logging.Handler
+        call_handlers, handle = logging.Logger.callHandlers, handler_class.handle
+        passing, working = self._passing, self._working
+        is_finalizing = sys.is_finalizing  # names of this module are gone by then
+
+        def tapped_call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+            if is_finalizing():
+                call_handlers(logger, record)
+                return
+            outer, passage = passing.get(), Passage(record)
+            passing.set(passage)
+            try:
+                call_handlers(logger, record)
+            finally:
+                passing.set(outer)
+                passage.record = None
+                if passage.unclaimed:
+                    self._take_overlooked(logger, record, passage)
+
+        def tapped_handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
+            if is_finalizing():
+                return handle(handler, record)
+            outer = working.get()
+            handling = self._begin(handler, record, outer)
+            working.set(handling)
+            taken: Any = True
+            try:
+                taken = handle(handler, record)
+                return taken
+            except BaseException as error:
+                taken = not _is_of_filter(error)
+                raise
+            finally:
+                working.set(outer)
+                if handling is not None:
+                    handling.is_over = True
+                    if taken:
+                        # Since Python 3.12 a filter may put another record in its place.
+                        self._take(taken if isinstance(taken, logging.LogRecord) else record, handling)
+
+        logging.Logger.callHandlers = _unseen(tapped_call_handlers)  # type: ignore[method-assign]
+        handler_class.handle = _unseen(tapped_handle)
+
+    def _tap_formatting(self) -> None:
+        handler_class: Any = logging.Handler
+        format_, handle_error = handler_class.format, handler_class.handleError
+        get_message = logging.LogRecord.getMessage
+        working, is_finalizing = self._working, sys.is_finalizing
+        hide, exception = hide_frames, sys.exc_info
+
+        def tapped_format(handler: logging.Handler, record: logging.LogRecord) -> Any:
+            handling = None if is_finalizing() else working.get()
+            if handling is None or handling.handler is not handler:
+                return format_(handler, record)
+            handling.failed = True
+            output = format_(handler, record)
+            handling.failed = False
+            self._formatted(record, handling, output)
+            return output
+
+        def tapped_get_message(record: logging.LogRecord) -> str:
+            message = get_message(record)
+            handling = None if is_finalizing() else working.get()
+            if handling is not None and type(message) is str and handling.message != message:
+                handling.message = message
+                if handling.output is None:
+                    handling.written = None
+            return message
+
+        def tapped_handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+            hide(exception()[1])
+            handle_error(handler, record)
+
+        handler_class.format = _unseen(tapped_format)
+        handler_class.handleError = _unseen(tapped_handle_error)
+        logging.LogRecord.getMessage = _unseen(tapped_get_message)  # type: ignore[method-assign]
+
+    def _begin(
+        self, handler: logging.Handler, record: logging.LogRecord, outer: Optional[Handling]
+    ) -> Optional[Handling]:
+        try:
+            passage = self._passing.get()
+            if passage is None or passage.record is not record:
+                passage = self._arrival(record)
+            elif outer is not None and outer.only_hands_on and outer.passage is passage:
+                self._forget(passage)  # handed on at once, by a buffer that is full
+            passage.seen.append(handler)
+            kind = type(handler)
+            only_hands_on = self._kinds.get(kind)
+            if only_hands_on is None:
+                only_hands_on = self._kinds[kind] = _only_hands_on(handler)
+            handling = Handling(handler, record, passage, only_hands_on=only_hands_on)
+            if handling.only_hands_on:
+                self._send(record, passage)
+        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+            contain(error)
+            return None
+        return handling
+
+    def _formatted(self, record: logging.LogRecord, handling: Handling, output: Any) -> None:
+        """Before the handler writes its output, so that the record stands in the journal before its line."""
+        try:
+            handling.output = str.__str__(output) if isinstance(output, str) else None
+            handling.written = None
+            if handling.only_hands_on:
+                # Its copy of the record holds the whole text, and no exception.
+                handling.passage.message = handling.message
+                handling.passage.exception = self._describe(record)
+        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+            contain(error)
+        self._take(record, handling)
+
+    def _take(self, record: logging.LogRecord, handling: Handling) -> None:
+        if handling.only_hands_on:
+            return
+        try:
+            if handling.passage.claim():
+                self._on_taken(record, handling)
+                if handling.output is None and handling.message is None:
+                    # Nobody has looked at it yet: perhaps it is kept, and handed on to another handler later.
+                    self._send(record, handling.passage)
+        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+            contain(error)
+
+    def _take_overlooked(self, logger: Optional[logging.Logger], record: logging.LogRecord, passage: Passage) -> None:
+        """Take what only a handler has seen that handles records by a method of its own, as ours has not."""
+        try:
+            while logger is not None:
+                for handler in logger.handlers:
+                    is_own = getattr(handler.handle, "__func__", None) is not logging.Handler.handle
+                    is_nothing = isinstance(handler, logging.NullHandler) or handler in passage.seen
+                    if is_own and not is_nothing and record.levelno >= handler.level:
+                        self._take(record, Handling(handler, record, passage, only_hands_on=_only_hands_on(handler)))
+                logger = logger.parent if logger.propagate else None
+        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+            contain(error)
+
+    def _send(self, record: logging.LogRecord, passage: Passage) -> None:
+        """Another handler may meet the record, or a copy of it, at another time."""
+        passage.key = _key(record)
+        while len(self._on_the_way) >= _MOST_ON_THE_WAY:
+            self._on_the_way.pop(next(iter(self._on_the_way)), None)
+        self._on_the_way.setdefault(passage.key, []).append(passage)
+
+    def _forget(self, passage: Passage) -> None:
+        waiting = self._on_the_way.get(passage.key, [])
+        if passage in waiting:
+            waiting.remove(passage)
+        passage.key = None
+
+    def _arrival(self, record: logging.LogRecord) -> Passage:
+        """The passage of a record that comes from a queue or a buffer, to several handlers perhaps."""
+        last = self._arrived.get()
+        if last is not None and last[0]() is record:
+            return last[1]
+        waiting = self._on_the_way.get(_key(record))
+        passage = waiting.pop(0) if waiting else Passage(None)
+        if not waiting:
+            self._on_the_way.pop(_key(record), None)
+        self._arrived.set((ref(record), passage))
+        return passage
+
+
+def _unseen(tapped: Any) -> Any:
+    """A function that is passed over where logging looks for its caller, the innermost frame not of its own folder."""
+    tapped.__code__ = tapped.__code__.replace(co_filename=logging.__file__)
+    return hidden(tapped)
+
+
+def _key(record: logging.LogRecord) -> Any:
+    key = record.created, record.process, record.thread, record.name, record.lineno, record.levelno
+    return key if all(isinstance(part, (str, int, float, type(None))) for part in key) else repr(id(record))
+
+
+def _only_hands_on(handler: logging.Handler) -> bool:
+    handlers: Any = sys.modules.get("logging.handlers")
+    return handlers is not None and isinstance(handler, (handlers.QueueHandler, handlers.MemoryHandler))
+
+
+def _is_of_filter(error: BaseException) -> bool:
+    """Whether it was a filter that raised: then the handler did not take the record."""
+    frame: Any = error.__traceback__
+    for _ in range(2):  # ours, then that of logging.Handler.handle
+        frame = frame and frame.tb_next
+    return frame is not None and frame.tb_frame.f_code.co_name == "filter"

@@ -1,0 +1,232 @@
+"""Writes logging records to the journal, as the first handler that took each of them showed it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from otel_metaflow.core.guard import let_pass
+from otel_metaflow.core.long_lines import LONGEST_LINE
+from otel_metaflow.core.secrets import MASK
+from otel_metaflow.journal.layout import LOG
+from otel_metaflow.journal.writer import quoted
+from otel_metaflow.task.bounded_values import as_json, plain
+from otel_metaflow.task.exceptions import describe_exception, shown_exception
+from otel_metaflow.task.handler_tap import HandlerTap, Handling
+
+# Bound before user code runs, which may put others in their place.
+_getpid, _time_ns, _dumps, _loads = os.getpid, time.time_ns, json.dumps, json.loads
+
+# What every record has; the rest of its dictionary is the user's `extra`.
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_MANDATORY = len(logging.makeLogRecord({}).__dict__)
+# What structlog.stdlib.ProcessorFormatter.wrap_for_formatter hands to its formatter by way of `extra`.
+_STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
+_MESSAGES = ("event", "message", "msg")
+_SLACK = 4_096  # characters beyond what is kept, so that a secret that the end would cut in two is masked
+_MOST_COMPARED = LONGEST_LINE + _SLACK
+_LATEST = 9_223_372_036  # seconds since 1970 that fit a record's time in nanoseconds
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class LoggingTap:
+    """The records of this process that a handler took, each once, and whose output a line is."""
+
+    def __init__(self, append_line: Callable[[str], None], mask: Callable[[str], str], streams: Dict[str, Any]) -> None:
+        """`streams` are stdout and stderr as the process began with them."""
+        self._append_line = append_line
+        self._mask = mask
+        self._pid = _getpid()
+        self._tap = HandlerTap(self._write, self._describe, streams)
+        self.install = self._tap.install
+        self.owns = self._tap.owns
+
+    @property
+    def is_handling(self) -> bool:
+        """Whether a logging handler is at work here."""
+        return self._tap.is_handling
+
+    def _write(self, record: logging.LogRecord, handling: Handling) -> None:
+        passage, output = handling.passage, handling.output
+        message = _message(record, handling)
+        shown = _Shown(output, passage.message if passage.message is not None else message)
+        body = shown.text
+        fields: Dict[Any, Any] = {}
+        given: Any = record.msg
+        if issubclass(type(given), dict):
+            body, fields = _told(shown.of(given), body)
+        here = _getpid()
+        line = (
+            f'{{"kind":"{LOG}","timeUnixNano":{_nanoseconds(record)},"severityNumber":{_integer(record.levelno)},'
+            f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
+            f'"body":{quoted(self._text(body))},"thread":{quoted(str(record.threadName or ""))},'
+            f'"file":{quoted(str(record.pathname))},"line":{_integer(record.lineno)},'
+            f'"function":{quoted(str(record.funcName))}'
+        )
+        if len(body) > LONGEST_LINE:
+            line += f',"length":{len(body)}'
+        process = record.process or here  # None with logging.logProcesses = False
+        if process != self._pid:
+            line += f',"pid":{_integer(process)}'
+            if process != here:
+                # Sent here through a queue. A forked child has written it already, a spawned one has not:
+                # the assembly, which sees both files' worth, keeps one.
+                line += ',"forwarded":true'
+        exception = self._exception(record, shown)
+        if exception is None and passage.exception is not None:
+            exception = passage.exception
+            if not shown.has(exception["stacktrace"].rstrip("\n")):
+                exception = {"type": exception["type"]}
+        if exception:
+            line += f',"exception":{as_json(exception)}'
+        # Comparing sizes first spares the scan of a plain record.
+        held = record.__dict__
+        if fields or len(held) - ("message" in held) - ("asctime" in held) != _MANDATORY:
+            attributes, cut = plain(self._attributes(record, fields, shown, handling.handler), self._mask)
+            if attributes:
+                line += f',"attributes":{as_json(attributes)}'
+            if cut:
+                line += f',"attributesCut":{cut}'
+        self._append_line(line + "}")
+
+    def _text(self, text: str) -> str:
+        return self._mask(text[: LONGEST_LINE + _SLACK])[:LONGEST_LINE]
+
+    def _describe(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
+        return self._exception(record, _Shown(None, ""))
+
+    def _exception(self, record: logging.LogRecord, shown: _Shown) -> Optional[Dict[str, str]]:
+        info = record.exc_info
+        if not isinstance(info, tuple) or not isinstance(info[1], BaseException):
+            return None
+        stack = record.exc_text if isinstance(record.exc_text, str) else ""
+        if shown.output is None:
+            return describe_exception(info[1], self._text, stack)
+        return shown_exception(info[1], self._text, stack, shown.has, shown.output)
+
+    def _attributes(
+        self, record: logging.LogRecord, fields: Dict[Any, Any], shown: _Shown, handler: logging.Handler
+    ) -> Any:
+        """The fields of a message and the user's `extra`, as (name, value)."""
+        is_wrapped = issubclass(type(record.msg), dict)
+        extras = {
+            name: value
+            for name, value in record.__dict__.items()
+            if name not in _STANDARD and not (is_wrapped and name in _STRUCTLOG)
+        }
+        if shown.output is not None and extras:
+            form = str(getattr(getattr(handler, "formatter", None), "_fmt", ""))
+            fields_shown = shown.fields
+            extras = {name: shown.value(name, value, form, fields_shown) for name, value in extras.items()}
+        yield from dict.items(fields)
+        yield from ((name, value) for name, value in extras.items() if name not in fields)
+
+
+class _Shown:
+    """What a handler shows of a record: its formatter may mask what filters have left, or leave it out."""
+
+    def __init__(self, output: Optional[str], message: Optional[str]) -> None:
+        self.output = output
+        self._message = message
+        self._is_whole = message is None or self.has(message)
+
+    @property
+    def fields(self) -> Optional[Dict[str, Any]]:
+        """Those of the output, where the formatter writes JSON."""
+        return _object(self.output)
+
+    @property
+    def text(self) -> str:
+        """The message, or the formatter's output where that holds another one."""
+        if self._message is not None and (self._is_whole or self.output is None):
+            return self._message
+        return self.output or ""
+
+    def has(self, text: str) -> bool:
+        """Whether a text is in the output, as it is or as a string of JSON; of a long one, what is kept of it."""
+        if self.output is None or self.output.endswith(text):
+            return True
+        if len(text) > _MOST_COMPARED:
+            return self.has(text[:_MOST_COMPARED]) and self.has(text[-_MOST_COMPARED:])
+        if text in self.output:
+            return True
+        return quoted(text)[1:-1] in self.output or _dumps(text, ensure_ascii=False)[1:-1] in self.output
+
+    def of(self, fields: Dict[Any, Any]) -> Dict[Any, Any]:
+        """The fields of a message that may be told: as the output has them, or all if it holds their text."""
+        shown = self.fields
+        if shown is not None and any(type(name) is str and name in shown for name in dict.keys(fields)):
+            return shown
+        name = _named(fields)
+        return fields if (self._is_whole if name is None else self.has(fields[name])) else {}
+
+    def value(self, name: str, value: Any, form: str, fields: Optional[Dict[str, Any]]) -> Any:
+        """The value of an extra; as the output has it, where that is another one."""
+        if fields is not None and name in fields:
+            return fields[name]
+        if type(value) is str and value and not self.has(value):
+            is_asked = any(f"{begin}{name}" in form for begin in ("%(", "{", "${", "$"))
+            if is_asked or (not self._is_whole and value in (self._message or "")):
+                return MASK
+        return value
+
+
+def _message(record: logging.LogRecord, handling: Handling) -> Optional[str]:
+    """The record's message as a handler's formatter made it; made here only where no handler makes one."""
+    if handling.message is not None:
+        return str.__str__(handling.message)
+    if handling.failed:
+        return _raw(record)
+    if handling.output is not None:
+        # A formatter of the user's, which does without getMessage.
+        said = record.__dict__.get("message", None if record.args else record.msg)
+        return said if type(said) is str else None
+    try:
+        return str(record.getMessage())
+    except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; we keep the raw text
+        let_pass(odd)
+        return _raw(record)
+
+
+def _integer(value: Any) -> int:
+    """What a program may have put in a number's place in a record of its own making."""
+    return int(value) if isinstance(value, int) else 0
+
+
+def _nanoseconds(record: logging.LogRecord) -> int:
+    created = record.created
+    is_time = isinstance(created, (int, float)) and 0 < created < _LATEST
+    return int(created * 1e9) if is_time else _time_ns()
+
+
+def _raw(record: logging.LogRecord) -> str:
+    """What cannot be formatted, without the user's own code."""
+    arguments = record.args if isinstance(record.args, tuple) else (record.args,)
+    parts = [repr(each) if type(each) in _PLAIN else f"<{type(each).__qualname__}>" for each in arguments[:16]]
+    message = record.msg if type(record.msg) in _PLAIN else f"<{type(record.msg).__qualname__}>"
+    return f"{message} ({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def _object(output: Optional[str]) -> Optional[Dict[str, Any]]:
+    if output is None or output[:1] != "{" or len(output) > LONGEST_LINE:
+        return None
+    try:
+        found = _loads(output)
+    except (ValueError, RecursionError):
+        return None
+    return found if type(found) is dict else None
+
+
+def _named(fields: Dict[Any, Any]) -> Optional[str]:
+    return next((name for name in _MESSAGES if type(dict.get(fields, name)) is str), None)
+
+
+def _told(fields: Dict[Any, Any], body: str) -> Tuple[str, Dict[Any, Any]]:
+    """The text of a message that is a map, and its other fields."""
+    name = _named(fields)
+    if name is None:
+        return body, fields
+    return fields[name], {key: value for key, value in dict.items(fields) if key != name}

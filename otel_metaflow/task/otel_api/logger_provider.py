@@ -1,0 +1,90 @@
+"""The logger provider, as far as the API goes. The logs API is not stable yet, which its underscores say."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Optional, Tuple
+
+from opentelemetry import _logs
+from opentelemetry._logs import _internal as internal
+from opentelemetry.environment_variables import _OTEL_PYTHON_LOGGER_PROVIDER
+
+from otel_metaflow.core.guard import contain
+from otel_metaflow.task.otel_api import api_seams, offer
+from otel_metaflow.task.otel_api.set_once import Gate
+
+
+class AttemptLoggerProvider(internal.ProxyLoggerProvider):
+    """A proxy to who looks, with the attempt's journal behind it."""
+
+    def __init__(self) -> None:
+        self._real: Optional[_logs.LoggerProvider] = None
+
+    def get_logger(
+        self, name: str, version: Optional[str] = None, schema_url: Optional[str] = None, attributes: Any = None
+    ) -> _logs.Logger:
+        """A logger that follows the provider of the day."""
+        return AttemptLogger(name, version, schema_url, attributes)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Nothing is waiting: what was emitted is written."""
+        return True
+
+    @property
+    def real(self) -> _logs.LoggerProvider:
+        """The SDK's, made when the first record asks for it."""
+        if self._real is None:
+            if offer.outlet is None:
+                return _logs.NoOpLoggerProvider()
+            self._real = _make(offer.outlet)
+        return self._real
+
+
+class AttemptLogger(internal.ProxyLogger):
+    """A logger that asks at each record whose it is."""
+
+    _resolved: Optional[Tuple[_logs.LoggerProvider, _logs.Logger]] = None
+
+    def __init__(self, *asked: Any) -> None:
+        super().__init__(*asked)
+        self._asked = asked  # what it was asked for by, as the provider of the day is
+
+    @property
+    def _logger(self) -> _logs.Logger:
+        current = _logs.get_logger_provider()
+        provider = PROVIDER.real if current is PROVIDER else current
+        resolved = self._resolved
+        if resolved is None or resolved[0] is not provider:
+            logger = provider.get_logger(*self._asked)
+            resolved = self._resolved = (provider, logger)
+        return resolved[1]
+
+
+def _make(outlet: offer.Outlet) -> _logs.LoggerProvider:
+    try:
+        from otel_metaflow.task.otel_api import sdk_logs
+
+        return sdk_logs.provider(outlet)
+    except Exception as error:  # noqa: BLE001 - a limit that is no number, say: the step runs without these records
+        contain(error)
+        return _logs.NoOpLoggerProvider()
+
+
+PROVIDER = AttemptLoggerProvider()
+
+
+def provider() -> AttemptLoggerProvider:
+    """The entry point, for who names it in OTEL_PYTHON_LOGGER_PROVIDER."""
+    internal._LOGGER_PROVIDER_SET_ONCE = Gate(internal, "_LOGGER_PROVIDER", PROVIDER)
+    return PROVIDER
+
+
+def install() -> None:
+    """Answer for the API where nobody does."""
+    api_seams.verify(internal, api_seams.LOGS)
+    if (
+        offer.outlet is not None
+        and internal._LOGGER_PROVIDER is None
+        and not os.environ.get(_OTEL_PYTHON_LOGGER_PROVIDER)
+    ):
+        _logs.set_logger_provider(provider())

@@ -1,0 +1,211 @@
+"""The meter provider, as far as the API goes.
+
+Instruments are the API's own proxies. Behind each stands at first an `_Unused`, which the first
+measurement replaces by an instrument of the SDK; so a library that creates counters when it is imported
+costs nothing, and a forked child begins again from nothing instead of reporting its parent's counts.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Iterator, Optional
+
+from opentelemetry import metrics
+from opentelemetry.environment_variables import OTEL_PYTHON_METER_PROVIDER
+from opentelemetry.metrics import _internal as internal
+
+from otel_metaflow.core.guard import contain, guarded, seam
+from otel_metaflow.task.otel_api import api_seams, offer
+from otel_metaflow.task.otel_api.set_once import Gate
+
+if TYPE_CHECKING:
+    from otel_metaflow.task.otel_api.sdk_metrics import JournalMetrics
+
+
+class _Unused:
+    """Stands behind an instrument that nobody has measured with: any method of it loads the SDK."""
+
+    def __init__(self, meter: AttemptMeter, instrument: Any) -> None:
+        self._meter = meter
+        self._instrument = instrument
+
+    def __getattr__(self, method: str) -> Any:
+        self._meter.realize(self._instrument)
+        real = self._instrument._real_instrument
+        return _nothing if real is self or real is None else getattr(real, method)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Measure with an instrument that the SDK refused to make: the API without a provider refuses none."""
+
+
+class AttemptMeter(internal._ProxyMeter):
+    """A meter whose instruments follow the provider of the day."""
+
+    def __init__(self, name: str, version: Optional[str], schema_url: Optional[str], attributes: Any) -> None:
+        super().__init__(name, version=version, schema_url=schema_url)
+        self._asked = name, version, schema_url, attributes
+
+    @seam("a measurement of user code")
+    def realize(self, instrument: Any) -> None:
+        """Put an instrument of the SDK behind `instrument`."""
+        provider = PROVIDER.real
+        instrument.on_meter_set(provider.get_meter(*self._asked))
+
+    def reset(self) -> None:
+        """Begin again, in a forked child. What is observed there is its parent's to report."""
+        self._lock = threading.Lock()
+        self._instruments = [each for each in self._instruments if not isinstance(each, metrics.Asynchronous)]
+        for instrument in self._instruments:
+            self._back(instrument)
+
+    def pending(self) -> Iterator[Any]:
+        """What is to be observed and was never put behind an instrument of the SDK."""
+        for instrument in self._instruments:
+            if isinstance(getattr(instrument, "_real_instrument", None), _Unused) and isinstance(
+                instrument, metrics.Asynchronous
+            ):
+                yield instrument
+
+    def _back(self, instrument: Any) -> Any:
+        """The instrument with an `_Unused` behind it, or as it is where the user's provider has made it."""
+        if self._real_meter is None:
+            instrument._real_instrument = _Unused(self, instrument)
+        return instrument
+
+    def create_counter(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_counter(*args, **kwargs))
+
+    def create_up_down_counter(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_up_down_counter(*args, **kwargs))
+
+    def create_histogram(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_histogram(*args, **kwargs))
+
+    def create_gauge(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_gauge(*args, **kwargs))
+
+    def create_observable_counter(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_observable_counter(*args, **kwargs))
+
+    def create_observable_up_down_counter(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_observable_up_down_counter(*args, **kwargs))
+
+    def create_observable_gauge(self, *args: Any, **kwargs: Any) -> Any:
+        """As the API defines it."""
+        return self._back(super().create_observable_gauge(*args, **kwargs))
+
+
+class AttemptMeterProvider(internal._ProxyMeterProvider):
+    """A proxy to who looks, with the attempt's journal behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._journal: Optional[JournalMetrics] = None
+        self._broken: Optional[metrics.MeterProvider] = None
+        self._flushed = False
+        self._making = threading.RLock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin_again)
+
+    def get_meter(
+        self, name: str, version: Optional[str] = None, schema_url: Optional[str] = None, attributes: Any = None
+    ) -> metrics.Meter:
+        """A meter that follows the provider of the day."""
+        with self._lock:
+            real = self._real_meter_provider
+            if real is not None:
+                return real.get_meter(name, version, schema_url, attributes)
+            meter = AttemptMeter(name, version, schema_url, attributes)
+            self._meters.append(meter)
+            return meter
+
+    def on_set_meter_provider(self, meter_provider: metrics.MeterProvider) -> None:
+        """User code sets its own: what was measured until now is written, the rest is its own."""
+        self._write()
+        super().on_set_meter_provider(meter_provider)
+
+    @property
+    def real(self) -> metrics.MeterProvider:
+        """The SDK's, made when the first measurement asks for it."""
+        with self._making:
+            if self._journal is None and self._broken is None and offer.outlet is not None:
+                try:
+                    from otel_metaflow.task.otel_api import sdk_metrics
+
+                    self._journal = sdk_metrics.JournalMetrics(offer.outlet, self.close)
+                except Exception as error:  # noqa: BLE001 - a variable that the SDK does not take: the step goes on
+                    self._broken = metrics.NoOpMeterProvider()
+                    contain(error)
+            if self._journal is not None:
+                return self._journal.provider
+            return self._broken or metrics.NoOpMeterProvider()
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Write what was measured so far, before the attempt's end."""
+        self._write()
+        return True
+
+    def close(self) -> None:
+        """This process comes to its end, or its attempt does: write what was measured, once."""
+        if not self._flushed:
+            self._flushed = True
+            self._write()
+
+    @guarded
+    def _write(self) -> None:
+        if self._real_meter_provider is not None:
+            return
+        for meter in list(self._meters):
+            for instrument in meter.pending():  # type: ignore[attr-defined]
+                meter.realize(instrument)  # type: ignore[attr-defined]
+        if self._journal is not None:
+            self._journal.write()
+
+    def _begin_again(self) -> None:
+        """In a forked child."""
+        self._journal = None
+        self._flushed = False
+        self._lock, self._making = threading.Lock(), threading.RLock()
+        if self._real_meter_provider is None:
+            for meter in self._meters:
+                meter.reset()  # type: ignore[attr-defined]
+
+
+PROVIDER = AttemptMeterProvider()
+
+
+class _MeterGate(Gate):
+    """A gate that tells our provider of the one that replaces it: meters were handed out already."""
+
+    def do_once(self, func: Any) -> bool:
+        """Run `func` unless the user's is set; whether it ran."""
+        ran = super().do_once(func)
+        current = internal._METER_PROVIDER
+        if ran and current is not None and current is not PROVIDER:
+            PROVIDER.on_set_meter_provider(current)
+        return ran
+
+
+def provider() -> AttemptMeterProvider:
+    """The entry point, for who names it in OTEL_PYTHON_METER_PROVIDER."""
+    internal._METER_PROVIDER_SET_ONCE = _MeterGate(internal, "_METER_PROVIDER", PROVIDER)
+    return PROVIDER
+
+
+def install() -> None:
+    """Answer for the API where nobody does."""
+    if offer.outlet is not None:
+        meter = internal._ProxyMeter("verify")
+        proxies = internal._ProxyMeterProvider(), meter, meter.create_counter("verify")
+        api_seams.verify(internal, api_seams.METRICS, *proxies)
+        offer.outlet.at_end(PROVIDER.close)
+        if internal._METER_PROVIDER is None and not os.environ.get(OTEL_PYTHON_METER_PROVIDER):
+            metrics.set_meter_provider(provider())

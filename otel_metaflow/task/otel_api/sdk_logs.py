@@ -1,0 +1,83 @@
+"""Log records of user code that emits them through the API: made by the SDK, appended to the journal."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, Dict
+
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import format_span_id, format_trace_id
+
+from otel_metaflow.core.guard import guarded
+from otel_metaflow.journal import layout
+from otel_metaflow.task.otel_api import json_values
+from otel_metaflow.task.otel_api.offer import Outlet
+
+
+class _Provider(LoggerProvider):
+    """The SDK's, which a fork cannot hang; see spans.py."""
+
+    def _handle_fork(self) -> None:
+        self._logger_cache_lock = threading.Lock()
+        self._active_loggers_lock = threading.Lock()
+
+
+class JournalRecords(LogRecordProcessor):
+    """Writes each record as it is emitted."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    @guarded
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        """Write the record, unless it is what a handler makes of a logging record that is written already."""
+        if not self._outlet.is_logged():
+            self._outlet.append_lines([json_values.line(_record(log_record, self._outlet))])
+
+    def shutdown(self) -> None:
+        """Nothing to end."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Nothing is waiting."""
+        return True
+
+
+def _record(emitted: ReadWriteLogRecord, outlet: Outlet) -> Dict[str, Any]:
+    """The record, as docs/journal.md describes it."""
+    text = outlet.mask
+    given = emitted.log_record
+    observed = given.observed_timestamp or time.time_ns()
+    record: Dict[str, Any] = {
+        "kind": layout.RECORD,
+        "timeUnixNano": given.timestamp or observed,
+        "observedTimeUnixNano": observed,
+        "body": json_values.value(given.body, text),
+        **json_values.attributes(given.attributes, text),
+        "scope": json_values.scope(emitted.instrumentation_scope, text),
+    }
+    if given.severity_number is not None:
+        record["severityNumber"] = given.severity_number.value
+    if given.severity_text:
+        record["severityText"] = given.severity_text
+    if given.event_name:
+        record["eventName"] = text(given.event_name)
+    if given.trace_id and given.span_id:
+        record.update({"traceId": format_trace_id(given.trace_id), "spanId": format_span_id(given.span_id)})
+        record["flags"] = int(given.trace_flags or 0)
+    if os.getpid() != outlet.pid:
+        record["pid"] = os.getpid()
+    return record
+
+
+def provider(outlet: Outlet) -> LoggerProvider:
+    """A provider that writes to `outlet`; limits are the SDK's, by its variables.
+
+    Raises:
+        ValueError: a variable of the SDK's has a value that it does not take.
+    """
+    made = _Provider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    made.add_log_record_processor(JournalRecords(outlet))
+    return made

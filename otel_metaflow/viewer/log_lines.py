@@ -1,0 +1,125 @@
+"""What a run's processes printed and logged, a line at a time, for whoever shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, NamedTuple, Optional
+
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.reader import Tail
+from otel_metaflow.model import endings
+from otel_metaflow.model.attempt_logs import AttemptLogs, LogEntry
+from otel_metaflow.model.run import Attempt, Run
+
+DEBUG, INFO, WARN, ERROR = 1, 2, 3, 4
+# Up to which severity number of OpenTelemetry a level goes (and trace, below debug, counts as that).
+_OF_OTEL = ((8, DEBUG), (12, INFO), (16, WARN))
+_INFO = 9
+LEVELS = {endings.WARN: WARN, endings.ERROR: ERROR, endings.FATAL: ERROR}
+"""The level of a notice, by its severity."""
+
+
+class Line(NamedTuple):
+    """One record: when (nanoseconds since 1970), how bad, from which stream or logger, and what; may hold newlines."""
+
+    at: int
+    level: int
+    source: str
+    text: str
+
+
+def of_attempt(folder: Path, run: Run, attempt: Attempt, pattern: str = "") -> Iterator[Line]:
+    """The log records of an attempt, as far as they are there now, masked as those that leave; then what went wrong.
+
+    `pattern` is one more regular expression whose matches are masked.
+    """
+    redaction = Redaction(pattern)
+    for entry in read(folder, attempt):
+        yield made(entry.record, redaction)
+    for notice in notices(run, attempt):
+        yield noticed(notice, redaction)
+
+
+def read(folder: Path, attempt: Attempt) -> Iterator[LogEntry]:
+    """The records of an attempt's journals that are log records, as far as they are there now."""
+    return AttemptLogs(folder, attempt.key, Cursor()).read(final=True)
+
+
+def notices(run: Run, attempt: Attempt) -> Iterator[endings.Notice]:
+    """What went wrong with an attempt, if it is over."""
+    if attempt.end is not None or not attempt.is_running():
+        yield from endings.of_attempt(run, attempt)
+
+
+def noticed(notice: endings.Notice, redaction: Redaction) -> Line:
+    """The line that a notice is."""
+    return Line(notice.at, LEVELS[notice.severity], notice.event, redaction.text(notice.text))
+
+
+def made(record: Dict[str, Any], redaction: Redaction) -> Line:
+    """The line that a record of kind line, log or record is."""
+    kind = record["kind"]
+    if kind == layout.LINE:
+        return _printed(record, redaction)
+    return _logged(record, redaction) if kind == layout.LOG else _emitted(record, redaction)
+
+
+def level(record: Dict[str, Any]) -> int:
+    """How bad a record is, by what it says of itself."""
+    number = int(record.get("severityNumber") or 0)
+    if record["kind"] == layout.LOG:
+        return ERROR if number >= 40 else WARN if number >= 30 else INFO if number >= 20 else DEBUG  # noqa: PLR2004 - logging's
+    return _level(number or _INFO)
+
+
+def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
+    """What the launcher itself printed, Metaflow's own messages; then why the run failed, if no attempt tells it."""
+    redaction = Redaction(pattern)
+    tail = Tail(folder / layout.RUN_FILE, only=layout.LINE)
+    before = -1
+    while tail.offset != before:
+        before = tail.offset
+        for entry in tail.read():
+            yield _printed(entry.record, redaction)
+    if run.end is not None or not run.is_running():
+        yield from (noticed(notice, redaction) for notice in endings.of_run(run))
+
+
+def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
+    stream = str(record.get("stream", ""))
+    text = redaction.line(str(record.get("body", "")), stream)
+    how_bad = INFO
+    if text.startswith("{"):
+        how_bad = _told(text, record["timeUnixNano"]) or INFO
+    elif "\r" in text:  # a progress bar shows its last state
+        text = text.rstrip("\r").rpartition("\r")[2]
+    return Line(record["timeUnixNano"], how_bad, stream, text)
+
+
+def _told(text: str, written: int) -> Optional[int]:
+    """The level that a line of structlog or python-json-logger tells."""
+    from otel_metaflow.model import structured
+
+    said = structured.parse(text, written)
+    return _level(int(said.severity)) if said is not None and said.severity is not None else None
+
+
+def _logged(record: Dict[str, Any], redaction: Redaction) -> Line:
+    text = redaction.text(str(record.get("body", "")))
+    trace = (record.get("exception") or {}).get("stacktrace")
+    if trace:
+        text = f"{text}\n{redaction.text(str(trace)).rstrip()}"
+    return Line(record["timeUnixNano"], level(record), str(record.get("logger", "root")), text)
+
+
+def _emitted(record: Dict[str, Any], redaction: Redaction) -> Line:
+    body = redaction.value(record.get("body"))
+    text = str(record.get("eventName") or "") if body is None else body if isinstance(body, str) else str(body)
+    source = str((record.get("scope") or {}).get("name", ""))
+    return Line(record["timeUnixNano"], level(record), source, text)
+
+
+def _level(number: int) -> int:
+    return next((found for most, found in _OF_OTEL if number <= most), ERROR)

@@ -1,0 +1,64 @@
+"""The recent runs in the terminal: how each ended, and how long those of its flow take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List, Sequence
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from otel_metaflow.journal import layout
+from otel_metaflow.model.run import Run, load
+from otel_metaflow.viewer import formatting, report
+from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, spark
+
+_SPARKS = 20
+_SLOW = 200  # runs, of which it is time to say how far one is
+
+
+def recent(home: Path, namespace: str, flow: str, limit: int) -> List[Run]:
+    """The runs that were written to last, of `flow` or of all flows; the newest first."""
+    folders = [
+        (folder.stat().st_mtime, folder)
+        for folder in layout.run_folders(home)
+        for key in [layout.run_key(home, folder)]
+        if key.namespace == namespace and flow in ("", key.flow)
+    ]
+    chosen = [folder for _, folder in sorted(folders, reverse=True)[:limit]]
+    shown = track(chosen, console=Console(stderr=True), transient=True, disable=len(chosen) < _SLOW)
+    return sorted((load(home, folder) for folder in shown), key=lambda run: -run.started_at)
+
+
+def show(runs: Sequence[Run]) -> None:
+    """Print a row for each run, and a spark line for each flow."""
+    console = formatting.console()
+    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    for name in ("run", "result", "took", "started", "attempts", "failed"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("took", "attempts", "failed") else "left")
+    flows: Dict[str, List[report.Values]] = {}
+    for run in runs:
+        values = report.summary(run)
+        flows.setdefault(run.key.flow, []).append(values)
+        table.add_row(
+            Text(plain(str(run.key))),
+            Text(values["state"], style=STYLES.get(values["state"], "")),
+            seconds(values["durationSeconds"]),
+            clock(run.started_at),
+            str(values["attempts"]),
+            str(values["failed"] or ""),
+        )
+    console.print(table)
+    console.print()
+    for flow, told in flows.items():
+        latest = [one for one in reversed(told) if one["state"] != "running"][-_SPARKS:]
+        blocks = spark([one["durationSeconds"] for one in latest])
+        text = Text(f"{plain(flow)}  ")
+        for block, one in zip(blocks, latest, strict=True):
+            text.append(block, STYLES.get(one["state"], ""))
+        if latest:
+            most = max(one["durationSeconds"] for one in latest)
+            text.append(f"  the last {len(latest)}, at most {seconds(most)}", "dim")
+        console.print(text)

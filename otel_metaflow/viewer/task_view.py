@@ -1,0 +1,100 @@
+"""One task in the terminal: its attempts, one after another, with all that is known of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.model import story
+from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.viewer import log_view, report
+from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, size
+
+_FEW = 12
+PARTLY = "its own journal does not tell how it ended, the launcher does"
+
+
+def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redaction) -> None:
+    """Print the attempts of one task."""
+    console = Console(highlight=False, soft_wrap=True)
+    critical = {attempt.key for attempt in story.critical_path(run).attempts}
+    for attempt in attempts:
+        values = report.of_attempt(run, attempt, redaction, critical)
+        console.print(
+            Text.assemble(
+                (plain(f"{run.key}/{values['name']}"), "bold"),
+                "  ",
+                (values["state"], STYLES.get(values["state"], "")),
+                f"  {seconds(values['durationSeconds'])}  started {clock(values['startTimeUnixNano'])}",
+            )
+        )
+        for line in _facts(run, attempt, values):
+            console.print(Text(f"  {line}"))
+        trace = (values.get("exception") or {}).get("stacktrace") or values.get("error")
+        if trace:
+            console.print(Text("\n".join(f"  {plain(line)}" for line in str(trace).rstrip().split("\n")), style="red"))
+        count, errors = log_view.counted(folder, run, attempt)
+        bad = f", {errors} of them error{'' if errors == 1 else 's'}" if errors else ""
+        one = attempt.key if len(attempts) > 1 else story.name(attempt.key)
+        look = plain(f"otel-metaflow view {run.key}/{one} --logs")
+        console.print(Text(f"  {count} log records{bad}" + (f": {look}" if count else ""), style="dim"))
+
+
+def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
+    yield _times(values)
+    told = [
+        ("reads from", _listed(values.get("inputs") or [], values.get("inputCount", 0))),
+        ("a retry of", values.get("retries")),
+        ("cloned from", values.get("clonedFrom")),
+        ("foreach index", ", ".join(map(str, values.get("foreachIndex") or []))),
+        ("foreach value", values.get("foreachValue")),
+        ("signal", values.get("signal")),
+        ("exit code", values.get("exitCode") or None),
+    ]
+    if values.get("critical"):
+        yield "on the critical path"
+    if values.get("recorded") is False:
+        yield "not recorded: its step has no @otel"
+    if values.get("partial"):
+        yield f"partly recorded: {PARTLY}"
+    if values.get("caught"):
+        yield "its exception was caught"
+    if values.get("triedAgain"):
+        yield "tried again"
+    for name, value in told:
+        if value:
+            yield f"{name} {plain(str(value))}"
+    usage = attempt.usage
+    asked = run.steps.get(attempt.key.step, {}).get("asked") or {}
+    if usage:
+        cores = f" of {asked['cpu']:g} cores asked" if "cpu" in asked else ""
+        memory = f" of {size(int(asked['memory'] * (1 << 20)))} asked" if "memory" in asked else ""
+        yield (
+            f"cpu {usage.get('cpu', 0):.2f}s{cores}; memory {size(int(usage.get('memoryPeak', 0))) or '0 B'}{memory}; "
+            f"read {size(int(usage.get('read', 0))) or '0 B'}; written {size(int(usage.get('written', 0))) or '0 B'}"
+        )
+    artifacts = values.get("artifacts") or {}
+    if artifacts.get("count"):
+        yield f"{artifacts['count']} artifacts, {size(int(artifacts.get('bytes', 0)))}"
+
+
+def _times(values: Dict[str, Any]) -> str:
+    """How long it waited, started up, ran and stored."""
+    start, code = values["startTimeUnixNano"], values.get("codeStartTimeUnixNano")
+    left, end = values.get("codeEndTimeUnixNano"), values["endTimeUnixNano"]
+    parts: List[str] = []
+    if "queueSeconds" in values:
+        parts.append(f"waited {seconds(values['queueSeconds'])}")
+    for name, begin, until in (("started up", start, code), ("user code", code, left), ("stored", left, end)):
+        if begin is not None and until is not None:
+            parts.append(f"{name} {seconds(max(0, until - begin) / 1e9)}")
+    return ", ".join(parts) or "nobody saw what it did when"
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    more = max(count, len(names)) - _FEW
+    return ", ".join(names[:_FEW]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,54 @@
+"""Writes docs/names.md, the page of every name that leaves: `python tools/names_page.py > docs/names.md`."""
+
+from __future__ import annotations
+
+from otel_metaflow.core import names
+
+
+def page() -> str:
+    """`docs/names.md`."""
+    lines = [_HEAD.rstrip()]
+    for title, found in (("Resource", "resource"), ("Spans of attempts", "attempt"), ("Spans of runs", "run"),
+                         ("Spans of user code, besides what it gives them", "user"),
+                         ("Links", "links"), ("Log records", "logs"), ("Metric points", "metrics")):  # fmt: skip
+        rows = [name for name in names.CATALOG if found in name.on.split(", ")]
+        lines += ["", f"## {title}", "", "| attribute | type | status | what |", "|---|---|---|---|"]
+        lines += [f"| `{row.name}` | {row.form} | {row.status} | {row.text} |" for row in rows]
+    events = [name for name in names.CATALOG if name.on == "event"]
+    lines += ["", "## Events", "", "| event | severity | when | with |", "|---|---|---|---|"]
+    for event in events:
+        carried = ", ".join(f"`{row.name}`" for row in names.CATALOG if event.name in row.on.split(", "))
+        lines.append(f"| `{event.name}` | {event.form} | {event.text} | {carried} |")
+    lines += ["", "## Metrics", "", "| metric | kind, unit | of | boundaries |", "|---|---|---|---|"]
+    for metric in (name for name in names.CATALOG if name.on == "metric"):
+        bounds = " ".join(f"{bound:g}" for bound in names.BOUNDARIES.get(metric.name, ()))
+        lines.append(f"| `{metric.name}` | {metric.form} | {metric.text} | {bounds} |")
+    return "\n".join(lines) + "\n"
+
+
+_HEAD = """\
+# Names
+
+Made from `otel_metaflow/core/names.py` by `python tools/names_page.py > docs/names.md`. A test holds this page
+against that file, and against what a run really sends.
+
+## The tree
+
+```
+RUN FanoutFlow                       the run
+  start                              an attempt, named by its step
+  work        metaflow.foreach.index [2], failed, metaflow.attempt.final false
+  work        metaflow.attempt 1, linked to the attempt before it
+    work load                        at OTEL_METAFLOW_DETAIL=2: before user code,
+    work user code                   user code itself,
+    work persist                     and storing its artifacts
+    train                            a span of user code
+  collect queued                     a wait for its launch of more than a second
+  collect                            linked to all that it read from
+  end
+```
+"""
+
+
+if __name__ == "__main__":
+    print(page(), end="")
