@@ -48,7 +48,7 @@ def write(home: Path, tasks: int) -> Path:
 _DELIVER = """
 import json, re, sys, threading, time
 from pathlib import Path
-from otel_metaflow import settings
+from otel_metaflow.core import settings
 from otel_metaflow.shipper.sinks.answers import DELIVERED
 from otel_metaflow.shipper.delivery import Delivery
 home, folder = map(Path, sys.argv[1:])

@@ -21,7 +21,7 @@ _SIZES = ((1_000, 100_000), (10_000, 100_000), (1, 100_000))
 _WRITE = """
 import json, re, sys, time
 from pathlib import Path
-from otel_metaflow import settings
+from otel_metaflow.core import settings
 from otel_metaflow.viewer import page
 home, folder, file = map(Path, sys.argv[1:])
 environment = settings.read({"OTEL_METAFLOW_HOME": str(home)})

@@ -50,10 +50,10 @@ def test_a_run_loads_nothing_but_our_own_small_modules(place: Place, tmp_path: P
             finished = place.run(flow, *arguments, env=env)
             assert finished.code == 0, finished.stderr
         finished.wait_delivered()
-    for process in ("task", "launcher"):
+    for process, module in (("task", "task.attempt"), ("launcher", "launcher.run")):
         without, ours = (set(json.loads((tmp_path / f"{name} {process}").read_text())) for name in ("without", "with"))
         more = ours - without
-        assert "otel_metaflow.task.attempt" in more
+        assert f"otel_metaflow.{module}" in more
         assert not [name for name in more if not name.startswith("otel_metaflow")]
         assert not [name for name in more if name.startswith(("otel_metaflow.shipper", "otel_metaflow.viewer"))]
 

@@ -132,7 +132,7 @@ def test_a_run_that_ends_its_shippers_is_set_aside_and_all_others_are_delivered(
     broken, work = folders[1], Delivery.work
     breaking(monkeypatch, broken)
     started: list[Path] = []
-    monkeypatch.setattr(shipper, "_detached", lambda _module, folder, _log: started.append(folder))
+    monkeypatch.setattr(spawn, "_detached", lambda _module, folder, _log: started.append(folder))
     monkeypatch.setattr(spawn.standby, "ask", lambda *_: False)
     with Endpoint() as endpoint:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.url)
@@ -157,7 +157,7 @@ def test_a_run_that_ends_its_shippers_is_set_aside_and_all_others_are_delivered(
 
 def test_a_shipper_that_is_killed_counts_unless_it_got_somewhere(tmp_path: Path) -> None:
     def killed() -> None:
-        child = "import os, sys; from pathlib import Path; from otel_metaflow import setbacks\n"
+        child = "import os, sys; from pathlib import Path; from otel_metaflow.journal import setbacks\n"
         child += "with setbacks.noted(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
         gone = subprocess.run([sys.executable, "-c", child, str(tmp_path)], check=False)
         assert gone.returncode == -signal.SIGKILL
