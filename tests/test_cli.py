@@ -34,11 +34,11 @@ def test_what_is_not_there_is_said_with_exit_code_2(place: Place) -> None:
     """With what is there, or the form that was expected."""
     missing = place.cli("view", "HelloFlow/12")
     assert missing.returncode == 2
-    assert f"no journal of HelloFlow/12 in {place.home}; there are none here yet" in missing.stderr
+    assert f"no journal of HelloFlow/12 in {place.home}; it holds no run" in missing.stderr
     finished = place.run(ROOT / "examples/hello.py")
     missing = place.cli("view", "HelloFlow/12")
     assert missing.returncode == 2
-    assert f"the latest here: HelloFlow/{finished.run}" in missing.stderr
+    assert f"the latest: HelloFlow/{finished.run}" in missing.stderr
     run = f"HelloFlow/{finished.run}"
     for wrong, said in (
         ("HelloFlow/", "is not of the form FLOW/RUN"),
@@ -55,7 +55,7 @@ def test_what_is_not_there_is_said_with_exit_code_2(place: Place) -> None:
         assert said in refused.stderr
     refused = place.cli("view", "HelloFlow", "--logs")
     assert refused.returncode == 2
-    assert "say which, as in `otel-metaflow view HelloFlow/12 --logs`" in refused.stderr
+    assert "--logs is for a run or a part of it, as in `otel-metaflow view HelloFlow/latest --logs`" in refused.stderr
     refused = place.cli("id", "HelloFlow/12/train")
     assert refused.returncode == 2
     assert "is not of the form FLOW/RUN[/STEP/TASK[/ATTEMPT]]" in refused.stderr
@@ -119,3 +119,11 @@ def _sent(receiver: Endpoint) -> set[str]:
 
 def _traces(*runs: Finished) -> set[str]:
     return {ids.trace_id(run.flow, run.run) for run in runs}
+
+
+def test_what_is_switched_off_is_not_shipped(place: Place) -> None:
+    """The SDK would make no metrics then."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}
+    refused = place.cli("ship", "--all", env=env)
+    assert refused.returncode == 2
+    assert refused.stderr == ("otel-metaflow: OTEL_SDK_DISABLED switches delivery off; type: unset OTEL_SDK_DISABLED\n")

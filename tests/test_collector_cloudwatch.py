@@ -136,8 +136,8 @@ def test_the_streams_of_a_run_are_printed(place: Place) -> None:
     finished = place.run(FLOW)
     assert finished.code == 0, finished.stderr
     expected = f"OnBatchFlow/{finished.run}/start/1\t{GROUP}\t{STREAM}\n"
-    for pathspec in ("", "/start", "/start/1"):
-        printed = place.cli("cloudwatch", f"OnBatchFlow/{finished.run}{pathspec}")
+    for pathspec in (f"{finished.run}", f"{finished.run}/start", f"{finished.run[:-2]}/start/1", "latest"):
+        printed = place.cli("cloudwatch", f"OnBatchFlow/{pathspec}")
         assert (printed.returncode, printed.stdout) == (0, expected), printed.stderr
     none = place.cli("cloudwatch", f"OnBatchFlow/{finished.run}/end")
     assert (none.returncode, none.stdout) == (2, "")

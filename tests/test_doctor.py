@@ -315,7 +315,7 @@ def test_for_people_each_leg_is_a_line(place: Place) -> None:
         done = place.cli("doctor", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
     lines = done.stdout.splitlines()
     assert "fail  traces        answered 404 Not Found" in lines
-    assert "                    do: check the path in OTEL_EXPORTER_OTLP_ENDPOINT" in lines
+    assert "                    fix: check the path in OTEL_EXPORTER_OTLP_ENDPOINT" in lines
     assert done.returncode == 1
 
 

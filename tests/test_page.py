@@ -530,4 +530,4 @@ def test_bad_input_is_one_line(place: Place) -> None:
     assert "name another file after --html" in done.stderr
     done = place.cli("view", "HandFlow/2", "--html", "x.html")
     assert done.returncode == 2
-    assert "the latest here: HandFlow/1" in done.stderr
+    assert "the latest: HandFlow/1" in done.stderr

@@ -1,11 +1,10 @@
-"""What the commands have in common: naming a run, answering as JSON, refusing what makes no sense."""
+"""What the commands have in common: options that go together, JSON, errors in one line."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import Any, List, NoReturn, Tuple
+from typing import Any, Collection, NoReturn
 
 import click
 
@@ -13,29 +12,7 @@ from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.viewer.terminal import echo
 
-as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
-
-
-def folder_of(environment: settings.Settings, run: str) -> Path:
-    """The folder of the run called FLOW/RUN; ends the program where there is none."""
-    flow, slash, run_id = run.partition("/")
-    if not slash or not flow or not run_id or "/" in run_id:
-        fail(f"{run!r} is not of the form FLOW/RUN, as in HelloFlow/12")
-    folder = layout.run_folder(environment.home, layout.RunKey(flow, run_id, environment.namespace))
-    if not folder.is_dir():
-        known = _recent(environment)
-        advice = f"the latest here: {', '.join(known)}" if known else "there are none here yet"
-        fail(f"no journal of {run} in {environment.home}; {advice}")
-    return folder
-
-
-def _recent(environment: settings.Settings, most: int = 5) -> List[str]:
-    found: List[Tuple[float, str]] = []
-    for folder in layout.run_folders(environment.home):
-        key = layout.run_key(environment.home, folder)
-        if key.namespace == environment.namespace:
-            found.append((folder.stat().st_mtime, str(key)))
-    return [name for _, name in sorted(found, reverse=True)[:most]]
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 def print_json(values: Any) -> None:
@@ -49,16 +26,27 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def say_problems(environment: settings.Settings) -> None:
+def check_together(given: Collection[str], allowed: Collection[Collection[str]]) -> None:
+    """End the program where two of the options `given` are not among the pairs `allowed`."""
+    names = list(given)
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            if {one, other} not in map(set, allowed):
+                fail(f"{one} does not go with {other}: leave one of them out")
+
+
+def print_problems(environment: settings.Settings) -> None:
     """Print what is wrong with the environment."""
     for problem in environment.problems:
         echo(f"otel: {problem}", err=True)
 
 
-def say_foreign(environment: settings.Settings) -> None:
-    """Print which runs are passed over because they are another user's."""
+def print_foreign(environment: settings.Settings) -> None:
+    """Print which runs are skipped because they belong to another user."""
     from otel_metaflow.shipper import backlog
 
     for folder in backlog.foreign(environment.home):
         key = layout.run_key(environment.home, folder)
-        echo(f"{key}: passed over, {folder} belongs to another user; to have it back: sudo chown -R $USER", err=True)
+        echo(
+            f"{key}: skipped, it belongs to another user; to take it back, type: sudo chown -R $USER {folder}", err=True
+        )

@@ -7,6 +7,7 @@ from typing import Any, Iterator, List, NamedTuple, Tuple
 
 import click
 
+from otel_metaflow.cli import runs
 from otel_metaflow.cli.arguments import as_json as json_option
 from otel_metaflow.cli.arguments import fail, print_json
 from otel_metaflow.viewer.terminal import echo
@@ -15,15 +16,20 @@ _GROUP, _STREAM = "aws-batch-awslogs-group", "aws-batch-awslogs-stream"
 
 
 @click.command()
-@click.argument("pathspec", metavar="FLOW/RUN[/STEP[/TASK]]")
+@click.argument("pathspec", metavar="FLOW/RUN[/STEP[/TASK]]", shell_complete=runs.completion(parts=4))
 @json_option
 def cloudwatch(pathspec: str, *, as_json: bool) -> None:
-    """Print the CloudWatch log streams of tasks on AWS Batch: task, log group, stream."""
+    """Print the CloudWatch log streams of tasks on AWS Batch.
+
+    One line for each attempt: task, log group, stream.
+    RUN is an id, the beginning of one, or latest, among the runs that Metaflow knows.
+    """
     if re.fullmatch(r"[^/]+(/[^/]+){1,3}", pathspec) is None:
         fail(f"{pathspec!r} is not of the form FLOW/RUN, FLOW/RUN/STEP or FLOW/RUN/STEP/TASK, as in HelloFlow/12")
     from metaflow.exception import MetaflowException
 
     try:
+        pathspec = _resolved(pathspec)
         found = list(streams(pathspec))
     except MetaflowException as error:
         fail(str(error))
@@ -34,6 +40,24 @@ def cloudwatch(pathspec: str, *, as_json: bool) -> None:
         return
     for stream in found:
         echo("\t".join(stream))
+
+
+def _resolved(pathspec: str) -> str:
+    """The pathspec with the id of the run that is meant; as Metaflow knows it, since it need not have a journal here.
+
+    Raises:
+        metaflow.exception.MetaflowException: there is no such flow.
+    """
+    from metaflow import Flow, Run, namespace
+    from metaflow.exception import MetaflowNotFound
+
+    namespace(None)
+    flow, run, *rest = pathspec.split("/")
+    try:
+        Run(f"{flow}/{run}")
+    except MetaflowNotFound:
+        run = runs.pick(flow, run, [known.id for known in Flow(flow)]) or run
+    return "/".join((flow, run, *rest))
 
 
 class Stream(NamedTuple):

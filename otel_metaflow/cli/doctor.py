@@ -14,28 +14,34 @@ from otel_metaflow.viewer.terminal import echo
 
 @click.command()
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds for each leg."
+    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds to wait at each stage."
 )
-@click.option("--health", metavar="URL", help="The collector's health, if not on the endpoint's host at port 13133.")
-@click.option("--metrics", metavar="URL", help="The collector's own metrics, if not there at port 8888.")
+@click.option("--health", metavar="URL", help="The collector's health check, if not port 13133 of the endpoint's host.")
+@click.option("--metrics", metavar="URL", help="The collector's own metrics, if not port 8888 of that host.")
 @json_option
-def doctor(timeout: float, health: str | None, metrics: str | None, *, as_json: bool) -> None:
-    """Send a marked span, log record and metric, and say leg by leg how far they come.
+@click.pass_obj
+def doctor(
+    environment: settings.Settings, timeout: float, health: str | None, metrics: str | None, *, as_json: bool
+) -> None:
+    environment: settings.Settings, timeout: float, health: str | None, metrics: str | None, *, as_json: bool
+) -> None:
+    """Send test telemetry and report how far it gets.
 
-    Exits with 0 if all is well, with 1 if something failed.
+    That is one span, log record and metric, marked as a test.
+    Exits with 0 if everything works, with 1 if something failed.
     """
     from otel_metaflow.diagnose.doctor import examine
     from otel_metaflow.diagnose.reach import State
 
     colours = {State.OK: "green", State.FAILED: "red", State.WARNING: "yellow", State.SKIPPED: "bright_black"}
     found = []
-    for finding in examine(settings.read(), timeout, health, metrics):
+    for finding in examine(environment, timeout, health, metrics):
         found.append(finding)
         if not as_json:
             state = click.style(f"{finding.state.value:4}", fg=colours[finding.state])
             echo(f"{state}  {finding.leg:12}  {finding.says}")
             if finding.do:
-                echo(f"{'':6}{'':14}do: {finding.do}")
+                echo(f"{'':6}{'':14}fix: {finding.do}")
     is_well = all(finding.state is not State.FAILED for finding in found)
     if as_json:
         legs = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]

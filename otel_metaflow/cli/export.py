@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from otel_metaflow.cli.arguments import fail, folder_of
+from otel_metaflow.cli import runs
+from otel_metaflow.cli.arguments import fail
 from otel_metaflow.core import settings
+from otel_metaflow.journal import layout
 from otel_metaflow.viewer.terminal import echo
 
 if TYPE_CHECKING:
@@ -21,24 +23,29 @@ FORMATS = ("otlp-json", "perfetto", "jaeger")
 
 
 @click.command()
-@click.argument("run", metavar="FLOW/RUN")
-@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="What is to open it.")
-@click.option("-o", "--output", metavar="FILE", default="-", help="Instead of standard output.")
+@click.argument("run", metavar="FLOW/RUN", shell_complete=runs.completion())
+@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="The format to write.")
+@click.option("-o", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
 def export(run: str, kind: str, output: str) -> None:
     """Write a run in a format that other programs open.
 
-    otlp-json: a request a line, for the Collector's otlpjsonfile receiver. perfetto: for ui.perfetto.dev. jaeger: for
-    the JSON File tab of Jaeger's search.
-    """
+    RUN is an id, the beginning of one, or latest.
+
+    \b
+    otlp-json  one request a line, for the Collector's otlpjsonfile receiver
+    perfetto   for ui.perfetto.dev
+    jaeger     for the "JSON File" tab of Jaeger's search
+    """  # noqa: D301 - for click it is the character
     from otel_metaflow.model.run import load
     from otel_metaflow.viewer import formatting
 
     environment = settings.read()
-    folder = folder_of(environment, run)
+    key = runs.find(environment, run)
+    folder = layout.run_folder(environment.home, key)
     found = load(environment.home, folder)
     if found.is_running():
-        fail(f"{run} is still running: export it when it has ended, or look at it with `otel-metaflow view {run}`")
-    with formatting.busy(f"exporting {run}"):
+        fail(f"{key} is still running: export it once it has ended; until then, type: otel-metaflow view {key}")
+    with formatting.busy(f"exporting {key}"):
         text = _exported(environment, folder, found, kind)
     if output == "-":
         echo(text, nl=False)

@@ -1,4 +1,4 @@
-"""`otel-metaflow`: look at runs, compute their ids, see and send what was not delivered."""
+"""`otel-metaflow`: view runs, compute their ids, check and complete their delivery."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ import os
 import click
 
 from otel_metaflow.cli import cloudwatch, compare, doctor, export, ids, ship, status, view
-from otel_metaflow.core import sdk_variables
+from otel_metaflow.core import sdk_variables, settings
 from otel_metaflow.core.version import __version__
 from otel_metaflow.viewer.terminal import degrade
 
+_EPILOG = """\
+\b
+Shell completion of commands, flows, runs and steps: add this line to
+  ~/.bashrc     eval "$(_OTEL_METAFLOW_COMPLETE=bash_source otel-metaflow)"
+  ~/.zshrc      eval "$(_OTEL_METAFLOW_COMPLETE=zsh_source otel-metaflow)"
+  config.fish   _OTEL_METAFLOW_COMPLETE=fish_source otel-metaflow | source
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__)
-def main() -> None:
-    """Telemetry of Metaflow runs: look at it, find its ids, see where it went."""
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Telemetry of Metaflow runs: view it, find its ids, check and complete its delivery."""
+    context.obj = settings.read()  # as it was set, OTEL_SDK_DISABLED too
     sdk_variables.put_away(os.environ)
     degrade()
 

@@ -8,8 +8,9 @@ from typing import Any, Dict
 
 import click
 
+from otel_metaflow.cli import runs
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import fail, folder_of, print_json, say_foreign, say_problems
+from otel_metaflow.cli.arguments import fail, print_foreign, print_json, print_problems
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
@@ -17,30 +18,46 @@ from otel_metaflow.viewer.terminal import echo
 
 
 @click.command()
-@click.argument("run", metavar="[FLOW/RUN]", required=False)
+@click.argument("run", metavar="[FLOW/RUN]", required=False, shell_complete=runs.completion())
 @click.option(
-    "--all", "everything", is_flag=True, help="Every run that is not wholly delivered, also those that had no endpoint."
+    "--all", "everything", is_flag=True, help="Every run not fully delivered, including those that had no endpoint."
 )
-@click.option("--wait", default=30.0, show_default=True, help="Seconds to try while the endpoint fails.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds to keep trying while the endpoint fails.",
+)
 @json_option
-def ship(run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
-    """Deliver a run's telemetry now, or that of all runs that are waiting."""
+@click.pass_obj
+def ship(environment: settings.Settings, run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
+    """Deliver what is not delivered yet, of one run or of all.
+
+    RUN is an id, the beginning of one, or latest. Exits with 1 if something could not be delivered.
+    """
     from otel_metaflow.shipper import backlog
 
-    environment = settings.read()
-    say_problems(environment)
+    print_problems(environment)
+    if environment.disabled:
+        fail("OTEL_SDK_DISABLED switches delivery off; type: unset OTEL_SDK_DISABLED")
     if not environment.is_shipping:
         fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
-    if bool(run) == everything:
-        fail("say which run to ship, as in `otel-metaflow ship HelloFlow/12`, or --all")
+    if run is not None and everything:
+        fail("--all does not go with a run: leave one of them out")
     home = environment.home
-    folders = [*backlog.kept(home), *backlog.unfinished(home)] if run is None else [folder_of(environment, run)]
+    if run is not None:
+        folders = [layout.run_folder(home, runs.find(environment, run))]
+    elif everything:
+        folders = [*backlog.kept(home), *backlog.unfinished(home)]
+    else:
+        fail("which run? Type one, as in `otel-metaflow ship HelloFlow/latest`, or --all")
     shipped = []
     for folder in folders:
         is_set_aside = run is None and setbacks.reason(folder) is not None  # what killed its shippers would kill us
         shipped.append((_set_aside if is_set_aside else _ship)(environment, folder, wait, quiet=as_json))
     if everything:
-        say_foreign(environment)
+        print_foreign(environment)
     if as_json:
         print_json(shipped)
     sys.exit(0 if all(one["state"] != "kept" for one in shipped) else 1)

@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 import click
 
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import print_json, say_foreign, say_problems
+from otel_metaflow.cli.arguments import print_foreign, print_json, print_problems
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
@@ -17,17 +17,17 @@ from otel_metaflow.viewer.terminal import echo
 @click.command()
 @json_option
 def status(*, as_json: bool) -> None:
-    """List the runs whose telemetry was not all delivered, and why.
+    """List the runs whose telemetry is not fully delivered, and why.
 
-    Those without an endpoint too, which `ship` sends when there is one, and nothing sends unasked.
+    Including runs that had no endpoint: only `otel-metaflow ship` sends those.
     """
     from otel_metaflow.journal.checkpoint import Checkpoint
     from otel_metaflow.shipper import backlog
 
     environment = settings.read()
-    say_problems(environment)
+    print_problems(environment)
     waiting: List[Dict[str, Any]] = []
-    say_foreign(environment)
+    print_foreign(environment)
     for folder in [*backlog.kept(environment.home), *backlog.unfinished(environment.home)]:
         trouble = Checkpoint.read(folder).trouble
         reason = "; ".join(f"{signal} {why}" for signal, why in sorted(trouble.items()))

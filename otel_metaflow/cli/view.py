@@ -1,4 +1,4 @@
-"""`otel-metaflow view`: which of the views is meant, and of what."""
+"""`otel-metaflow view`: which view of which run, step or task."""
 
 from __future__ import annotations
 
@@ -6,36 +6,46 @@ import contextlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, List, Sequence
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Sequence
 
 import click
+from click.core import ParameterSource
 
+from otel_metaflow.cli import runs
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import fail, folder_of, print_json
+from otel_metaflow.cli.arguments import check_together, fail, print_json
 from otel_metaflow.core import settings
+from otel_metaflow.journal import layout
 from otel_metaflow.viewer.terminal import echo
 
 if TYPE_CHECKING:
     from otel_metaflow.journal.layout import AttemptKey
     from otel_metaflow.model.run import Attempt, Run
 
-_FORM = "FLOW/RUN/STEP/TASK/ATTEMPT or the beginning of it, as in HelloFlow/12"
+_FORM = "FLOW/RUN/STEP/TASK/ATTEMPT or a part of it from the left, as in HelloFlow/12"
 _MOST_PARTS = 5
 _PARTS = ("step", "task", "attempt")
 _FEW = 10
 
 
 @click.command()
-@click.argument("pathspec", metavar="[FLOW[/RUN[/STEP[/TASK[/ATTEMPT]]]]]", default="")
-@click.option("--logs", is_flag=True, help="Its log records instead, in the order of time.")
-@click.option("--errors", is_flag=True, help="Only those that are errors.")
-@click.option("--follow", is_flag=True, help="Those that come, too, until the run ends.")
+@click.argument(
+    "pathspec",
+    metavar="[FLOW[/RUN[/STEP[/TASK[/ATTEMPT]]]]]",
+    default="",
+    shell_complete=runs.completion(parts=5),
+)
+@click.option("--logs", is_flag=True, help="Print its log records, in the order of time.")
+@click.option("--errors", is_flag=True, help="Only ERROR and above.")
+@click.option("--follow", is_flag=True, help="Follow: print new records until the run ends.")
 @click.option("--all", "whole", is_flag=True, help="A row for every attempt, however many there are.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs are listed.")
-@click.option("--html", metavar="FILE", help="Write the run as a page that holds all it needs; - for standard output.")
-@click.option("--open", "opens", is_flag=True, help="Show that page in the browser.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs to list.")
+@click.option("--html", metavar="FILE", help="Write the run as a self-contained page; - is standard output.")
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @json_option
+@click.pass_context
 def view(
+    context: click.Context,
     pathspec: str,
     limit: int,
     html: str | None,
@@ -47,21 +57,27 @@ def view(
     opens: bool,
     as_json: bool,
 ) -> None:
-    """Look at a run, a step or a task, from their journals; at the recent runs, if none is named."""
+    """Show a run, a step or a task, or list the recent runs.
+
+    RUN is an id, the beginning of one, or latest. --errors and --follow imply --logs.
+    """
     environment = settings.read()
     parts = pathspec.split("/") if pathspec else []
     if len(parts) > _MOST_PARTS or not all(parts):
         fail(f"{pathspec!r} is not of the form {_FORM}")
-    wants_run = [name for name, given in (("--logs", logs), ("--errors", errors), ("--follow", follow)) if given]
-    wants_run += [name for name, given in (("--html", html is not None), ("--open", opens)) if given]
+    given = [
+        str(parameter.opts[0])
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    _check_options([name for name in given if name in _OPTIONS], len(parts), html)
     if len(parts) < 2:  # noqa: PLR2004 - a flow, or nothing
-        if wants_run:
-            fail(f"{wants_run[0]} is for a run: say which, as in `otel-metaflow view HelloFlow/12 {wants_run[0]}`")
         _list(environment, pathspec, limit, as_json=as_json)
         return
-    folder = folder_of(environment, "/".join(parts[:2]))
+    key = runs.find(environment, "/".join(parts[:2]))
+    folder = layout.run_folder(environment.home, key)
     if html is not None or opens:
-        _write_page(environment, folder, "-".join(parts[:2]), html, opens=opens)
+        _write_page(environment, folder, f"{key.flow}-{key.run}", html, opens=opens)
         return
     from otel_metaflow.model.run import load
 
@@ -83,18 +99,61 @@ def view(
         run_view.show(folder, run, step="".join(parts[2:]), trace_url=environment.trace_url, whole=whole)
 
 
+class _Use(NamedTuple):
+    """What an option is for: pathspecs of `least` to `most` names."""
+
+    least: int
+    most: int
+    what: str
+    example: str
+
+
+_OPTIONS = {
+    "--limit": _Use(0, 1, "the list of runs", "--limit 5"),
+    "--logs": _Use(2, 5, "a run or a part of it", "HelloFlow/latest --logs"),
+    "--errors": _Use(2, 5, "a run or a part of it", "HelloFlow/latest --errors"),
+    "--follow": _Use(2, 5, "a run or a part of it", "HelloFlow/latest --follow"),
+    "--all": _Use(2, 3, "a run or a step", "HelloFlow/latest --all"),
+    "--html": _Use(2, 2, "a whole run", "HelloFlow/latest --html run.html"),
+    "--open": _Use(2, 2, "a whole run", "HelloFlow/latest --open"),
+    "--json": _Use(0, 5, "everything", "--json"),
+}
+# Which options go together; every other pair is refused.
+_TOGETHER = (
+    ("--limit", "--json"),
+    ("--logs", "--errors"),
+    ("--logs", "--follow"),
+    ("--logs", "--json"),
+    ("--errors", "--follow"),
+    ("--errors", "--json"),
+    ("--follow", "--json"),
+    ("--html", "--open"),
+)
+
+
+def _check_options(given: Sequence[str], depth: int, html: str | None) -> None:
+    """End the program where options do not go together, or not with a pathspec of `depth` names."""
+    check_together(given, _TOGETHER)
+    for name in given:
+        use = _OPTIONS[name]
+        if not use.least <= depth <= use.most:
+            fail(f"{name} is for {use.what}, as in `otel-metaflow view {use.example}`")
+    if html == "-" and "--open" in given:
+        fail("--open does not go with --html -: name a file after --html, or leave it out")
+
+
 def _list(environment: settings.Settings, flow: str, limit: int, *, as_json: bool) -> None:
     from otel_metaflow.viewer import report, run_list
 
-    runs = run_list.recent(environment.home, environment.namespace, flow, limit)
-    if flow and not runs:
+    found = run_list.recent(environment.home, environment.namespace, flow, limit)
+    if flow and not found:
         known = sorted({run.key.flow for run in run_list.recent(environment.home, environment.namespace, "", limit)})
-        advice = f"there are some of {', '.join(known)}" if known else _NONE
+        advice = f"there are runs of {', '.join(known)}" if known else _NONE
         fail(f"no run of {flow} in {environment.home}; {advice}")
     if as_json:
-        print_json([report.summary(run) for run in runs])
-    elif runs:
-        run_list.show(runs)
+        print_json([report.summary(run) for run in found])
+    elif found:
+        run_list.show(found)
     else:
         echo(f"no run in {environment.home}; {_NONE}")
 
@@ -103,7 +162,7 @@ _NONE = "run a flow with `python flow.py run --with otel`"
 
 
 def _chosen(run: Run, parts: Sequence[str]) -> List[Attempt]:
-    """The attempts that STEP/TASK/ATTEMPT, or the beginning of it, means; ends the program where there are none."""
+    """The attempts below STEP/TASK/ATTEMPT, or a part of it from the left; ends the program where there are none."""
     attempts = list(run.in_order)
     for index, part in enumerate(parts):
         known = list(dict.fromkeys(str(attempt.key[index]) for attempt in attempts))
@@ -160,7 +219,7 @@ def _write_page(environment: settings.Settings, folder: Path, name: str, html: s
         text = page.html(environment, folder)
     if html == "-":
         with contextlib.suppress(BrokenPipeError):
-            click.echo(text.encode("utf-8", "replace"))  # as it says of itself, whatever the terminal's encoding
+            click.echo(text.encode("utf-8", "replace"))  # as its <meta charset> has it
         return
     path = Path(html) if html else Path(tempfile.mkdtemp(prefix="otel-metaflow-")) / f"{name}.html"
     try:

@@ -116,6 +116,17 @@ def _first_run_key(folder: Path) -> Optional[RunKey]:
     return None
 
 
+def started_at(folder: Path) -> int:
+    """When the run in `folder` started, in nanoseconds since 1970, without reading all of it."""
+    started = _first_record(folder / RUN_FILE).get("timeUnixNano")
+    if started.__class__ is int:
+        return int(started)
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:  # pruned meanwhile
+        return 0
+
+
 def _first_record(path: Path) -> Dict[str, Any]:
     """The first record of a journal, empty where there is none yet."""
     try:

@@ -1,0 +1,98 @@
+"""Which run is meant: by its id, by the beginning of it, or as the latest of its flow.
+
+Every command that takes a FLOW/RUN resolves it here, and shells complete it from the same journals.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, List, Sequence, Tuple
+
+import click
+
+from otel_metaflow.cli.arguments import fail
+from otel_metaflow.core import settings
+from otel_metaflow.journal import layout
+
+LATEST = "latest"
+FORM = "FLOW/RUN, as in HelloFlow/12 or HelloFlow/latest"
+_SHOWN = 5
+_COMPLETED = 20  # runs that a shell offers, the newest first
+
+
+def find(environment: settings.Settings, name: str) -> layout.RunKey:
+    """The run called FLOW/RUN that has a journal here; ends the program where there is none or more than one.
+
+    RUN is the run's id, the beginning of one, or `latest`.
+    """
+    flow, slash, run = name.partition("/")
+    if not slash or not flow or not run or "/" in run:
+        fail(f"{name!r} is not of the form {FORM}")
+    exact = layout.RunKey(flow, run, environment.namespace)
+    if layout.run_folder(environment.home, exact).is_dir():
+        return exact
+    known = newest(environment)
+    chosen = pick(flow, run, [key.run for key in known if key.flow == flow])
+    if chosen is None:
+        shown = ", ".join(map(str, known[:_SHOWN]))
+        fail(f"no journal of {name} in {environment.home}; " + (f"the latest: {shown}" if known else "it holds no run"))
+    return exact._replace(run=chosen)
+
+
+def pick(flow: str, wanted: str, known: Sequence[str]) -> str | None:
+    """The id that `wanted` stands for among those `known`, which are the newest first; None where there is none.
+
+    Ends the program where several ids begin with `wanted`.
+    """
+    if wanted in known:
+        return wanted
+    if wanted == LATEST:
+        return known[0] if known else None
+    found = [run for run in known if run.startswith(wanted)]
+    if len(found) > 1:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        shown = ", ".join(f"{flow}/{run}" for run in found[:_SHOWN])
+        fail(f"{flow}/{wanted} is ambiguous: {shown}{more}; type more of the id")
+    return found[0] if found else None
+
+
+def newest(environment: settings.Settings) -> List[layout.RunKey]:
+    """The runs that have a journal here, by when they started, the newest first."""
+    found: List[Tuple[int, layout.RunKey]] = []
+    for folder in layout.run_folders(environment.home):
+        key = layout.run_key(environment.home, folder)
+        if key.namespace == environment.namespace:
+            found.append((layout.started_at(folder), key))
+    return [key for _, key in sorted(found, reverse=True)]
+
+
+def completion(parts: int = 2) -> Callable[[click.Context, click.Parameter, str], List[str]]:
+    """Click's `shell_complete` of FLOW/RUN/STEP/TASK/ATTEMPT, of which an argument takes the first `parts` names."""
+
+    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> List[str]:
+        above, slash, last = incomplete.rpartition("/")
+        names = above.split("/") if slash else []
+        found = _below(settings.read(), names) if len(names) < parts else ()
+        return [above + slash + name for name in dict.fromkeys(found) if name.startswith(last)]
+
+    return complete
+
+
+def _below(environment: settings.Settings, above: List[str]) -> Iterator[str]:
+    """The names that may follow those `above`."""
+    known = newest(environment)
+    if not above:
+        # Two of each flow, so that a shell completes the flow and its slash, and waits for more.
+        for flow in dict.fromkeys(key.flow for key in known):
+            yield from (f"{flow}/{LATEST}", next(str(key) for key in known if key.flow == flow))
+        return
+    flow, *rest = above
+    runs = [key.run for key in known if key.flow == flow]
+    if not rest:
+        yield from [LATEST, *runs[:_COMPLETED]] if runs else []
+        return
+    run, *rest = rest
+    key = layout.RunKey(flow, runs[0] if runs and run == LATEST else run, environment.namespace)
+    for _, attempt in layout.journals(layout.run_folder(environment.home, key)):
+        names = [str(name) for name in attempt or ()]
+        if names[: len(rest)] == rest:
+            yield from names[len(rest) : len(rest) + 1]
