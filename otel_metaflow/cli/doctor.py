@@ -23,8 +23,6 @@ from otel_metaflow.viewer.terminal import echo
 def doctor(
     environment: settings.Settings, timeout: float, health: str | None, metrics: str | None, *, as_json: bool
 ) -> None:
-    environment: settings.Settings, timeout: float, health: str | None, metrics: str | None, *, as_json: bool
-) -> None:
     """Send test telemetry and report how far it gets.
 
     That is one span, log record and metric, marked as a test.
