@@ -33,7 +33,7 @@ def test_the_readmes_templates_are_templates() -> None:
     """Those that it gives for each back end."""
     given = [
         part
-        for line in (ROOT / "README.md").read_text().splitlines()
+        for line in (ROOT / "docs/configuration.md").read_text().splitlines()
         for part in line.split("`")
         if part.startswith("http") and "{trace_id}" in part
     ]

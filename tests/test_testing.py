@@ -1,4 +1,4 @@
-"""What we offer for tests of flows: the README's own example, and what goes wrong."""
+"""What we offer for tests of flows: the example of the docs, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from running import Place
 from otel_metaflow.testing import run
 
 
-def test_the_example_of_the_readme_prints_what_it_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_docs_prints_what_it_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both blocks are taken from the page."""
     monkeypatch.chdir(ROOT)
     for name, value in place.environ().items():
         if name.startswith("METAFLOW_"):
             monkeypatch.setenv(name, value)
     found = re.search(
-        r"```python\n(from otel_metaflow\.testing.*?)```\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"```python\n(from otel_metaflow\.testing.*?)```\n\n```\n(.*?)```",
+        (ROOT / "docs/testing.md").read_text(),
+        re.DOTALL,
     )
     assert found
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(found.group(1), "README.md", "exec"), {})
+        exec(compile(found.group(1), "testing.md", "exec"), {})
     assert printed.getvalue() == found.group(2)
 
 
