@@ -7,6 +7,7 @@ Nothing but the standard library and Metaflow may be imported at load. The hooks
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 
 from metaflow.decorators import StepDecorator
 from metaflow.exception import MetaflowException
@@ -171,7 +172,7 @@ def _report(error):
 def _checked_attributes(value):
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise MetaflowException(
             "@otel(attributes=...) must be a dictionary such as {'team': 'search'}, not %s." % type(value).__name__
         )
@@ -185,7 +186,7 @@ def _checked_attributes(value):
                 "@otel(attributes=...) allows strings, numbers and booleans as values; %r is a %s."
                 % (name, type(item).__name__)
             )
-    return value
+    return dict(value)
 
 
 def _checked_logs(value):
