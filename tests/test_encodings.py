@@ -104,7 +104,7 @@ def test_bars_and_arrows_are_drawn_in_ascii_and_columns_stay(place: Place) -> No
     plain = typed(place, ["view", "HandFlow/1"], PYTHONIOENCODING="utf-8").stdout.decode()
     for env in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}):
         shown = typed(place, ["view", "HandFlow/1"], **env).stdout.decode("ascii")
-        assert "bar: . waiting  : starting  # user code  = storing" in shown
+        assert "bar: . queued  : starting  # user code  = storing" in shown
         assert re.search(r"::+##+=", shown)
         assert [len(line) for line in shown.splitlines()] == [len(line) for line in plain.splitlines()]
     assert re.search(

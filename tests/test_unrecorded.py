@@ -84,7 +84,7 @@ def test_the_critical_path_leads_through_what_was_not_recorded(values: dict[str,
     path = values["criticalPath"]
     assert path["attempts"] == ["start/1", "work/4", "work/4/1", "join/5", "end/6"]
     took = sum(one["durationSeconds"] for one in values["attempts"] if one["name"] in path["attempts"])
-    assert path["durationSeconds"] - path["waitingSeconds"] == pytest.approx(took, abs=0.01)
+    assert path["durationSeconds"] - path["queueSeconds"] == pytest.approx(took, abs=0.01)
     ended = {one["name"]: one["endTimeUnixNano"] for one in values["attempts"]}
     read = {"work/2": "start/1", "join/5": "work/4/1", "end/6": "join/5"}
     for one in values["attempts"]:
@@ -134,10 +134,10 @@ def test_it_is_drawn_as_that(place: Place, finished: Finished) -> None:
     """In the terminal, of the run, a step and a task; in Perfetto's file."""
     run = f"MixFlow/{finished.run}"
     shown = place.cli("view", run).stdout
-    assert "shape start > work[3] > join > end" in shown
+    assert "graph start > work[3] > join > end" in shown
     assert "not recorded, without @otel: join, work" in shown
     assert re.search(r"^\* join/5 +success .*╌.* not recorded *$", shown, re.MULTILINE)
-    assert "the process exited with code 1 (tried again); not recorded" in shown
+    assert "the process exited with code 1 (retried); not recorded" in shown
     step = place.cli("view", f"{run}/join")
     assert (step.returncode, "join/5" in step.stdout) == (0, True)
     assert "not recorded: its step has no @otel" in place.cli("view", f"{run}/join/5").stdout

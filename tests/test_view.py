@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from collectors import ROOT
 from journals import SECOND, Journals, moment, wide
+from rich.cells import cell_len
 from running import Finished, Place, eventually
 
 from otel_metaflow.cli.view import view
@@ -23,8 +24,8 @@ from otel_metaflow.core import ids
 from otel_metaflow.journal.layout import AttemptKey, RunKey
 from otel_metaflow.journal.writer import process_start
 from otel_metaflow.model.run import Run, load
-from otel_metaflow.viewer import comparison, formatting
-from otel_metaflow.viewer.run_view import shape
+from otel_metaflow.viewer import comparison, formatting, frames
+from otel_metaflow.viewer.run_view import graph
 
 
 def without_figures(shown: str, finished: Finished) -> str:
@@ -35,9 +36,9 @@ def without_figures(shown: str, finished: Finished) -> str:
     shown = re.sub(
         r"[·░█▒]+(?: [·░█▒]+)*(?= )",
         "BAR",
-        shown.replace("bar: · waiting  ░ starting  █ user code  ▒ storing", "legend"),
+        shown.replace("bar: · queued  ░ starting  █ user code  ▒ storing", "legend"),
     )
-    shown = re.sub(r"\b\d+(\.\d+)? (B|kB|MB)\b", "SIZE", shown)
+    shown = re.sub(r"\b\d+(\.\d+)? (B|KiB|MiB|GiB)\b", "SIZE", shown)
     shown = re.sub(r"(?<= )\d+\.\d\d(?= )", "N", shown)
     lines = [re.sub(r" {2,}", "  ", line).strip() for line in shown.splitlines()]
     lines = [re.sub(r"BAR  \d+", "BAR  COUNT", line) for line in lines]
@@ -64,44 +65,44 @@ def finished(place: Place) -> Finished:
 
 
 def test_a_run_with_one_failing_branch_answers_at_a_glance(place: Place, finished: Finished) -> None:
-    """Its shape, what failed first and why, what was tried again or rescued, where the time went, and use."""
+    """Its graph, what failed first and why, what was tried again or rescued, where the time went, and use."""
     shown = place.cli("view", f"BranchFlow/{finished.run}").stdout
     (last,) = re.findall(r"critical path \* .*", shown)
-    assert re.fullmatch(r"critical path \* \d+\.\d\ds, \d+\.\d\ds of it waiting: start/1 > fetch/\d > train/\d", last)
+    assert re.fullmatch(r"critical path \* \d+\.\d\ds, \d+\.\d\ds of it queued: start/1 > fetch/\d > train/\d", last)
     golden = f"""\
         BranchFlow/RUN  failure  Ts  started TIME
         trace {ids.trace_id("BranchFlow", finished.run)}
-        shape start > (clean | fetch) > train[3] > gather > join > end
+        graph start > (clean | fetch) > train[3] > gather > join > end
         failed first: train/6/1: ValueError: shard 3 holds no rows
-        attempt  result  waited  took  when  logs
+        attempt  result  queued  took  when  logs
         clean/2  success  Ts  Ts  BAR  COUNT  caught KeyError: 'column price is missing'
         fetch/3  success  Ts  Ts  BAR  COUNT
         start/1  success  Ts  Ts  BAR  COUNT
         train/4  success  Ts  Ts  BAR  COUNT
         train/5  success  Ts  Ts  BAR  COUNT
-        train/6  failure  Ts  Ts  BAR  COUNT (1 error)  ValueError: shard 3 holds no rows (tried again)
+        train/6  failure  Ts  Ts  BAR  COUNT (1 error)  ValueError: shard 3 holds no rows (retried)
         train/6/1  failure  Ts  Ts  BAR  COUNT (1 error)  ValueError: shard 3 holds no rows
         legend
         {last.replace(finished.run, "RUN")}
-        step  attempts  cpu s  cores  asked  memory  asked  read  written
+        step  attempts  CPU s  cores  CPU requested  memory  memory requested  read  written
         clean  1  N  N  SIZES
         fetch  1  N  N  SIZES
         start  1  N  N  SIZES
-        train  4  N  N  2  SIZE  3.9 GB  SIZES
+        train  4  N  N  2  SIZES
         telemetry: kept here, nothing is sent (OTEL_EXPORTER_OTLP_ENDPOINT was not set)
         """
     golden = re.sub(r"\d+\.\d\ds", "Ts", textwrap.dedent(golden).rstrip())
     assert without_figures(shown, finished) == golden
 
 
-def test_the_shape_of_flows() -> None:
+def test_the_graph_of_flows() -> None:
     """Branches side by side, a foreach with its width, a step that leads back to itself marked."""
 
     def drawn(following: dict[str, list[str]], *tasks: str) -> str:
         run = Run(RunKey("F", "1"), steps={step: {"next": after} for step, after in following.items()})
         for task, step in enumerate(tasks):
             run.attempt(AttemptKey(step, str(task), 0))
-        return shape(run)
+        return graph(run)
 
     assert drawn({"start": ["end"], "end": []}) == "start > end"
     assert drawn({"start": ["a", "b"], "a": ["join"], "b": ["c"], "c": ["join"], "join": []}) == (
@@ -113,9 +114,9 @@ def test_the_shape_of_flows() -> None:
 
 
 def figures_gone(text: str, run: str) -> list[str]:
-    """Lines with times, sizes and ids replaced; the frames of Metaflow's own code left out."""
+    """Lines with times, sizes and ids replaced."""
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", text.replace(run, "RUN"))
-    text = re.sub(r"\d+\.\d\ds", "Ts", re.sub(r"\b\d+(\.\d+)? (B|kB|MB)\b", "SIZE", text))
+    text = re.sub(r"\d+\.\d\ds", "Ts", re.sub(r"\b\d+(\.\d+)? (B|KiB|MiB|GiB)\b", "SIZE", text))
     return [re.sub(r'File "[^"]*/', 'File "', line.rstrip()) for line in text.splitlines()]
 
 
@@ -125,21 +126,21 @@ def test_a_task_is_told_attempt_by_attempt(place: Place, finished: Finished) -> 
     (count,) = re.findall(r"  (\d+) log records", "\n".join(shown))
     golden = textwrap.dedent(f"""\
         BranchFlow/RUN/train/6/1  failure  Ts  started TIME
-          waited Ts, started up Ts, user code Ts, stored Ts
+          queued Ts, started up Ts, user code Ts, stored Ts
           on the critical path
           reads from fetch/3
           a retry of train/6
           foreach index 2
           exit code 1
-          cpu Ts of 2 cores asked; memory SIZE of 3.9 GB asked; read SIZE; written SIZE
+          cpu Ts of 2 cores requested; memory SIZE of SIZE requested; read SIZE; written SIZE
           14 artifacts, SIZE
           Traceback (most recent call last):
+            … 3 frames of Metaflow
+            File "branch.py", line 36, in train
+              raise ValueError("shard 3 holds no rows")
           ValueError: shard 3 holds no rows
           {count} log records, 1 of them error: otel-metaflow view BranchFlow/RUN/train/6/1 --logs""").splitlines()
-    without_frames = [line for line in shown if not re.match(r"    +", line)]
-    assert [line for line in without_frames if "critical" not in line] == [
-        line for line in golden if "critical" not in line
-    ]
+    assert [line for line in shown if "critical" not in line] == [line for line in golden if "critical" not in line]
     both = place.cli("view", f"BranchFlow/{finished.run}/train/6").stdout
     assert re.findall(r"^BranchFlow\S+", both, re.MULTILINE) == [
         f"BranchFlow/{finished.run}/train/6",
@@ -276,7 +277,7 @@ def test_what_became_slower_or_hungrier_is_said(tmp_path: Path) -> None:
     assert not [one for one in comparison.changes(before, again) if one.is_notable]
     shown = place.cli("compare", "Compared/1", "Compared/2").stdout
     assert "1.07s > 2.07s ▲" in shown
-    assert "work slower: 1.9 times 1.07s > 2.07s; work takes more memory: 2.0 times 50 MB > 100 MB" in shown
+    assert "work slower: 1.9 times 1.07s > 2.07s; work uses more memory: 2.0 times 50 MiB > 100 MiB" in shown
     values = json.loads(place.cli("compare", "Compared/2", "Compared/1", "--json").stdout)
     assert [(one["step"], one["figure"]) for one in values["changes"] if one["notable"]] == notable
     assert "no step changed notably" in place.cli("compare", "Compared/1", "Compared/3").stdout
@@ -290,7 +291,7 @@ def test_of_many_attempts_those_that_matter_are_shown(tmp_path: Path) -> None:
     shown = place.cli("view", "WideFlow/1").stdout
     assert len(shown.splitlines()) < 25
     assert "work x10000" in shown
-    assert "9999 success, 1 failure; each 1.30s, at most 1.60s" in shown
+    assert "9999 success, 1 failure; median 1.30s, longest 1.60s" in shown
     assert re.search(r"^  work/5002 +failure", shown, re.MULTILINE)
     assert len(place.cli("view", "WideFlow/1", "--all").stdout.splitlines()) > 10_000
 
@@ -342,11 +343,11 @@ def test_of_a_run_that_goes_on_all_is_drawn_up_to_now(tmp_path: Path) -> None:
     assert values["durationSeconds"] == pytest.approx(100, abs=30)
     path = values["criticalPath"]
     assert path["attempts"] == ["start/1", "work/2"]
-    assert path["waitingSeconds"] == pytest.approx(2, abs=0.01)
+    assert path["queueSeconds"] == pytest.approx(2, abs=0.01)
     assert path["durationSeconds"] == pytest.approx(values["durationSeconds"], abs=0.01)
     (work,) = (one for one in values["attempts"] if one["name"] == "work/2")
     assert (work["state"], work["durationSeconds"] > 80) == ("running", True)
-    assert re.search(r"critical path so far \* 1m\d\ds, 2.00s of it waiting", place.cli("view", "Going/1").stdout)
+    assert re.search(r"critical path so far \* 1m\d\ds, 2.00s of it queued", place.cli("view", "Going/1").stdout)
     (listed,) = json.loads(place.cli("view", "--json").stdout)
     assert (listed["attempts"], listed["failed"], listed["state"]) == (2, 0, "running")
 
@@ -402,3 +403,135 @@ def test_of_a_resumed_run_all_count_the_same(tmp_path: Path) -> None:
     assert sum(step["used"]["attempts"] for step in values["steps"] if "used" in step) == 2
     shown = place.cli("view", closing[1]).stdout
     assert len(re.findall(r" success ", shown)) - 1 == 2  # of the run itself
+
+
+def varied(home: Path) -> Journals:
+    """A run with failures, retries, a foreach of many tasks and names and reasons of any length."""
+    made = Journals(home, "NarrowFlow", "1795460834611391")
+    made.step("start", "train")
+    made.step("train", LONG, asked={"cpu": 2, "memory": 4000})
+    made.step(LONG, "end")
+    made.step("end")
+    made.attempt("start", 1, 0.1, 0.9, lines=["fine"])
+    damaged = {"result": "failure", "exception": {"type": "ValueError", "message": REASON}}
+    for task in range(2, 5):
+        made.attempt(
+            "train", task, 1.5, task, inputs=[("start", 1)], lines=["line"] * task, **(damaged if task == 3 else {})
+        )
+    made.attempt("train", 3, 5.5, 1.5, attempt=1, inputs=[("start", 1)])
+    killed = {"result": "failure", "exception": {"type": "KeyError", "message": "'price'"}}
+    made.attempt(LONG, 5, 8, 2, inputs=[("train", 2), ("train", 3), ("train", 4)], **killed)
+    made.end(11, "failure")
+    return made
+
+
+LONG = "aggregate_the_predictions_of_all_the_regional_models"
+REASON = "the shard eu-west-1/2026-11-23/part-00003.parquet ends in the middle of a row, 12 of 400 rows are missing"
+
+
+def printed(command: str, place: Place, width: int) -> str:
+    """What a command prints on a terminal `width` columns wide, without colours."""
+    env = {"COLUMNS": str(width), "FORCE_COLOR": "1", "TERM": "xterm", "TZ": "UTC"}
+    done = place.cli(*command.split(), env=env)
+    assert done.returncode == 0, done.stderr
+    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("what", ["run", "foreach", "list", "comparison"])
+def test_a_view_fits_the_terminal(tmp_path: Path, what: str, width: int) -> None:
+    """The bar gives way first, a reason has lines of its own, and nothing is cut: as the pictures have it."""
+    place = Place(tmp_path)
+    run = "NarrowFlow/1795460834611391"
+    if what == "comparison":
+        steady(place.home, "1", 1.0)
+        steady(place.home, "2", 2.0, memory=100 << 20)
+    elif what == "foreach":
+        wide(place.home, 200, 0)
+    else:
+        varied(place.home)
+        Journals(place.home, timeUnixNano=moment(60)).end(65)
+    command = {
+        "run": f"view {run}",
+        "foreach": "view WideFlow/1",
+        "list": "view",
+        "comparison": "compare Compared/1 Compared/2",
+    }[what]
+    picture = PICTURES / f"{what}_{width}.txt"
+    shown = printed(command, place, width)
+    if os.environ.get("DRAW_PICTURES"):
+        picture.write_text(shown)
+    assert shown == picture.read_text()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160, 240])
+def test_nothing_is_cut_and_nothing_sticks_out(tmp_path: Path, width: int) -> None:
+    """Names, reasons, figures and requests are there at any width, and no line is longer."""
+    place = Place(tmp_path)
+    varied(place.home)
+    wide(place.home, 200, 0)
+    for run in ("NarrowFlow/1795460834611391", "WideFlow/1"):
+        shown = printed(f"view {run}", place, width)
+        assert max(map(len, shown.splitlines())) <= width
+        assert "…" not in shown
+        squeezed = re.sub(r"\s", "", shown)
+        named = ("WideFlow/1", "work/102", "199success,1failure") if run == "WideFlow/1" else (LONG, REASON, "3.9KiB")
+        for said in (*named, "requested", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+            assert re.sub(r"\s", "", said) in squeezed
+
+
+def test_wide_characters_stay_in_their_columns(tmp_path: Path) -> None:
+    """A letter that takes two cells counts as two."""
+    place = Place(tmp_path)
+    made = Journals(place.home, "流程")
+    made.attempt("训练", 1, 0, 1)
+    made.attempt("end", 2, 1, 1)
+    made.end(2)
+    rows = [line for line in printed("view 流程/1", place, 80).splitlines() if "success" in line][1:]
+    assert len({cell_len(row[: row.index("success")]) for row in rows}) == 1
+
+
+_METAFLOW = "/env/lib/python3.11/site-packages/metaflow/task.py"
+
+
+def frame(file: str, margin: str = "  ", source: str = "work()") -> str:
+    """As traceback prints it, with what marks the place."""
+    return f'{margin}File "{file}", line 3, in work\n{margin}  {source}\n{margin}  ^^^^^^\n'
+
+
+@pytest.mark.parametrize(
+    ("trace", "shown"),
+    [
+        ("ValueError: no", "ValueError: no"),
+        (frame(_METAFLOW) * 5 + frame("flow.py") + "E", "  … 5 frames of Metaflow\n" + frame("flow.py") + "E"),
+        (frame("a.py") + frame(_METAFLOW) + frame("b.py"), frame("a.py") + "  … 1 frame of Metaflow\n" + frame("b.py")),
+        (frame(_METAFLOW) * 2 + "E\n\nDuring handling", "  … 2 frames of Metaflow\nE\n\nDuring handling"),
+        (frame("/metaflow/metaflow/cli.py"), "  … 1 frame of Metaflow\n"),
+        (frame("/metaflow/.mf_code/metaflow/cli.py"), "  … 1 frame of Metaflow\n"),
+        (frame(r"C:\env\Lib\site-packages\metaflow\cli.py"), "  … 1 frame of Metaflow\n"),
+        (frame("/home/ann/metaflow/flow.py"), frame("/home/ann/metaflow/flow.py")),
+        (frame("/env/site-packages/metaflow_extensions/x.py"), frame("/env/site-packages/metaflow_extensions/x.py")),
+        (frame(_METAFLOW, "  |   ") + "  |   E", "  |   … 1 frame of Metaflow\n  |   E"),
+        (frame(_METAFLOW) + "  [Previous line repeated 9 more times]\nE", "  … 1 frame of Metaflow\nE"),
+    ],
+)  # fmt: skip
+def test_metaflows_own_frames_are_folded(trace: str, shown: str) -> None:
+    """In rows, wherever they stand; frames of anything else stay."""
+    assert frames.folded(trace) == shown
+    fold = frames.Fold()
+    one_by_one = [shown for line in trace.split("\n") for shown in fold.add(line)]
+    assert "\n".join([*one_by_one, *fold.end()]) == shown
+
+
+def test_logs_are_folded_and_json_is_not(place: Place, finished: Finished) -> None:
+    """A traceback that was printed as one that was recorded."""
+    task = f"BranchFlow/{finished.run}/train/6"
+    shown = place.cli("view", task, "--logs").stdout
+    assert len(re.findall(r"  … \d+ frames? of Metaflow", shown)) >= 2
+    assert "/metaflow/task.py" not in shown
+    assert shown.count("branch.py") >= 2
+    assert "/metaflow/task.py" in place.cli("view", task, "--logs", "--json").stdout
+    assert "/metaflow/task.py" in place.cli("view", task, "--json").stdout

@@ -6,20 +6,19 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from rich.table import Table
 from rich.text import Text
 
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
-from otel_metaflow.viewer import formatting, report
+from otel_metaflow.viewer import formatting, report, table
 from otel_metaflow.viewer.formatting import STYLES, plain, seconds, size
 
 # What counts as a change: a fifth more or less, and more than what differs anyway from run to run.
 _PART = 0.2
-_LEAST = {"took": 0.1, "waited": 0.1, "cpu": 0.1, "memory": 10 << 20}
+_LEAST = {"took": 0.1, "queued": 0.1, "cpu": 0.1, "memory": 10 << 20}
 _ENOUGH = 4  # attempts of each run, from which on the middle halves of both must not overlap either
 RULE = (
-    "a change: the median differs by more than 20 % and by more than 0.1 s or 10 MB; "
+    "a change: the median differs by more than 20 % and by more than 0.1 s or 10 MiB; "
     "from 4 attempts on the middle halves do not overlap"
 )
 
@@ -56,14 +55,14 @@ def _used(name: str) -> Callable[[Run, Attempt], Optional[float]]:
     return lambda _, attempt: attempt.usage.get(name)
 
 
-def _waited(run: Run, attempt: Attempt) -> Optional[float]:
-    waited = story.queue_time(run, attempt)
-    return None if waited is None else waited / 1e9
+def _queued(run: Run, attempt: Attempt) -> Optional[float]:
+    queued = story.queue_time(run, attempt)
+    return None if queued is None else queued / 1e9
 
 
 _FIGURES: Dict[str, Callable[[Run, Attempt], Optional[float]]] = {
     "took": lambda _, attempt: (attempt.ended_at - attempt.started_at) / 1e9,
-    "waited": _waited,
+    "queued": _queued,
     "cpu": _used("cpu"),
     "memory": _used("memoryPeak"),
 }
@@ -98,21 +97,18 @@ def show(before: Run, after: Run) -> None:
         state = Text(values["state"], style=STYLES.get(values["state"], ""))
         took = seconds(values["durationSeconds"])
         console.print(Text.assemble((plain(str(run.key)), "bold"), "  ", state, f"  {took}"))
-    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    table.add_column("step", no_wrap=True)
-    for name in ("attempts", *_FIGURES):
-        table.add_column(name, no_wrap=True, justify="right")
-    rows: Dict[str, Dict[str, Change]] = {}
+    found: Dict[str, Dict[str, Change]] = {}
     for change in changes(before, after):
-        rows.setdefault(change.step, {})[change.figure] = change
-    counts = [{step: len(found) for step, found in _by_step(run).items()} for run in (before, after)]
-    for step, figures in rows.items():
+        found.setdefault(change.step, {})[change.figure] = change
+    counts = [{step: len(attempts) for step, attempts in _by_step(run).items()} for run in (before, after)]
+    rows = []
+    for step, figures in found.items():
         was, now = (count.get(step, 0) for count in counts)
-        cells = [_cell(figures.get(figure)) for figure in _FIGURES]
-        table.add_row(plain(step), f"{was} > {now}" if was != now else str(now), *cells)
-    console.print(table)
-    notable = [change for found in rows.values() for change in found.values() if change.is_notable]
-    console.print(Text("; ".join(map(_said, notable)) or "no step changed notably"))
+        count = Text(f"{was} > {now}" if was != now else str(now))
+        rows.append([Text(plain(step)), count, *(_cell(figures.get(figure)) for figure in _FIGURES)])
+    table.show(console, ("step", "attempts", *_FIGURES), rows, left=("step",))
+    notable = [change for figures in found.values() for change in figures.values() if change.is_notable]
+    console.print(Text("; ".join(map(_sentence, notable)) or "no step changed notably"))
     console.print(Text(RULE, style="dim"))
 
 
@@ -134,13 +130,13 @@ def _shown(figure: str, value: Optional[float]) -> str:
 
 _WORDS: Dict[str, Tuple[str, str]] = {
     "took": ("slower", "faster"),
-    "waited": ("waits longer", "waits less"),
-    "cpu": ("takes more cpu", "takes less cpu"),
-    "memory": ("takes more memory", "takes less memory"),
+    "queued": ("queues longer", "queues less"),
+    "cpu": ("uses more CPU", "uses less CPU"),
+    "memory": ("uses more memory", "uses less memory"),
 }
 
 
-def _said(change: Change) -> str:
+def _sentence(change: Change) -> str:
     before, after = change.before or 0, change.after or 0
     word = _WORDS[change.figure][0 if after > before else 1]
     ratio = f" {after / before:.1f} times" if before > 0 else ""

@@ -1,4 +1,4 @@
-"""How figures, times and results are said in a terminal."""
+"""How figures, times and results are printed in a terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def console() -> Console:
 
 
 def busy(what: str) -> ContextManager[object]:
-    """Says on standard error, if that is a terminal, that something takes its time."""
+    """A spinner on standard error, if that is a terminal, while something takes its time."""
     return Console(stderr=True).status(what)
 
 
@@ -49,8 +49,8 @@ def seconds(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """As people say sizes; nothing for none."""
-    for unit, one in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+    """1.5 MiB, 12 GiB; nothing for none."""
+    for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= one:
             return f"{count / one:.0f} {unit}" if count >= 10 * one else f"{count / one:.1f} {unit}"
     return f"{count} B" if count else ""

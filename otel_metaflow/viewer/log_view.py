@@ -20,6 +20,7 @@ from otel_metaflow.model.attempt_logs import AttemptLogs
 from otel_metaflow.model.following import Following
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import formatting, log_lines
+from otel_metaflow.viewer.frames import Fold, folded
 from otel_metaflow.viewer.log_lines import Line
 from otel_metaflow.viewer.terminal import echo
 
@@ -101,7 +102,7 @@ def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) 
     """Print lines to standard output, `errors` only those that are; with `names`, say whose each is."""
     is_empty = True
     while True:
-        for said in feed.read():
+        for said in feed.read() if as_json else _folded(feed.read()):
             if not errors or said.line.level >= log_lines.ERROR:
                 is_empty = False
                 echo(_as_json(said) if as_json else _shown(said, names=names))
@@ -115,6 +116,27 @@ def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) 
             + ("" if feed.is_over else " so far")
             + ("" if feed.is_recorded else ": not recorded, without @otel")
         )
+
+
+def _folded(lines: Iterator[Said]) -> Iterator[Said]:
+    """Lines without Metaflow's own frames, be a traceback one record or printed line by line."""
+    folds: Dict[Tuple[Optional[AttemptKey], str], Fold] = {}
+    latest: Dict[Tuple[Optional[AttemptKey], str], Said] = {}
+    for said in lines:
+        source = said.key, said.line.source
+        latest[source] = said
+        if "\n" in said.line.text:
+            yield _with(said, folded(said.line.text))
+        else:
+            for text in folds.setdefault(source, Fold()).add(said.line.text):
+                yield _with(said, text)
+    for source, fold in folds.items():
+        for text in fold.end():
+            yield _with(latest[source], text)
+
+
+def _with(said: Said, text: str) -> Said:
+    return said._replace(line=said.line._replace(text=text))
 
 
 def _shown(said: Said, *, names: bool) -> str:

@@ -42,7 +42,7 @@ def trace_url(run: Run, template: str) -> Optional[str]:
 
 
 def summary(run: Run) -> Values:
-    """A run in a few words: what a list of runs says of each."""
+    """A run in a few values, as a list of runs shows it."""
     ran = run.ran
     return _known(
         {
@@ -91,7 +91,7 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
             "criticalPath": {
                 "attempts": [story.name(attempt.key) for attempt in path.attempts],
                 "durationSeconds": path.duration / _NANO,
-                "waitingSeconds": path.waiting / _NANO,
+                "queueSeconds": path.waiting / _NANO,
             },
             "steps": [_of_step(run, step, ran) for step, ran in by_step(run, attempts).items()],
             "attempts": [of_attempt(run, attempt, redaction, critical) for attempt in attempts],
@@ -106,7 +106,7 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[A
     `codeStartTimeUnixNano` to `codeEndTimeUnixNano`, and all was stored at `endTimeUnixNano`.
     """
     start, end, key = attempt.start or {}, attempt.end or {}, attempt.key
-    waited = story.queue_time(run, attempt)
+    queued = story.queue_time(run, attempt)
     before = story.previous(run, attempt)
     clone = attempt.clone
     recorded = run.is_recorded(attempt)
@@ -125,13 +125,13 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[A
             "codeStartTimeUnixNano": end.get("codeStart"),
             "codeEndTimeUnixNano": end.get("codeEnd"),
             "endTimeUnixNano": attempt.ended_at,
-            "queueSeconds": None if waited is None else waited / _NANO,
+            "queueSeconds": None if queued is None else queued / _NANO,
             "durationSeconds": (attempt.ended_at - attempt.started_at) / _NANO,
             "critical": True if key in critical else None,
             "inputs": [story.name(read) for read in run.inputs_of(attempt) or attempt.inputs] or None,
             "inputCount": attempt.input_count or None,
             "retries": None if before is None else story.name(before.key),
-            "triedAgain": True if attempt.failed and story.following(run, attempt) is not None else None,
+            "retried": True if attempt.failed and story.following(run, attempt) is not None else None,
             "foreachIndex": [int(index) for index, _ in start.get("foreach") or ()] or None,
             "foreachValue": redaction.value(start.get("foreachValue")),
             "clonedFrom": None if clone is None else f"{run.key.flow}/{clone['originRun']}",
@@ -181,7 +181,7 @@ def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
 def use(attempts: List[Attempt]) -> Values:
     """What attempts used: all of their CPU seconds and bytes read and written, the most cores and memory of one.
 
-    Only how many they are, if none of them told.
+    Only how many they are, if none has a record of it.
     """
     count, attempts = len(attempts), [attempt for attempt in attempts if attempt.usage]
     if not attempts:

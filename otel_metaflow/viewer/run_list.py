@@ -7,16 +7,15 @@ from typing import Dict, List, Sequence
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from rich.text import Text
 
 from otel_metaflow.journal import layout
 from otel_metaflow.model.run import Run, load
-from otel_metaflow.viewer import formatting, report
+from otel_metaflow.viewer import formatting, report, table
 from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, spark
 
 _SPARKS = 20
-_SLOW = 200  # runs, of which it is time to say how far one is
+_SLOW = 200  # runs, from which on reading them takes long enough for a progress bar
 
 
 def recent(home: Path, namespace: str, flow: str, limit: int) -> List[Run]:
@@ -35,25 +34,24 @@ def recent(home: Path, namespace: str, flow: str, limit: int) -> List[Run]:
 def show(runs: Sequence[Run]) -> None:
     """Print a row for each run, and a spark line for each flow."""
     console = formatting.console()
-    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    for name in ("run", "result", "took", "started", "attempts", "failed"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("took", "attempts", "failed") else "left")
     flows: Dict[str, List[report.Values]] = {}
+    rows = []
     for run in runs:
         values = report.summary(run)
         flows.setdefault(run.key.flow, []).append(values)
-        table.add_row(
-            Text(plain(str(run.key))),
-            Text(values["state"], style=STYLES.get(values["state"], "")),
+        figures = (
             seconds(values["durationSeconds"]),
             clock(run.started_at),
             str(values["attempts"]),
             str(values["failed"] or ""),
         )
-    console.print(table)
+        state = Text(values["state"], style=STYLES.get(values["state"], ""))
+        rows.append([Text(plain(str(run.key))), state, *map(Text, figures)])
+    names = ("run", "result", "took", "started", "attempts", "failed")
+    table.show(console, names, rows, left=("run", "result", "started"))
     console.print()
-    for flow, told in flows.items():
-        latest = [one for one in reversed(told) if one["state"] != "running"][-_SPARKS:]
+    for flow, found in flows.items():
+        latest = [one for one in reversed(found) if one["state"] != "running"][-_SPARKS:]
         blocks = spark([one["durationSeconds"] for one in latest])
         text = Text(f"{plain(flow)}  ")
         for block, one in zip(blocks, latest, strict=True):

@@ -13,9 +13,10 @@ from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import log_view, report
 from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, size
+from otel_metaflow.viewer.frames import folded
 
 _FEW = 12
-PARTLY = "its own journal does not tell how it ended, the launcher does"
+PARTLY = "its own journal does not record how it ended, the launcher's does"
 
 
 def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redaction) -> None:
@@ -36,7 +37,8 @@ def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redacti
             console.print(Text(f"  {line}"))
         trace = (values.get("exception") or {}).get("stacktrace") or values.get("error")
         if trace:
-            console.print(Text("\n".join(f"  {plain(line)}" for line in str(trace).rstrip().split("\n")), style="red"))
+            lines = folded(str(trace).rstrip()).split("\n")
+            console.print(Text("\n".join(f"  {plain(line)}" for line in lines), style="red"))
         count, errors = log_view.counted(folder, run, attempt)
         bad = f", {errors} of them error{'' if errors == 1 else 's'}" if errors else ""
         one = attempt.key if len(attempts) > 1 else story.name(attempt.key)
@@ -46,7 +48,7 @@ def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redacti
 
 def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
     yield _times(values)
-    told = [
+    facts = [
         ("reads from", _listed(values.get("inputs") or [], values.get("inputCount", 0))),
         ("a retry of", values.get("retries")),
         ("cloned from", values.get("clonedFrom")),
@@ -63,16 +65,16 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
         yield f"partly recorded: {PARTLY}"
     if values.get("caught"):
         yield "its exception was caught"
-    if values.get("triedAgain"):
-        yield "tried again"
-    for name, value in told:
+    if values.get("retried"):
+        yield "retried"
+    for name, value in facts:
         if value:
             yield f"{name} {plain(str(value))}"
     usage = attempt.usage
     asked = run.steps.get(attempt.key.step, {}).get("asked") or {}
     if usage:
-        cores = f" of {asked['cpu']:g} cores asked" if "cpu" in asked else ""
-        memory = f" of {size(int(asked['memory'] * (1 << 20)))} asked" if "memory" in asked else ""
+        cores = f" of {asked['cpu']:g} cores requested" if "cpu" in asked else ""
+        memory = f" of {size(int(asked['memory'] * (1 << 20)))} requested" if "memory" in asked else ""
         yield (
             f"cpu {usage.get('cpu', 0):.2f}s{cores}; memory {size(int(usage.get('memoryPeak', 0))) or '0 B'}{memory}; "
             f"read {size(int(usage.get('read', 0))) or '0 B'}; written {size(int(usage.get('written', 0))) or '0 B'}"
@@ -83,16 +85,16 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
 
 
 def _times(values: Dict[str, Any]) -> str:
-    """How long it waited, started up, ran and stored."""
+    """How long it queued, started up, ran and stored."""
     start, code = values["startTimeUnixNano"], values.get("codeStartTimeUnixNano")
     left, end = values.get("codeEndTimeUnixNano"), values["endTimeUnixNano"]
     parts: List[str] = []
     if "queueSeconds" in values:
-        parts.append(f"waited {seconds(values['queueSeconds'])}")
+        parts.append(f"queued {seconds(values['queueSeconds'])}")
     for name, begin, until in (("started up", start, code), ("user code", code, left), ("stored", left, end)):
         if begin is not None and until is not None:
             parts.append(f"{name} {seconds(max(0, until - begin) / 1e9)}")
-    return ", ".join(parts) or "nobody saw what it did when"
+    return ", ".join(parts) or "not recorded when it did what"
 
 
 def _listed(names: Sequence[str], count: int) -> str:

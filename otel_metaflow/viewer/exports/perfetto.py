@@ -65,15 +65,15 @@ def _names(run: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
 def _attempt(attempt: Values, track: _Track, zero: int) -> Iterator[Event]:
     about = {name: attempt[name] for name in _ARGUMENTS if name in attempt}
     start, end = attempt["startTimeUnixNano"] - zero, attempt["endTimeUnixNano"] - zero
-    waited = round(attempt.get("queueSeconds", 0) * 1e9)
+    queued = round(attempt.get("queueSeconds", 0) * 1e9)
     part = (
         " (not recorded)" if attempt.get("recorded") is False else " (partly recorded)" if "partial" in attempt else ""
     )
     title = f"{attempt['name']} {attempt['state']}{part}"
-    yield _slice(title, "attempt", start - waited, end, track, about)
+    yield _slice(title, "attempt", start - queued, end, track, about)
     for name, begin, until in _PARTS:
         left: Optional[int] = attempt.get(until)
-        began: Optional[int] = start - waited + zero if begin is None else attempt.get(begin)
+        began: Optional[int] = start - queued + zero if begin is None else attempt.get(begin)
         if began is not None and left is not None and left > began:
             yield _slice(name, "part", began - zero, left - zero, track, {})
 

@@ -236,7 +236,7 @@ class Page {
     box.append(make("h2", "", failure ? `Failed first: ${failure.name}` : "The run failed"), make("p", "", what || ""));
     if (exception && exception.stacktrace) box.append(traceback(exception, true));
     if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
-    const others = run.attempts.filter((one) => isBad(one) && !one.triedAgain && one !== failure).map((one) => one.name);
+    const others = run.attempts.filter((one) => isBad(one) && !one.retried && one !== failure).map((one) => one.name);
     if (failure && others.length) box.append(make("p", "others", "Also failed: ", this.named(others)));
   }
 
@@ -276,7 +276,7 @@ class Page {
   drawNode(step, { x, y, width }) {
     const ran = this.run.attempts.filter((attempt) => attempt.step === step.name);
     const tasks = new Set(ran.map((attempt) => attempt.task)).size;
-    const failed = ran.some((attempt) => isBad(attempt) && !attempt.triedAgain);
+    const failed = ran.some((attempt) => isBad(attempt) && !attempt.retried);
     const critical = ran.some((attempt) => attempt.critical);
     const text = !ran.length ? (this.run.state === "running" ? "not yet" : "did not run") : failed ? "failed" : tasks > 1 ? many(tasks, "task") : seconds(ran.at(-1).durationSeconds);
     const unseen = step.recorded === false;
@@ -287,7 +287,7 @@ class Page {
       drawn("text", { x: x + 12, y: y + 19 }, step.name),
       drawn("text", { x: x + 12, y: y + 35, class: "sub" }, unseen && ran.length ? `${text}, not recorded` : text));
     if (!ran.length) return node;
-    const show = () => this.goTo((ran.find((attempt) => isBad(attempt) && !attempt.triedAgain) || ran[0]).name);
+    const show = () => this.goTo((ran.find((attempt) => isBad(attempt) && !attempt.retried) || ran[0]).name);
     for (const [name, value] of [["tabindex", "0"], ["role", "button"], ["aria-label", title]]) node.setAttribute(name, value);
     node.addEventListener("click", show);
     node.addEventListener("keydown", (event) => {
@@ -301,7 +301,7 @@ class Page {
   drawPath() {
     const path = this.run.criticalPath;
     if (!path.attempts.length) return;
-    const waiting = path.waitingSeconds > 0 ? `, ${seconds(path.waitingSeconds)} of it waiting` : "";
+    const waiting = path.queueSeconds > 0 ? `, ${seconds(path.queueSeconds)} of it queued` : "";
     $("path").append(`Critical path ${this.run.state === "running" ? "so far " : ""}${seconds(path.durationSeconds)}${waiting}: `);
     path.attempts.forEach((name, index) => {
       if (index) $("path").append(" → ");
@@ -374,7 +374,7 @@ class Page {
 
   drawGroup(item) {
     const bad = item.members.filter(isBad).length, running = item.members.filter((one) => one.state === "running").length;
-    const state = running ? "running" : item.members.some((one) => isBad(one) && !one.triedAgain) ? "failure" : item.members.every((one) => one.state === "skip") ? "skip" : "success";
+    const state = running ? "running" : item.members.some((one) => isBad(one) && !one.retried) ? "failure" : item.members.every((one) => one.state === "skip") ? "skip" : "success";
     const start = item.members.reduce((least, one) => Math.min(least, one.startTimeUnixNano), Infinity);
     const end = item.members.reduce((most, one) => Math.max(most, this.ended(one)), 0);
     const errors = item.members.reduce((sum, one) => sum + this.about(one.name).errors, 0);
@@ -505,7 +505,7 @@ class Page {
     if (read.length) said.push(`reads from ${listed(read, one.inputCount)}`);
     if (readers.length) said.push(`read by ${listed(readers, readers.length)}`);
     if (one.retries) said.push(`a retry of ${one.retries}`);
-    if (one.triedAgain) said.push("tried again");
+    if (one.retried) said.push("tried again");
     if (one.clonedFrom) said.push(`cloned from ${one.clonedFrom}`);
     $("links").textContent = said.length ? `${one.name}: ${said.join("; ")}` : "";
   }
