@@ -108,7 +108,7 @@ def wide(home: Path, tasks: int, lines: int) -> Journals:
     """A foreach of `tasks` tasks, sixteen at a time, which say `lines` lines together; one fails."""
     made = Journals(home, "WideFlow")
     made.step("start", "work")
-    made.step("work", "join", asked={"cpu": 1})
+    made.step("work", "join", requested={"cpu": 1})
     made.step("join", "end")
     made.step("end")
     made.attempt("start", 1, 0.1, 0.9)

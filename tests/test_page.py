@@ -259,7 +259,7 @@ def hostile(tmp_path: Path) -> Path:
     home = tmp_path / "home"
     resource = {"user.name": HOSTILE[0], "host.name": HOSTILE[1]}
     made = Journals(home, "Evil", HOSTILE[1].replace("/", "|"), resource=resource)
-    made.step(HOSTILE[0], "b", asked={"cpu": 1})
+    made.step(HOSTILE[0], "b", requested={"cpu": 1})
     made.step("b")
     for line in HOSTILE:
         made.print(0, line)

@@ -274,8 +274,8 @@ KINDS = [
 # Names of all fields that docs/journal.md tells of, that any of them may hold anything.
 FIELDS = [
     "version", "flow", "run", "namespace", "processStart", "resource", "traceparent", "origin", "triggers", "step",
-    "type", "parallel", "next", "file", "line", "asked", "originRun", "originTask", "originAttempt", "stream", "body",
-    "task", "attempt", "code", "killed", "lost", "result", "exception", "maxUserCodeRetries", "logs", "attributes",
+    "type", "parallel", "next", "file", "line", "requested", "originRun", "originTask", "originAttempt", "stream",
+    "body", "task", "attempt", "code", "killed", "lost", "result", "exception", "maxUserCodeRetries", "logs", "attributes",
     "stepType", "inputs", "inputCount", "foreach", "foreachValue", "processStartTimeUnixNano", "within", "length",
     "covered", "severityNumber", "severityText", "logger", "thread", "function", "forwarded", "traceId", "spanId",
     "parentSpanId", "traceState", "flags", "name", "spanKind", "startTimeUnixNano", "endTimeUnixNano", "events",

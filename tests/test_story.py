@@ -74,8 +74,8 @@ def test_the_critical_path_is_the_chain_in_which_each_waited_for_the_last_of_wha
     best = max(every, key=lambda chain: [(one.ended_at, one.key) for one in reversed(chain)])
     assert [one.key for one in path.attempts] == [one.key for one in best]
     gaps = sum(max(0, after.started_at - before.ended_at) for before, after in pairwise(best))
-    assert path.waiting == best[0].started_at + gaps
-    assert path.duration == best[-1].ended_at == path.waiting + sum(one.ended_at - one.started_at for one in best)
+    assert path.queued == best[0].started_at + gaps
+    assert path.duration == best[-1].ended_at == path.queued + sum(one.ended_at - one.started_at for one in best)
 
 
 @given(runs())
@@ -104,7 +104,7 @@ def test_a_clock_that_goes_backwards_gives_no_negative_time() -> None:
     assert run.ended_at >= run.started_at
     assert story.queue_time(run, attempt) == 0
     path = story.critical_path(run)
-    assert (path.duration, path.waiting) == (0, 0)
+    assert (path.duration, path.queued) == (0, 0)
 
 
 def test_an_attempt_begins_no_sooner_than_its_launch() -> None:

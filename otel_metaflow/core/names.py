@@ -194,11 +194,11 @@ TASK_GPU_MEMORY_PEAK = _called(
 )
 TASK_IO_READ = _called("attempt", "metaflow.task.io.read", "int, By", "from storage, where the kernel tells")
 TASK_IO_WRITE = _called("attempt", "metaflow.task.io.write", "int, By", "to storage, where the kernel tells")
-ASKED_CPU = _called(
-    "attempt", "metaflow.task.asked.cpu", "double", "cores asked for by `@resources`, `@kubernetes` or `@batch`"
+REQUESTED_CPU = _called(
+    "attempt", "metaflow.task.requested.cpu", "double", "cores requested by `@resources`, `@kubernetes` or `@batch`"
 )
-ASKED_GPU = _called("attempt", "metaflow.task.asked.gpu", "double", "devices asked for")
-ASKED_MEMORY = _called("attempt", "metaflow.task.asked.memory", "int, By", "asked for")
+REQUESTED_GPU = _called("attempt", "metaflow.task.requested.gpu", "double", "devices requested")
+REQUESTED_MEMORY = _called("attempt", "metaflow.task.requested.memory", "int, By", "requested by the same")
 ARTIFACT_COUNT = _called("attempt", "metaflow.artifact.count", "int", "artifacts stored")
 ARTIFACT_SIZE = _called("attempt", "metaflow.artifact.size", "int, By", "their size before compression")
 

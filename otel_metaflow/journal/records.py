@@ -133,7 +133,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "next": _list_of(_name),
         "file": _string,
         "line": _count,
-        "asked": _map_of(_amount),
+        "requested": _map_of(_amount),
         "recorded": _flag,
     },
     layout.CLONE: {**_IDENTITY, "originRun": _name, "originTask": _name, "originAttempt": _number},

@@ -319,7 +319,7 @@ def describe_steps(flow: Any, graph: Any) -> Iterable[Dict[str, Any]]:
             "next": _following(graph, step.name),
             **_place(graph, step.name),
             # cpu in cores, memory in megabytes, gpu in devices, as Metaflow counts them
-            "asked": _asked(step.decorators),
+            "requested": _requested(step.decorators),
         }
         if not step.is_recorded:
             described["recorded"] = False
@@ -337,15 +337,15 @@ def _place(graph: Any, step: str) -> Dict[str, Any]:
 
 
 @seam("what steps ask of the machine", dict)
-def _asked(decorators: Iterable[Any]) -> Dict[str, float]:
-    asked: Dict[str, float] = {}
+def _requested(decorators: Iterable[Any]) -> Dict[str, float]:
+    requested: Dict[str, float] = {}
     for decorator in decorators:
         if decorator.name in _ASKING:
             for name in _ASKED:
                 amount = _number(decorator.attributes.get(name))
                 if amount:
-                    asked[name] = max(amount, asked.get(name, 0.0))
-    return asked
+                    requested[name] = max(amount, requested.get(name, 0.0))
+    return requested
 
 
 def _number(value: Any) -> float:

@@ -86,7 +86,7 @@ class CriticalPath:
 
     attempts: List[Attempt]
     duration: int
-    waiting: int
+    queued: int
 
     @property
     def steps(self) -> List[str]:
@@ -97,7 +97,7 @@ class CriticalPath:
 def critical_path(run: Run) -> CriticalPath:
     """Follow the run back from the attempt that ended last, each time to what it waited for longest.
 
-    `duration` is from the run's start to that end, `waiting` the part of it in which none of the chain ran.
+    `duration` is from the run's start to that end, `queued` the part of it in which none of the chain ran.
     """
     ran = [one for one in run.attempts.values() if not one.is_cloned]
     if not ran:
@@ -112,11 +112,11 @@ def critical_path(run: Run) -> CriticalPath:
         chain.append(max(before, key=_rank))
         seen.add(chain[-1].key)
     chain.reverse()
-    waiting, until = 0, run.started_at
+    queued, until = 0, run.started_at
     for attempt in chain:
-        waiting += max(0, attempt.started_at - until)
+        queued += max(0, attempt.started_at - until)
         until = max(until, attempt.ended_at)
-    return CriticalPath(chain, max(0, until - run.started_at), waiting)
+    return CriticalPath(chain, max(0, until - run.started_at), queued)
 
 
 def _is_known(run: Run, key: AttemptKey) -> bool:

@@ -91,7 +91,7 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
             "criticalPath": {
                 "attempts": [story.name(attempt.key) for attempt in path.attempts],
                 "durationSeconds": path.duration / _NANO,
-                "queueSeconds": path.waiting / _NANO,
+                "queueSeconds": path.queued / _NANO,
             },
             "steps": [_of_step(run, step, ran) for step, ran in by_step(run, attempts).items()],
             "attempts": [of_attempt(run, attempt, redaction, critical) for attempt in attempts],
@@ -163,7 +163,7 @@ def by_step(run: Run, attempts: List[Attempt]) -> Dict[str, List[Attempt]]:
 
 def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
     record = run.steps.get(step, {})
-    asked = record.get("asked") or {}
+    requested = record.get("requested") or {}
     return _known(
         {
             "name": step,
@@ -172,7 +172,7 @@ def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
             "file": record.get("file"),
             "line": record.get("line"),
             "recorded": record.get("recorded"),
-            "asked": _known({**asked, "memory": _bytes(asked.get("memory"))}) or None,
+            "requested": _known({**requested, "memory": _bytes(requested.get("memory"))}) or None,
             "used": use(ran) if ran and any(run.is_recorded(attempt) for attempt in ran) else None,
         }
     )

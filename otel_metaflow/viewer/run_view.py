@@ -106,7 +106,7 @@ def _critical_path(run: Run, path: story.CriticalPath) -> str:
     """The attempts that decided how long the run took: those that are marked."""
     if not path.attempts:
         return "critical path: nothing ran"
-    queued = f", {seconds(path.waiting / 1e9)} of it queued" if path.waiting else ""
+    queued = f", {seconds(path.queued / 1e9)} of it queued" if path.queued else ""
     so_far = " so far" if report.run_state(run) == "running" else ""
     return f"critical path{so_far} * {seconds(path.duration / 1e9)}{queued}: {plain(' > '.join(path.steps))}"
 
@@ -120,7 +120,7 @@ def _show_use(console: Console, run: Run, chosen: List[Attempt]) -> None:
     for step, attempts in report.by_step(run, chosen).items():
         if not any(run.is_recorded(attempt) for attempt in attempts):
             continue
-        asked = run.steps.get(step, {}).get("asked") or {}
+        asked = run.steps.get(step, {}).get("requested") or {}
         used = report.use(attempts)
         cells = (
             plain(step),

@@ -71,7 +71,7 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
         if value:
             yield f"{name} {plain(str(value))}"
     usage = attempt.usage
-    asked = run.steps.get(attempt.key.step, {}).get("asked") or {}
+    asked = run.steps.get(attempt.key.step, {}).get("requested") or {}
     if usage:
         cores = f" of {asked['cpu']:g} cores requested" if "cpu" in asked else ""
         memory = f" of {size(int(asked['memory'] * (1 << 20)))} requested" if "memory" in asked else ""

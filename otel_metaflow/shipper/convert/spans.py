@@ -235,7 +235,7 @@ def critical(path: story.CriticalPath) -> Dict[str, Any]:
     return {
         names.CRITICAL_STEPS: path.steps,
         names.CRITICAL_DURATION: path.duration / _NANO,
-        names.CRITICAL_QUEUE: path.waiting / _NANO,
+        names.CRITICAL_QUEUE: path.queued / _NANO,
     }
 
 
@@ -289,17 +289,17 @@ def _between(before: Optional[int], after: Optional[int]) -> Optional[float]:
 
 
 def _use(attempt: Attempt, step: Dict[str, Any], sampled_peak: int) -> Dict[str, Any]:
-    """What the attempt used, and what it had asked for."""
-    asked = step.get("asked") or {}
+    """What the attempt used, and what it had requested."""
+    requested = step.get("requested") or {}
     artifacts = (attempt.end or {}).get("artifacts") or {}
     return {
         names.TASK_CPU_TIME: attempt.usage.get("cpu"),
         names.TASK_MEMORY_PEAK: max(attempt.usage.get("memoryPeak", 0), sampled_peak) or None,
         names.TASK_IO_READ: attempt.usage.get("read"),
         names.TASK_IO_WRITE: attempt.usage.get("written"),
-        names.ASKED_CPU: asked.get("cpu"),
-        names.ASKED_GPU: asked.get("gpu"),
-        names.ASKED_MEMORY: int(asked["memory"] * _MEBIBYTE) if "memory" in asked else None,
+        names.REQUESTED_CPU: requested.get("cpu"),
+        names.REQUESTED_GPU: requested.get("gpu"),
+        names.REQUESTED_MEMORY: int(requested["memory"] * _MEBIBYTE) if "memory" in requested else None,
         names.ARTIFACT_COUNT: artifacts.get("count"),
         names.ARTIFACT_SIZE: artifacts.get("bytes"),
     }

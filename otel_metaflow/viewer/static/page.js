@@ -561,7 +561,7 @@ class Page {
     const other = one ? button("the launcher's log", () => this.choose(LAUNCHER)) : null;
     facts.append(make("div", "top", title, one ? pill(one.state) : null, make("span", "end", other)));
     if (!one) return;
-    const usage = one.usage || {}, asked = (this.run.steps.find((step) => step.name === one.step) || {}).asked || {};
+    const usage = one.usage || {}, asked = (this.run.steps.find((step) => step.name === one.step) || {}).requested || {};
     const between = (from, to) => (from === undefined || to === undefined ? undefined : Math.max(0, to - from) / 1e9);
     const beside = (text, want) => (text && want ? `${text} of ${want} asked` : text);
     const list = make("dl", "about");
@@ -640,7 +640,7 @@ class Page {
     const table = make("table", "", make("thead", "", make("tr", "",
       ...["step", "attempts", "CPU s", "cores", "asked", "memory", "asked", "read", "written"].map((name) => make("th", "", name)))));
     const body = make("tbody");
-    for (const { name, used, asked = {} } of steps) {
+    for (const { name, used, requested: asked = {} } of steps) {
       body.append(make("tr", "", ...[
         name, figure(used.attempts), used.cpuSeconds === undefined ? "" : used.cpuSeconds.toFixed(2),
         used.cores === undefined ? "" : judged(used.cores.toFixed(2), used.cores, asked.cpu), asked.cpu ?? "",
