@@ -175,7 +175,7 @@ class _Tree:
             said.append(str(attributes[names.ERROR_TYPE]))
         if span.status.status_code is StatusCode.ERROR:
             said.append("ERROR")
-        for name, word in ((names.CAUGHT, "caught"), (names.CLONED, "cloned"), (names.FAILURE_ORIGIN, "origin")):
+        for name, word in ((names.CAUGHT, "caught"), (names.CLONED, "cloned"), (names.FIRST_FAILURE, "origin")):
             if attributes.get(name):
                 said.append(word)
         if attributes.get(names.FINAL) is False:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from running import Finished, Place, eventually, seen
 
+from otel_metaflow.core import names
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.checkpoint import Checkpoint
@@ -295,7 +296,7 @@ def shipped(place: Place, finished: Finished, written: int) -> None:
         assert place.cli("ship", f"{finished.flow}/{finished.run}", env=environment).returncode == 0
         arrived = sum(count for body, count in endpoint.said.items() if body.startswith(("line", "log")))
         dropped = {
-            (attributes["signal"], attributes["reason"]): point.as_int
+            (attributes[names.SIGNAL], attributes[names.REASON]): point.as_int
             for attributes, point in points(endpoint, "metaflow.telemetry.dropped")
         }
     assert 0 < arrived < written
@@ -404,7 +405,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
         assert shipped.returncode == 0, shipped.stderr
         assert {f"line {number}" for number in range(3000)} <= set(endpoint.said)
         dropped = [
-            (point_of["signal"], point_of["reason"], point.as_int)
+            (point_of[names.SIGNAL], point_of[names.REASON], point.as_int)
             for point_of, point in points(endpoint, "metaflow.telemetry.dropped")
         ]
     assert dropped == [("logs", "corrupt", 3)]
@@ -426,5 +427,5 @@ def test_what_a_journal_does_not_take_is_counted(tmp_path: Path, sizes: list[int
     journal.close()
     *lines, end = [entry.record["kind"] for entry in Tail(path).read(1 << 20)]
     assert end == layout.END
-    assert len(lines) + journal.lost.get(layout.LINE, 0) == sum(sizes)
-    assert len(said) == bool(journal.lost)
+    assert len(lines) + journal.unwritten.get(layout.LINE, 0) == sum(sizes)
+    assert len(said) == bool(journal.unwritten)

@@ -72,7 +72,7 @@ def test_datadog_searches_for_attributes_that_there_are() -> None:
     searched = {
         name for _, text in strings(dashboard) for name in re.findall(r"@([\w.]+)", text) if not text.startswith("$")
     }
-    assert searched >= {names.FAILURE_ORIGIN, names.ERROR_TYPE, names.RUN_ID}
+    assert searched >= {names.FIRST_FAILURE, names.ERROR_TYPE, names.RUN_ID}
     assert searched <= ATTRIBUTES | COLLECTORS
     pattern = r"\b(metaflow\.task\.(?:exception|lost))\b"
     events = {event for _, text in strings(dashboard) for event in re.findall(pattern, text)}

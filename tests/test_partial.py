@@ -96,7 +96,7 @@ def test_a_task_without_a_journal_is_what_metaflow_says(place: Place, blind: str
     assert Told(attempt.result, attempt.is_partial, attempt.is_lost) == expected
     assert told.result == ("success" if way == "ok" else "failure")
     assert (finished.code == 0) == (way == "ok")
-    assert story.failure_origin(told) is (None if way == "ok" else attempt)
+    assert story.first_failure(told) is (None if way == "ok" else attempt)
     said = {notice.severity for notice in endings.of_attempt(told, attempt)}
     assert said == (set() if way == "ok" else {"FATAL"} if way == "kill" else {"ERROR"})
     # What it read is known from the launcher: it waited for that, not for the run's start.
@@ -148,7 +148,7 @@ def test_what_leaves_of_a_task_without_a_journal(place: Place, blind: str) -> No
     telemetry = _telemetry(place, flow)
     span = telemetry.span("work")
     assert (span.attributes[names.TASK_RESULT], span.attributes[names.PARTIAL]) == ("success", True)
-    assert names.FAILURE_ORIGIN not in span.attributes
+    assert names.FIRST_FAILURE not in span.attributes
     assert telemetry.tree() == textwrap.dedent("""\
         RUN PartFlow success
           start success
@@ -192,7 +192,7 @@ def test_a_retry_without_journals(place: Place, blind: str, way: str, first: str
     finished = ran(place, of_flow(body, blind, "@retry(times=1, minutes_between_retries=0)"))
     told = finished.story
     assert [attempt.result for attempt in worked(told)] == [first, "success"]
-    assert (finished.code, told.result, story.failure_origin(told)) == (0, "success", None)
+    assert (finished.code, told.result, story.first_failure(told)) == (0, "success", None)
 
 
 @pytest.mark.parametrize("way", ["exit 0", "_exit 0"])
@@ -209,7 +209,7 @@ def test_a_retry_that_leaves_with_0_and_no_result_is_no_success(place: Place, bl
 def test_what_catch_rescues_without_journals(place: Place, blind: str, way: str) -> None:
     finished = ran(place, of_flow(WAYS[way], blind, "@catch(var='error')"))
     told = finished.story
-    assert (finished.code, told.result, story.failure_origin(told)) == (0, "success", None)
+    assert (finished.code, told.result, story.first_failure(told)) == (0, "success", None)
     assert worked(told)[-1].result == "success"
 
 

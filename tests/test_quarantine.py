@@ -275,11 +275,11 @@ KINDS = [
 FIELDS = [
     "version", "flow", "run", "namespace", "processStart", "resource", "traceparent", "origin", "triggers", "step",
     "type", "parallel", "next", "file", "line", "requested", "originRun", "originTask", "originAttempt", "stream",
-    "body", "task", "attempt", "code", "killed", "lost", "result", "exception", "maxUserCodeRetries", "logs", "attributes",
-    "stepType", "inputs", "inputCount", "foreach", "foreachValue", "processStartTimeUnixNano", "within", "length",
-    "covered", "severityNumber", "severityText", "logger", "thread", "function", "forwarded", "traceId", "spanId",
-    "parentSpanId", "traceState", "flags", "name", "spanKind", "startTimeUnixNano", "endTimeUnixNano", "events",
-    "links", "status", "droppedAttributesCount", "droppedEventsCount", "droppedLinksCount", "scope", "unit",
+    "body", "task", "attempt", "code", "killed", "unwritten", "result", "exception", "maxUserCodeRetries", "logs",
+    "attributes", "stepType", "inputs", "inputCount", "foreach", "foreachValue", "processStartTimeUnixNano", "within",
+    "length", "covered", "severityNumber", "severityText", "logger", "thread", "function", "forwarded", "traceId",
+    "spanId", "parentSpanId", "traceState", "flags", "name", "spanKind", "startTimeUnixNano", "endTimeUnixNano",
+    "events", "links", "status", "droppedAttributesCount", "droppedEventsCount", "droppedLinksCount", "scope", "unit",
     "description", "sum", "gauge", "histogram", "exponentialHistogram", "observedTimeUnixNano", "eventName",
     "codeStart", "codeEnd", "recorded", "ok", "artifacts", "caught", "usage", "pid",
 ]  # fmt: skip
@@ -295,7 +295,7 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "foreach": st.lists(st.tuples(st.integers(), st.none() | st.integers()), max_size=2),
     "exception": st.dictionaries(st.sampled_from(["type", "message", "stacktrace"]), ANY),
     "usage": st.dictionaries(st.sampled_from(["cpu", "memoryPeak", "read"]), st.integers() | st.floats()),
-    "lost": st.dictionaries(st.sampled_from(["line", "log"]), st.integers()),
+    "unwritten": st.dictionaries(st.sampled_from(["line", "log"]), st.integers()),
     "attributes": st.dictionaries(st.text(st.characters(), max_size=5), ANY, max_size=3),
     "traceId": st.just("1" * 32),
     "spanId": st.just("2" * 16),
@@ -361,7 +361,7 @@ FILES = st.sampled_from(
     [
         (
             "start.1.0.jsonl",
-            {"kind": "end", "timeUnixNano": 1, "usage": {"cpu": HUGE}, "lost": {"line": "x"}, "parallel": 3},
+            {"kind": "end", "timeUnixNano": 1, "usage": {"cpu": HUGE}, "unwritten": {"line": "x"}, "parallel": 3},
         )
     ]
 )

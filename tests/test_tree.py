@@ -167,7 +167,7 @@ def test_a_timeout_that_fails_the_run(told: Callable[..., Telemetry]) -> None:
         """
     )
     assert telemetry.tree() == golden("""
-        RUN TreeFlow failure metaflow.plugins.timeout_decorator.TimeoutException ERROR < start (error_origin)
+        RUN TreeFlow failure metaflow.plugins.timeout_decorator.TimeoutException ERROR < start (first_failure)
           start timeout metaflow.plugins.timeout_decorator.TimeoutException ERROR origin
         """)
 
@@ -195,7 +195,7 @@ def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
         """
     )
     assert telemetry.tree() == golden("""
-        RUN TreeFlow failure ValueError ERROR < work[1]/1 (error_origin)
+        RUN TreeFlow failure ValueError ERROR < work[1]/1 (first_failure)
           start success
           work[0] cancellation < start
           work[1] failure ValueError ERROR tried again < start

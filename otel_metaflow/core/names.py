@@ -139,8 +139,8 @@ PARTIAL = _called(
     "boolean",
     "its own journal does not tell how it ended; the launcher does, which knows neither user code's times nor its use",
 )
-FAILURE_ORIGIN = _called(
-    "attempt", "metaflow.failure.origin", "boolean", "the failure that made the run fail; others only followed"
+FIRST_FAILURE = _called(
+    "attempt", "metaflow.failure.first", "boolean", "the failure that made the run fail; others only followed"
 )
 STEP_TYPE = _called("attempt", "metaflow.step.type", "string", "start, linear, split, split-switch, foreach, join, end")
 FOREACH_INDEX = _called(
@@ -254,7 +254,7 @@ LINK_TYPE = _called(
     "links",
     "metaflow.link.type",
     "string",
-    "input (read from), retry (the attempt before), clone, resume, trigger, error_origin (from the run)",
+    "input (read from), retry (the attempt before), clone, resume, trigger, first_failure (from the run)",
 )
 
 # Spans of user code: ours
@@ -285,9 +285,9 @@ EXCEPTION_STACKTRACE = _called("logs, metaflow.task.exception", "exception.stack
 LOG_TRUNCATED_LENGTH = _called(
     "logs", "metaflow.log.truncated.length", "int", "characters of a line that was cut at 65,536"
 )
-LOG_ATTRIBUTES_CUT = _called(
+LOG_ATTRIBUTES_TRUNCATED = _called(
     "logs",
-    "metaflow.log.attributes.cut",
+    "metaflow.log.attributes.truncated.count",
     "int",
     "in how many places something is missing of a logging record's `extra`",
 )
@@ -331,11 +331,11 @@ METRIC_TASK_CPU_TIME = _called("metric", "metaflow.task.cpu.time", "histogram, s
 METRIC_TASK_MEMORY_PEAK = _called("metric", "metaflow.task.memory.peak", "histogram, By", "of an attempt")
 METRIC_ARTIFACT_IO = _called("metric", "metaflow.artifact.io", "counter, By", "bytes of artifacts stored")
 METRIC_TELEMETRY_DROPPED = _called(
-    "metric", "metaflow.telemetry.dropped", "counter, {record}", "telemetry that was given up"
+    "metric", "metaflow.telemetry.dropped", "counter, {record}", "records that will never arrive"
 )
-SIGNAL = _called("metrics", "signal", "string", "logs, traces or metrics, of what was given up")
-REASON = _called("metrics", "reason", "string", "why it was given up")
-DIRECTION = _called("metrics", "metaflow.artifact.direction", "string", "write")
+SIGNAL = _called("metrics", "metaflow.telemetry.signal", "string", "logs, traces or metrics")
+REASON = _called("metrics", "metaflow.telemetry.drop.reason", "string", "rejected, unconvertible, unwritten, corrupt")
+DIRECTION = _called("metrics", "metaflow.artifact.io.direction", "string", "write")
 
 # Bucket boundaries, in the unit of the metric
 RUN_DURATION_BOUNDARIES = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)

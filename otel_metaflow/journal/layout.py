@@ -5,7 +5,7 @@
         STEP.TASK.ATTEMPT.jsonl          written by the task: one process, one attempt, one file
         STEP.TASK.ATTEMPT.output.jsonl   written by the launcher: the lines it read from that task's pipes
         checkpoint.json, shipper.*       the shipper's
-        lost                             why a task's journal took no more, for the launcher to say
+        unwritten                        why a task's journal took no more, for the launcher to print
 
 Every line is one JSON object whose first key is `kind`; the names of the others follow OTLP's JSON
 encoding, with times as integers of nanoseconds since 1970.
@@ -28,7 +28,7 @@ CHECKPOINT_FILE = "checkpoint.json"
 LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"
-LOST_MARK = "lost"
+UNWRITTEN_MARK = "unwritten"
 INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, a line each
 # What flock(2) answers on a file system that has none, such as Lustre and some mounts of NFS.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

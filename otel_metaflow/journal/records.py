@@ -138,7 +138,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
     },
     layout.CLONE: {**_IDENTITY, "originRun": _name, "originTask": _name, "originAttempt": _number},
     layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _map_of(_list_of(_name))},
-    layout.EXIT: {**_IDENTITY, "code": _integer, "ok": _flag, "killed": _flag, "lost": _map_of(_count)},
+    layout.EXIT: {**_IDENTITY, "code": _integer, "ok": _flag, "killed": _flag, "unwritten": _map_of(_count)},
     layout.LINE: _LINE,
     layout.LOG: {
         "severityNumber": _integer,
@@ -172,7 +172,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "artifacts": _map_of(_count),
         "caught": _flag,
         "usage": _map_of(_amount),
-        "lost": _map_of(_count),
+        "unwritten": _map_of(_count),
     },
 }
 _REQUIRED: Dict[str, Sequence[str]] = {

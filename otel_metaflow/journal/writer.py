@@ -48,7 +48,7 @@ class Journal:
             OSError: the file cannot be opened.
         """
         self.path = path
-        self.lost: Dict[str, int] = {}  # how many records of each kind
+        self.unwritten: Dict[str, int] = {}  # how many records of each kind
         self._on_failure = on_failure
         self._torn = False
         self._left = sys.maxsize if most_bytes is None else most_bytes
@@ -63,7 +63,7 @@ class Journal:
         """Append one line or log that is already JSON, without its newline."""
         self._left -= len(line)
         if self._left < 0:
-            self._lose(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"), line.split("\n"))
+            self._give_up(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"), line.split("\n"))
             return
         self._write(line)
 
@@ -81,12 +81,12 @@ class Journal:
         except OSError as error:
             if error.errno is None:  # not of the system: a TimeoutError of the user's own alarm
                 raise
-            self._lose(error, line.split("\n"))
+            self._give_up(error, line.split("\n"))
             return
         whole = data.count(b"\n", int(self._torn), written)
         self._torn = written < len(data)
         if self._torn:
-            self._lose(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), line.split("\n")[whole:])
+            self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), line.split("\n")[whole:])
 
     def _written(self, data: bytes) -> int:
         try:
@@ -98,11 +98,11 @@ class Journal:
         self._descriptor = _parked(_open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return _write(self._descriptor, data)
 
-    def _lose(self, error: OSError, lines: Sequence[str]) -> None:
-        is_first = not self.lost
+    def _give_up(self, error: OSError, lines: Sequence[str]) -> None:
+        is_first = not self.unwritten
         for line in lines:
             kind = line.split('"', 4)[3]  # the first key of every record
-            self.lost[kind] = self.lost.get(kind, 0) + 1
+            self.unwritten[kind] = self.unwritten.get(kind, 0) + 1
         if is_first:
             self._on_failure(error)
 

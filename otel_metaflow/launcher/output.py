@@ -118,10 +118,10 @@ class Output:
     def ended(self, key: layout.AttemptKey, code: int, *, killed: bool, ok: Optional[bool]) -> None:
         """A task's process is gone and its pipes are read to the end; `ok` is what Metaflow makes of a code of 0."""
         # Its lines first: whoever reads of its end may take it that no more will come.
-        lost = self._raw.close(key)
+        unwritten = self._raw.close(key)
         fields: Dict[str, Any] = {**key._asdict(), "code": code, "killed": killed}
         if ok is not None:
             fields["ok"] = ok
-        if lost:
-            fields["lost"] = lost
+        if unwritten:
+            fields["unwritten"] = unwritten
         self._journal.append(layout.EXIT, fields)

@@ -91,9 +91,9 @@ class RawLines:
         return f'{{{head},"lines":{lines},"monotonicNano":{at}{reported}}}'
 
     @property
-    def lost(self) -> Dict[str, int]:
+    def unwritten(self) -> Dict[str, int]:
         """How many records of each kind the journal did not take."""
-        return self._journal.lost
+        return self._journal.unwritten
 
     def close(self) -> None:
         """Close the journal."""
@@ -125,7 +125,7 @@ class Writer:
         self.write()
         del self._attempts[key]
         lines.close()
-        return lines.lost
+        return lines.unwritten
 
     def wake(self) -> None:
         """There is something to write."""

@@ -110,7 +110,7 @@ class Run:
         # What the tasks could not record, too: one line for all of them, apart from their own output.
         say_unrecorded({**unrecorded.read(self.folder), **self._unrecorded})
         with contextlib.suppress(OSError):
-            self._say_lost(OSError(0, (self.folder / layout.LOST_MARK).read_text()))
+            self._say_lost(OSError(0, (self.folder / layout.UNWRITTEN_MARK).read_text()))
         self.ensure_shipper()
         if self.environment.is_shipping:
             # Where a process that is left behind dies with the machine, the run waits; elsewhere never.

@@ -82,6 +82,6 @@ def of_attempt(run: Run, attempt: Attempt) -> Iterator[Notice]:
 
 def of_run(run: Run) -> Iterator[Notice]:
     """That a run is over and failed, and why, as far as none of its attempts tells it."""
-    if run.result in ("failure", "error") and story.failure_origin(run) is None:
+    if run.result in ("failure", "error") and story.first_failure(run) is None:
         body = f"run ended: {run.result}: {run.error_message}"
         yield Notice(names.EVENT_RUN_END, ERROR, body, run.ended_at, {})

@@ -172,16 +172,16 @@ class Attempt:
         found = (self.end or {}).get("usage")
         return found if isinstance(found, dict) else {}
 
-    def lost(self, unread: int) -> int:
+    def unwritten(self, unread: int) -> int:
         """How many log records are in neither journal; `unread` lines the task reported and the launcher lost.
 
         A line that the launcher read is there even if the task's own journal was full, and the other way round.
         """
-        of_task = (self.end or {}).get("lost", {})
+        of_task = (self.end or {}).get("unwritten", {})
         records = int(of_task.get(layout.LOG, 0)) + int(of_task.get(layout.RECORD, 0))
         if self.exit is None:
             return int(of_task.get(layout.LINE, 0)) + records
-        return records + max(0, int(self.exit.get("lost", {}).get(layout.LINE, 0)) - unread)
+        return records + max(0, int(self.exit.get("unwritten", {}).get(layout.LINE, 0)) - unread)
 
     def is_running(self) -> bool:
         """Whether its process is alive; asked only where no record answers."""

@@ -44,7 +44,7 @@ def is_final(run: Run, attempt: Attempt, *, run_is_over: bool) -> Optional[bool]
     return True if run_is_over or not attempt.failed else None
 
 
-def failure_origin(run: Run) -> Optional[Attempt]:
+def first_failure(run: Run) -> Optional[Attempt]:
     """The attempt whose failure made the run fail: the first in time of those that were not tried again.
 
     Of a run that goes on, the first that may: an attempt that still runs has not failed.

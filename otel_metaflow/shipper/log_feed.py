@@ -95,7 +95,7 @@ class LogFeed:
                     progress.cursors[str(key)] = logs.cursor()
         for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
             # With the last word on an attempt, so that it is counted once.
-            progress.events[event.name] = attempt.lost(logs.unread) if event.is_last else 0
+            progress.events[event.name] = attempt.unwritten(logs.unread) if event.is_last else 0
             yield from _made_event(event, progress)
         is_told = final and len(progress.events) == before and logs.at_end() and not logs.holds
         # A failed one may still be followed by another attempt, which is an event too.

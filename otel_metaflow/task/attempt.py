@@ -169,8 +169,8 @@ class Attempt:
         if error is not None:
             fields["exception"] = describe_exception(error, self._mask)
             fields["caught"] = bool(ok)
-        if self._journal.lost:
-            fields["lost"] = self._journal.lost
+        if self._journal.unwritten:
+            fields["unwritten"] = self._journal.unwritten
         self._journal.append(layout.END, fields)
 
     def _at_exit(self) -> None:
@@ -288,6 +288,6 @@ def _note_lost(folder: Path, error: OSError) -> None:
         say_lost(error)
         return
     try:
-        (folder / layout.LOST_MARK).write_text(str(error.strerror))
+        (folder / layout.UNWRITTEN_MARK).write_text(str(error.strerror))
     except OSError:
         return  # the launcher's own journals are on that disk too

@@ -89,7 +89,7 @@ class LoggingTap:
             if attributes:
                 line += f',"attributes":{as_json(attributes)}'
             if cut:
-                line += f',"attributesCut":{cut}'
+                line += f',"attributesTruncated":{cut}'
         self._append_line(line + "}")
 
     def _text(self, text: str) -> str:

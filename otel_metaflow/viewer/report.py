@@ -68,7 +68,7 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
     """
     key = run.key
     path = story.critical_path(run)
-    failure = story.failure_origin(run)
+    failure = story.first_failure(run)
     critical = {attempt.key for attempt in path.attempts}
     attempts = list(run.in_order)
     return _known(

@@ -70,7 +70,7 @@ def _head(console: Console, run: Run, step: str, trace_url: str) -> None:
         console.print(Text(f"not recorded, without @otel: {plain(', '.join(without))}", style="dim"))
     if run.origin:
         console.print(Text(f"resumes {run.key.flow}/{run.origin}"))
-    failure = story.failure_origin(run)
+    failure = story.first_failure(run)
     if failure is not None:
         console.print(
             Text(f"failed first: {plain(story.name(failure.key))}: {first_line(failure.error_message)}", style="red")

@@ -138,8 +138,8 @@ class LogRecords:
         attributes[names.CODE_FUNCTION_NAME] = record.get("function", "")
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
-        if "attributesCut" in record:
-            attributes[names.LOG_ATTRIBUTES_CUT] = record["attributesCut"]
+        if "attributesTruncated" in record:
+            attributes[names.LOG_ATTRIBUTES_TRUNCATED] = record["attributesTruncated"]
         for name, value in (record.get("exception") or {}).items():
             attributes[f"exception.{name}"] = self._redaction.text(str(value))
         told = structured.message(body)

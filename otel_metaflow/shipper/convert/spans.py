@@ -51,7 +51,7 @@ class Spans:
         attributes = {
             **self._identity(attempt),
             **_outcome(run, attempt, run_is_over=run_is_over),
-            names.FAILURE_ORIGIN: True if run_is_over and attempt is self._failure() else None,
+            names.FIRST_FAILURE: True if run_is_over and attempt is self._failure() else None,
             **_place(attempt, run.steps.get(attempt.key.step, {})),
             **_times(run, attempt),
             **_use(attempt, run.steps.get(attempt.key.step, {}), self._pulse.peak(attempt.key)),
@@ -113,7 +113,7 @@ class Spans:
     def _failure(self) -> Optional[Attempt]:
         """The first failure of a run that is over; looked for once."""
         if self._failures is None:
-            self._failures = [story.failure_origin(self._run)]
+            self._failures = [story.first_failure(self._run)]
         return self._failures[0]
 
     def _context(self, span_id: str) -> SpanContext:
@@ -151,7 +151,7 @@ class Spans:
         if origin is not None and self._run.is_recorded(origin):
             yield _link(
                 self._context(attempt_span_id(key, origin.key)),
-                "error_origin",
+                "first_failure",
                 {names.ERROR_TYPE: origin.error_type, names.PATHSPEC: f"{key}/{origin.key.step}/{origin.key.task}"},
             )
         if resumed:
