@@ -170,6 +170,13 @@ def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Op
     if not _is_endpoint(endpoint, protocol):
         example = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
         problems.append(f"{endpoint_variable} is {_shown(endpoint)!r}, which is not a URL; type one such as {example}")
+    else:
+        path = _signal_path(endpoint)
+        if path and endpoint_variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
+            why = "gRPC takes no path" if protocol == "grpc" else "each signal's own path is appended to it"
+            problems.append(f"{endpoint_variable} ends in {path}, but {why}; drop {path}")
+        elif path and protocol == "grpc" and "://" not in endpoint:  # with a scheme the exporter drops it itself
+            problems.append(f"{endpoint_variable} ends in {path}, but gRPC takes no path; drop {path}")
     for name in _FILES:
         file_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_{name}", f"OTEL_EXPORTER_OTLP_{name}")
         if file_variable and not os.path.isfile(env[file_variable]):
@@ -203,6 +210,17 @@ def _is_endpoint(text: str, protocol: str) -> bool:
         return url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
     except ValueError:
         return False
+
+
+def _signal_path(endpoint: str) -> str:
+    """The path of one signal that an endpoint ends in, such as /v1/traces, or nothing.
+
+    The specification appends it to the general endpoint, and takes the one of a signal as it is
+    (https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp).
+    """
+    path = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").path
+    found = re.search(r"/v1/(?:traces|metrics|logs)(?=/*$)", path)
+    return found.group() if found else ""
 
 
 def _shown(endpoint: str) -> str:
