@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Collection, NoReturn
+from typing import Any, Collection, Dict, List, Mapping, NoReturn
 
 import click
 
@@ -33,6 +33,14 @@ def check_together(given: Collection[str], allowed: Collection[Collection[str]])
         for other in names[index + 1 :]:
             if {one, other} not in map(set, allowed):
                 fail(f"{one} does not go with {other}: leave one of them out")
+
+
+def reasons_of(trouble: Mapping[str, str]) -> str:
+    """Why something is not delivered, from the reason of each signal: each reason once."""
+    signals: Dict[str, List[str]] = {}
+    for signal, reason in sorted(trouble.items()):
+        signals.setdefault(reason, []).append(signal)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in signals.items())
 
 
 def print_problems(environment: settings.Settings) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import warnings
 
 import click
 
@@ -27,6 +30,10 @@ def main(context: click.Context) -> None:
     """Telemetry of Metaflow runs: view it, find its ids, check and complete its delivery."""
     context.obj = settings.read()  # as it was set, OTEL_SDK_DISABLED too
     sdk_variables.put_away(os.environ)
+    # What libraries would log or warn of is for those who develop them; each command reports what matters of it.
+    logging.getLogger().addHandler(logging.NullHandler())
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     degrade()
 
 

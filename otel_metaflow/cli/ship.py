@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 import click
 
 from otel_metaflow.cli import runs
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import fail, print_foreign, print_json, print_problems
+from otel_metaflow.cli.arguments import fail, print_foreign, print_json, print_problems, reasons_of
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
@@ -64,7 +66,7 @@ def ship(environment: settings.Settings, run: str | None, wait: float, *, everyt
 
 
 def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, quiet: bool) -> Dict[str, Any]:
-    """Say why a run is passed over, unless `quiet`."""
+    """Report why a run is skipped, unless `quiet`."""
     key, reason = layout.run_key(environment.home, folder), setbacks.reason(folder)
     if not quiet:
         echo(f"{key}: {reason}")
@@ -72,23 +74,51 @@ def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, qu
 
 
 def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> Dict[str, Any]:
-    """Deliver a run and say what became of it, unless `quiet`."""
+    """Deliver a run and report the result, unless `quiet`."""
     from otel_metaflow.journal.checkpoint import Checkpoint
-    from otel_metaflow.shipper import backlog
 
     key = layout.run_key(environment.home, folder)
-    told: Dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
+    result: Dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
     lock = locks.try_lock(folder)
     if lock is None:
-        said = "being delivered by another process"
+        text = "being delivered by another process"
     else:
-        told["state"] = "delivered" if backlog.ship_guarded(environment, folder, linger=wait) else "kept"
+        with _output_into(folder / layout.SHIPPER_LOG):
+            from otel_metaflow.shipper import backlog
+
+            is_delivered = backlog.ship_guarded(environment, folder, linger=wait)
         locks.release(lock)
         checkpoint = Checkpoint.read(folder)
-        told.update({"delivered": checkpoint.delivered, "trouble": checkpoint.trouble})
+        result["state"] = "delivered" if is_delivered else "kept"
+        result.update({"delivered": checkpoint.delivered, "trouble": checkpoint.trouble})
         counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
-        reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
-        said = f"{told['state']} ({counts or 'nothing sent'}{'; ' if reasons else ''}{reasons})"
+        reasons = reasons_of(checkpoint.trouble)
+        if not is_delivered and not reasons:
+            reasons = f"see {folder / layout.SHIPPER_LOG}"
+        text = f"{result['state']} ({'; '.join(filter(None, (counts or 'nothing sent', reasons)))})"
     if not quiet:
-        echo(f"{key}: {said}")
-    return told
+        echo(f"{key}: {text}")
+    return result
+
+
+@contextlib.contextmanager
+def _output_into(log: Path) -> Iterator[None]:
+    """Send what libraries print to the shipper's log, as a shipper in the background does; gRPC knows no sys.stderr."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    try:
+        target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError:
+        target = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in kept:
+        os.dup2(target, descriptor)
+    os.close(target)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)

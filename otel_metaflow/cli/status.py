@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 import click
 
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import print_foreign, print_json, print_problems
+from otel_metaflow.cli.arguments import print_foreign, print_json, print_problems, reasons_of
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
@@ -30,7 +30,7 @@ def status(*, as_json: bool) -> None:
     print_foreign(environment)
     for folder in [*backlog.kept(environment.home), *backlog.unfinished(environment.home)]:
         trouble = Checkpoint.read(folder).trouble
-        reason = "; ".join(f"{signal} {why}" for signal, why in sorted(trouble.items()))
+        reason = reasons_of(trouble)
         if not backlog.is_meant(folder):
             reason = "no endpoint was set when it ran"
         key = layout.run_key(environment.home, folder)
