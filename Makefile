@@ -73,9 +73,13 @@ coverage: $(STAMP) collector vendors ## which lines the tests reach, in their su
 	$(BIN)/coverage report
 
 .PHONY: bench
-bench: $(STAMP) collector ## what telemetry costs a run: docs/figures.md, in half an hour
+bench: $(STAMP) collector ## what telemetry costs a run: docs/wall-times.md, in half an hour
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python bench
+
+.PHONY: bench-cost
+bench-cost: $(STAMP) ## instructions of a task, with and without; needs valgrind, and no quiet machine
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/instructions.py
 
 .PHONY: bench-view
 bench-view: $(STAMP) ## what the page of a large run costs to write and to open; needs chromium

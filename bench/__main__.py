@@ -1,4 +1,4 @@
-"""Measures what telemetry costs, prints the tables of docs/figures.md and draws docs/figures.svg.
+"""Measures what telemetry costs, prints the tables of docs/wall-times.md and draws docs/wall-times.svg.
 
 make bench                                       # everything, half an hour
 python bench --only tasks --flow linear5 --rounds 5
@@ -46,7 +46,7 @@ def _plot(figures: dict[str, dict[str, list[float]]]) -> None:
         axis.axvline(0, linewidth=0.8, color="gray")
         axis.set_title(flow, fontsize=10)
         axis.set_xlabel("ms a task, over an empty extension")
-    figure.savefig(_DOCS / "figures.svg")
+    figure.savefig(_DOCS / "wall-times.svg")
 
 
 @click.command()
@@ -83,7 +83,7 @@ def main(only: tuple[str, ...], flows: tuple[str, ...], rounds: int | None) -> N
         text.print(table)
     if not only:
         machine = f"Written by `make bench`, Python {platform.python_version()} on {platform.platform()}."
-        (_DOCS / "figures.md").write_text(f"# What it costs\n\n{machine}\n{text.export_text()}")
+        (_DOCS / "wall-times.md").write_text(f"# What it costs in wall time\n\n{machine}\n{text.export_text()}")
         _plot(plotted)
 
 
