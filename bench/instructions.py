@@ -1,6 +1,6 @@
 """Counts the instructions of one process, by callgrind: exact to some hundredths of a per cent, whatever else runs.
 
-    make bench-cost
+make bench-cost
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def of_import(environment: Environment) -> int:
 
 def main() -> None:
     """Print the table."""
-    table = Table("millions of instructions", "with an empty extension", "with ours", "more", "budget", box=box.MARKDOWN)
+    table = Table(
+        "millions of instructions", "with an empty extension", "with ours", "more", "budget", box=box.MARKDOWN
+    )
     with tempfile.TemporaryDirectory() as name:
         made = environments(Path(name))
         empty, ours = made["empty"], made["otel"]
