@@ -34,7 +34,7 @@ $(VENDORS): $(wildcard tests/vendors/distribution/*.go tests/vendors/distributio
 
 # Queues beside the binary, so that a try-out leaves nothing in the home directory.
 collector-run: $(COLLECTOR) ## run it with the shipped configuration
-	QUEUE_DIR=$${QUEUE_DIR:-collector/dist/queue} $(COLLECTOR) --config collector/config/config.yaml
+	COLLECTOR_QUEUE_DIR=$${COLLECTOR_QUEUE_DIR:-collector/dist/queue} $(COLLECTOR) --config collector/config/config.yaml
 
 collector-test: ## tests of its Go code
 	$(foreach module,$(OURS),cd $(CURDIR)/collector/$(module) && go vet ./... && go test ./... &&) true

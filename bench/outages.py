@@ -261,7 +261,7 @@ def full(setup: Setup, seconds: float) -> None:
         collector.__enter__()
 
 
-SETTINGS = {full: {"QUEUE_LIMIT_MIB": "16"}}
+SETTINGS = {full: {"COLLECTOR_QUEUE_LIMIT_MIB": "16"}}
 """Variables of the collectors in an outage that needs them."""
 OUTAGES: dict[str, Callable[[Setup, float], None]] = {
     "refuses": constant("refuse"),

@@ -7,11 +7,11 @@
 # Without a vendor's variables the collector prints a sample of what arrives.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-port=${OTLP_HTTP_PORT:-4318}
-health=http://localhost:${HEALTH_PORT:-13133}
+port=${COLLECTOR_OTLP_HTTP_PORT:-4318}
+health=http://localhost:${COLLECTOR_HEALTH_PORT:-13133}
 
 make --silent --directory="$root" collector
-QUEUE_DIR=${QUEUE_DIR:-$root/collector/dist/queue} \
+COLLECTOR_QUEUE_DIR=${COLLECTOR_QUEUE_DIR:-$root/collector/dist/queue} \
   "$root/collector/dist/otelcol-metaflow" --config "$root/collector/config/config.yaml" &
 collector=$!
 trap 'kill $collector 2>/dev/null; wait $collector || true' EXIT

@@ -403,7 +403,7 @@ class Vendors(Process):
                 "DATADOG_PORT": str(datadog),
                 "SPLUNK_PORT": str(splunk),
                 "OTLP_PORT": str(otlp),
-                "HEALTH_PORT": str(health),
+                "COLLECTOR_HEALTH_PORT": str(health),
             },
         )
         self.datadog = Datadog(directory)
@@ -417,7 +417,7 @@ class Vendors(Process):
         }
         self.datadog_otlp_environment = {
             "DD_API_KEY": "0123456789abcdef0123456789abcdef",
-            "DATADOG_ROUTE": "otlp",
+            "COLLECTOR_DATADOG_ROUTE": "otlp",
             "DD_OTLP_URL": f"http://localhost:{otlp}",
         }
         self.splunk_environment = {
@@ -472,10 +472,10 @@ class Collector(Process):
         self.health = f"http://localhost:{health}"
         self.telemetry = f"http://localhost:{telemetry}/metrics"
         self.ports = {
-            "OTLP_GRPC_PORT": str(grpc),
-            "OTLP_HTTP_PORT": str(http),
-            "HEALTH_PORT": str(health),
-            "TELEMETRY_PORT": str(telemetry),
+            "COLLECTOR_OTLP_GRPC_PORT": str(grpc),
+            "COLLECTOR_OTLP_HTTP_PORT": str(http),
+            "COLLECTOR_HEALTH_PORT": str(health),
+            "COLLECTOR_TELEMETRY_PORT": str(telemetry),
         }
         super().__init__(
             [
@@ -486,7 +486,7 @@ class Collector(Process):
                     for name in overlays
                 ),
             ],
-            {"QUEUE_DIR": str(directory / "queue"), **self.ports, **environment},
+            {"COLLECTOR_QUEUE_DIR": str(directory / "queue"), **self.ports, **environment},
         )
 
 
@@ -506,8 +506,8 @@ class Container(Collector):
     ) -> None:
         super().__init__(directory, environment)
         configs = [f"--config=/etc/otelcol-metaflow/{name}.yaml" for name in ("config", *overlays)]
-        self.name = f"otelcol-metaflow-{self.ports['OTLP_HTTP_PORT']}"
-        variables = {**self.ports, "LISTEN_HOST": "localhost", **environment}
+        self.name = f"otelcol-metaflow-{self.ports['COLLECTOR_OTLP_HTTP_PORT']}"
+        variables = {**self.ports, "COLLECTOR_LISTEN_HOST": "localhost", **environment}
         self._command = [
             *PODMAN,
             "run",

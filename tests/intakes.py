@@ -181,7 +181,7 @@ class Otlp(Intake):
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"DD_API_KEY": "0123456789abcdef", "DATADOG_ROUTE": "otlp", "DD_OTLP_URL": self.url}
+        return {"DD_API_KEY": "0123456789abcdef", "COLLECTOR_DATADOG_ROUTE": "otlp", "DD_OTLP_URL": self.url}
 
     def _take(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         del headers

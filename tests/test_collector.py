@@ -201,8 +201,8 @@ def test_a_missing_variable_stops_the_start_and_is_named(tmp_path: Path, missing
 
 
 def test_a_destination_asked_for_by_name_must_be_whole(tmp_path: Path) -> None:
-    """With DESTINATIONS, a key lost in a deployment stops the start instead of a vendor."""
-    environment = {"DESTINATIONS": "datadog,splunk", "DD_API_KEY": "abc"}
+    """With COLLECTOR_DESTINATIONS, a key lost in a deployment stops the start instead of a vendor."""
+    environment = {"COLLECTOR_DESTINATIONS": "datadog,splunk", "DD_API_KEY": "abc"}
     with (
         pytest.raises(CollectorError, match="SPLUNK_HEC_URL and SPLUNK_HEC_TOKEN are not set"),
         Collector(tmp_path, environment),
@@ -264,9 +264,11 @@ def test_every_combination_of_destinations_is_a_valid_configuration(tmp_path: Pa
     """What is left of the shipped configuration is whole, whatever the environment switches off."""
     datadog = {"DD_API_KEY": "abc"}
     splunk = {"SPLUNK_HEC_URL": "https://localhost:8088", "SPLUNK_HEC_TOKEN": "t"}
-    otlp = {"OTLP_FORWARD_ENDPOINT": "http://localhost:4318"}
+    otlp = {"COLLECTOR_OTLP_FORWARD_ENDPOINT": "http://localhost:4318"}
     configs = [PRODUCT_CONFIG, *(PRODUCT_CONFIG.with_name(f"{name}.yaml") for name in overlays)]
-    for chosen in itertools.product([{}, datadog, {**datadog, "DATADOG_ROUTE": "otlp"}], [{}, splunk], [{}, otlp]):
+    for chosen in itertools.product(
+        [{}, datadog, {**datadog, "COLLECTOR_DATADOG_ROUTE": "otlp"}], [{}, splunk], [{}, otlp]
+    ):
         environment = {"HOME": str(tmp_path)}
         for each in chosen:
             environment |= each

@@ -68,7 +68,7 @@ def cloudwatch(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    yield {**environment, "CLOUDWATCH_POLL_INTERVAL": "1s"}
+    yield {**environment, "COLLECTOR_CLOUDWATCH_POLL_INTERVAL": "1s"}
     server.stop()
 
 

@@ -47,7 +47,7 @@ def identity(log: Log) -> tuple[str | None, ...]:
 
 def test_the_output_of_a_run_arrives_with_flow_run_step_and_task(tmp_path: Path, vendors: Vendors, tee: Path) -> None:
     """`python flow.py run 2>&1 | tee run.log`, nothing else: no decorator, no endpoint."""
-    logs = read(tmp_path, vendors, {"FILELOG_INCLUDE": f"{tee.parent}/*.log"}, "Done!")
+    logs = read(tmp_path, vendors, {"COLLECTOR_FILELOG_INCLUDE": f"{tee.parent}/*.log"}, "Done!")
     text = tee.read_text()
     (run,) = set(re.findall(r"run-id (\d+)", text))
 
@@ -68,7 +68,7 @@ def test_the_output_of_a_run_arrives_with_flow_run_step_and_task(tmp_path: Path,
 
 def test_a_traceback_stays_in_one_piece(tmp_path: Path, vendors: Vendors, tee: Path) -> None:
     """Four tasks write at the same time, and Metaflow takes the indentation away."""
-    logs = read(tmp_path, vendors, {"FILELOG_INCLUDE": str(tee)}, "Done!")
+    logs = read(tmp_path, vendors, {"COLLECTOR_FILELOG_INCLUDE": str(tee)}, "Done!")
     (failed,) = (log for log in logs if log.body.startswith("Traceback"))
     assert failed.body.rstrip().endswith("\nRuntimeError: shard 3 is locked by another process")
     assert identity(failed)[2] == "work"
@@ -85,7 +85,7 @@ def test_a_copy_of_the_datastore_arrives_with_the_attempt(
     """FLOW/RUN/STEP/TASK/ATTEMPT.runtime_stdout.log, with a prefix on each line."""
     copy = tmp_path / "copy"
     shutil.copytree(place.path / "datastore/.metaflow/FanoutFlow", copy / "FanoutFlow")
-    logs = read(tmp_path, vendors, {"FILELOG_INCLUDE": f"{copy}/**/*.log"}, "1000 rows in all")
+    logs = read(tmp_path, vendors, {"COLLECTOR_FILELOG_INCLUDE": f"{copy}/**/*.log"}, "1000 rows in all")
     assert all(all(identity(log)) for log in logs)
     (failed,) = (log for log in logs if log.body.startswith("Traceback"))
     assert failed.body.rstrip().endswith("\nRuntimeError: shard 3 is locked by another process")
@@ -108,7 +108,7 @@ def test_lines_are_read_once_over_a_restart(tmp_path: Path, vendors: Vendors) ->
         "2026-11-23 09:29:20.693 Workflow starting (run-id 12):\n"
         "2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] before\n"
     )
-    settings = {"FILELOG_INCLUDE": str(log), "FILELOG_TIMEZONE": "Europe/Berlin"}
+    settings = {"COLLECTOR_FILELOG_INCLUDE": str(log), "COLLECTOR_FILELOG_TIMEZONE": "Europe/Berlin"}
     read(tmp_path, vendors, settings, "before")
     with log.open("a") as more:
         more.write("2026-11-23 09:29:21.000 [12/start/1 (pid 14466)] after\n2026-11-23 09:29:22.000 Done!\n")
@@ -121,7 +121,11 @@ def test_what_names_no_flow_takes_it_from_a_variable(tmp_path: Path, vendors: Ve
     """Such as a log that was cut at the top."""
     log = tmp_path / "cut.log"
     log.write_text("2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] a line\n")
-    settings = {"FILELOG_INCLUDE": str(log), "FILELOG_FLOW": "CutFlow", "FILELOG_ENVIRONMENT": "production"}
+    settings = {
+        "COLLECTOR_FILELOG_INCLUDE": str(log),
+        "COLLECTOR_FILELOG_FLOW": "CutFlow",
+        "COLLECTOR_FILELOG_ENVIRONMENT": "production",
+    }
     (record,) = read(tmp_path, vendors, settings, "a line")
     assert identity(record) == ("CutFlow", "12", "start", "1")
     assert record.attributes["deployment.environment.name"] == "production"
@@ -140,7 +144,7 @@ def run_of(flow: str, run: str, lines: int) -> str:
 def test_a_second_run_into_the_same_file_is_told_as_itself(tmp_path: Path, vendors: Vendors) -> None:
     """`tee run.log` once more, of another flow, while the collector runs."""
     log = tmp_path / "run.log"
-    with Collector(tmp_path, vendors.environment | {"FILELOG_INCLUDE": str(log)}, ["filelog"]):
+    with Collector(tmp_path, vendors.environment | {"COLLECTOR_FILELOG_INCLUDE": str(log)}, ["filelog"]):
         for flow, run in (("FirstFlow", "12"), ("SecondFlow", "13"), ("ThirdFlow", "14")):
             log.write_text(run_of(flow, run, 3))
             vendors.wait_for(lambda done=f"Done with {flow}!": any(log.body == done for log in vendors.splunk.logs()))
@@ -154,7 +158,9 @@ def test_a_folder_that_is_away_for_seconds_is_not_read_again(tmp_path: Path, ven
     folder, away = tmp_path / "logs", tmp_path / "away"
     folder.mkdir()
     (folder / "run.log").write_text(run_of("AwayFlow", "12", 3))
-    with Collector(tmp_path, vendors.environment | {"FILELOG_INCLUDE": f"{folder}/*.log"}, ["filelog"]) as collector:
+    with Collector(
+        tmp_path, vendors.environment | {"COLLECTOR_FILELOG_INCLUDE": f"{folder}/*.log"}, ["filelog"]
+    ) as collector:
         vendors.wait_for(lambda: any("Done with" in log.body for log in vendors.splunk.logs()))
         folder.rename(away)
         folder.mkdir()
@@ -187,7 +193,7 @@ def test_tracebacks_of_many_writers_stay_whole(tmp_path: Path, vendors: Vendors)
             f"2026-11-23 09:29:20.693 [12/work/{n} (pid {n})] {line.format(n=n)}\n" for line in stack for n in writers
         )
     )
-    with Collector(tmp_path, vendors.splunk_environment | {"FILELOG_INCLUDE": str(log)}, ["filelog"]):
+    with Collector(tmp_path, vendors.splunk_environment | {"COLLECTOR_FILELOG_INCLUDE": str(log)}, ["filelog"]):
         vendors.wait_for(lambda: sum(each.body.count("ValueError") for each in vendors.splunk.logs()) >= len(writers))
     assert len(vendors.splunk.logs()) == len(writers)
     assert all(each.body.startswith("Traceback") and "ValueError: no " in each.body for each in vendors.splunk.logs())

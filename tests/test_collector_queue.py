@@ -178,7 +178,7 @@ def test_what_was_accepted_before_the_volume_was_full_is_delivered_after_a_resta
     tmp_path: Path, vendors: Vendors, volume: Path
 ) -> None:
     """60,000 records to two vendors that are away: refused in time, nothing lost, accepted again when there is room."""
-    environment = vendors.environment | {"QUEUE_DIR": str(volume / "queue")}
+    environment = vendors.environment | {"COLLECTOR_QUEUE_DIR": str(volume / "queue")}
     vendors.stop()
     requested = [[f"{number}-{each}" for each in range(500)] for number in range(120)]
     with Collector(tmp_path, environment) as collector:
@@ -204,7 +204,7 @@ def test_what_was_accepted_before_the_volume_was_full_is_delivered_after_a_resta
 def test_the_queues_keep_to_a_limit(tmp_path: Path) -> None:
     """On a volume that has more."""
     splunk = {"SPLUNK_HEC_URL": f"http://localhost:{free_ports(1)[0]}", "SPLUNK_HEC_TOKEN": "t"}
-    with Collector(tmp_path, splunk | {"QUEUE_LIMIT_MIB": "16"}) as collector:
+    with Collector(tmp_path, splunk | {"COLLECTOR_QUEUE_LIMIT_MIB": "16"}) as collector:
         sent = [offer(collector, [f"{number}-{each}" for each in range(500)]) for number in range(200)]
         assert not all(sent)
         collector.wait_for_output("and 16 are allowed", timeout=10)

@@ -243,7 +243,7 @@ def test_nothing_of_datadogs_exporter_waits_behind_what_is_final(tmp_path: Path)
 def test_requests_stay_within_what_proxies_take(tmp_path: Path, variable: str, most: int) -> None:
     """Without a single refusal, whatever comes at once after an outage, before compression and after it."""
     lines = [f"{number} {noise(6_000)}" for number in range(1_000)]
-    environment = {"SPLUNK_MAX_CONTENT_LENGTH": variable}
+    environment = {"COLLECTOR_SPLUNK_MAX_CONTENT_LENGTH": variable}
     with Hec(limit=most) as splunk, Collector(tmp_path, splunk.environment | environment) as collector:
         splunk.status = 503
         for number in range(0, 1_000, 100):
@@ -290,7 +290,10 @@ def test_what_may_pass_is_waited_for(tmp_path: Path, vendor: type[Hec | Otlp], s
 def test_a_fault_amid_the_parts_of_a_request_doubles_nothing(tmp_path: Path) -> None:
     """What of a request was taken is not sent again with the rest."""
     lines = [f"{number} {noise(3_000)}" for number in range(600)]
-    with Hec() as splunk, Collector(tmp_path, splunk.environment | {"SPLUNK_MAX_CONTENT_LENGTH": "50000"}) as collector:
+    with (
+        Hec() as splunk,
+        Collector(tmp_path, splunk.environment | {"COLLECTOR_SPLUNK_MAX_CONTENT_LENGTH": "50000"}) as collector,
+    ):
         taking = splunk._take
 
         def flapping(*request: Any) -> tuple[int, bytes]:

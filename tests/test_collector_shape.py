@@ -205,7 +205,7 @@ def test_datadog_is_told_hits_and_errors_of_each_resource(tmp_path: Path, vendor
 
 def test_the_otlp_intake_is_shown_the_key(tmp_path: Path) -> None:
     """The key travels in a header, and resource attributes are asked for as tags."""
-    environment = {"DD_API_KEY": "0123456789abcdef", "DATADOG_ROUTE": "otlp"}
+    environment = {"DD_API_KEY": "0123456789abcdef", "COLLECTOR_DATADOG_ROUTE": "otlp"}
     with Intake() as intake, Collector(tmp_path, environment | {"DD_OTLP_URL": intake.url}) as collector:
         send(collector, "http/protobuf")
         eventually(lambda: {path for path, _, _ in intake.requests} == {"/v1/logs", "/v1/traces", "/v1/metrics"})
@@ -246,7 +246,7 @@ def test_splunks_source_and_sourcetype_may_be_set(tmp_path: Path, vendors: Vendo
 @pytest.mark.parametrize("keep", ["", "true"])
 def test_ids_of_runs_are_no_dimensions_of_metrics_unless_asked_for(tmp_path: Path, vendors: Vendors, keep: str) -> None:
     """Each value of a dimension is a time series, and a time series is what costs."""
-    with Collector(tmp_path, vendors.environment | {"METRICS_KEEP_RUN_ID": keep}) as collector:
+    with Collector(tmp_path, vendors.environment | {"COLLECTOR_METRICS_KEEP_RUN_ID": keep}) as collector:
         emit(collector)
         for log, span, metric in arrived(vendors, *vendors.both):
             assert bool(metric.attributes.keys() & IDS) is bool(keep)
@@ -266,7 +266,7 @@ def test_secrets_are_masked_wherever_they_stand(tmp_path: Path, vendors: Vendors
     ]
     texts = [f"key {secret} for the host" for secret in secrets]
     texts += ["password=hunter2 for the host", "postgres://ann:hunter2@db for the host"]
-    with Collector(tmp_path, vendors.environment | {"REDACT": r"employee-\d+"}) as collector:
+    with Collector(tmp_path, vendors.environment | {"COLLECTOR_REDACT": r"employee-\d+"}) as collector:
         for text in texts:
             emit(
                 collector, body=text, message=text, attributes={"note": text, "db.password": "x", "list": [text, "two"]}
@@ -378,7 +378,7 @@ def test_development_has_an_index_of_its_own(tmp_path: Path, vendors: Vendors) -
 
 
 def test_development_can_be_dropped_at_the_edge(tmp_path: Path, vendors: Vendors) -> None:
-    with Collector(tmp_path, vendors.environment | {"DEVELOPMENT": "drop"}) as collector:
+    with Collector(tmp_path, vendors.environment | {"COLLECTOR_DEVELOPMENT": "drop"}) as collector:
         for environment in ("user.ann", "test.fraud", "production"):
             emit(collector, {**RESOURCE, "deployment.environment.name": environment})
         arrived(vendors, *vendors.both)

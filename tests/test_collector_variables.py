@@ -58,7 +58,16 @@ BAD = {
 def start(environment: dict[str, str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """Start the collector with all overlays until it ends by itself."""
     ports = dict(
-        zip(("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "HEALTH_PORT", "TELEMETRY_PORT"), map(str, free_ports(4)), strict=True)
+        zip(
+            (
+                "COLLECTOR_OTLP_GRPC_PORT",
+                "COLLECTOR_OTLP_HTTP_PORT",
+                "COLLECTOR_HEALTH_PORT",
+                "COLLECTOR_TELEMETRY_PORT",
+            ),
+            map(str, free_ports(4)),
+            strict=True,
+        )
     )
     return subprocess.run(
         [PRODUCT, *(f"--config={config}" for config in CONFIGS)],
@@ -87,6 +96,12 @@ def test_every_variable_that_a_configuration_reads_is_declared_and_described() -
     assert {each["kind"] for each in VARIABLES.values()} == BAD.keys()
 
 
+def test_no_variable_has_a_name_that_a_shell_may_hold_for_other_reasons() -> None:
+    """Ours begin with COLLECTOR_, a vendor's, a cloud's and OpenTelemetry's with their own prefix."""
+    prefixes = ("COLLECTOR_", "DD_", "SPLUNK_", "AWS_", "OTEL_")
+    assert [name for name in VARIABLES if not name.startswith(prefixes)] == ["HOME"]
+
+
 @pytest.mark.parametrize("name", sorted(VARIABLES))
 def test_a_value_that_a_variable_cannot_have_is_one_line_that_names_it(tmp_path: Path, name: str) -> None:
     """No trace of the collector's source, no statement of the transform processor, and no secret."""
@@ -113,12 +128,15 @@ def test_the_values_of_a_choice_are_named(tmp_path: Path, name: str) -> None:
 def test_limits_that_contradict_each_other_are_named(tmp_path: Path) -> None:
     """Each is right for itself."""
     assert (
-        "MEMORY_SPIKE_MIB is 400, but MEMORY_LIMIT_MIB is 300"
-        in start({"MEMORY_LIMIT_MIB": "300", "MEMORY_SPIKE_MIB": "400"}, tmp_path).stderr
+        "COLLECTOR_MEMORY_SPIKE_MIB is 400, but COLLECTOR_MEMORY_LIMIT_MIB is 300"
+        in start({"COLLECTOR_MEMORY_LIMIT_MIB": "300", "COLLECTOR_MEMORY_SPIKE_MIB": "400"}, tmp_path).stderr
     )
-    assert "MEMORY_SPIKE_MIB is 500, but MEMORY_LIMIT_MIB is 400" in start({"MEMORY_SPIKE_MIB": "500"}, tmp_path).stderr
-    both = start({"OTLP_GRPC_PORT": "4400", "OTLP_HTTP_PORT": "4400"}, tmp_path).stderr
-    assert "OTLP_GRPC_PORT and OTLP_HTTP_PORT are both 4400" in both
+    assert (
+        "COLLECTOR_MEMORY_SPIKE_MIB is 500, but COLLECTOR_MEMORY_LIMIT_MIB is 400"
+        in start({"COLLECTOR_MEMORY_SPIKE_MIB": "500"}, tmp_path).stderr
+    )
+    both = start({"COLLECTOR_OTLP_GRPC_PORT": "4400", "COLLECTOR_OTLP_HTTP_PORT": "4400"}, tmp_path).stderr
+    assert "COLLECTOR_OTLP_GRPC_PORT and COLLECTOR_OTLP_HTTP_PORT are both 4400" in both
 
 
 def test_every_example_is_a_value(tmp_path: Path) -> None:
@@ -130,7 +148,7 @@ def test_every_example_is_a_value(tmp_path: Path) -> None:
     }
     environment = {
         "HOME": str(tmp_path),
-        "OTLP_ALLOW_ANONYMOUS": "true",
+        "COLLECTOR_OTLP_ALLOW_ANONYMOUS": "true",
         "DD_API_KEY": "0123456789abcdef",
         "SPLUNK_HEC_TOKEN": SECRET,
         **examples,
@@ -144,8 +162,12 @@ def test_every_example_is_a_value(tmp_path: Path) -> None:
 def test_blanks_around_a_value_are_no_part_of_it(tmp_path: Path, vendors: Vendors, around: str) -> None:
     """As a Kubernetes secret made from a file has a newline at its end: keys, tokens, addresses, switches."""
     with Vendors(tmp_path / "otlp") as otlp:
-        environment = vendors.environment | {"OTLP_FORWARD_ENDPOINT": f"http://localhost:{otlp.ports[2]}"}
-        environment |= {"OTLP_TOKEN": SECRET, "DATADOG_ROUTE": "exporter", "OTLP_ALLOW_ANONYMOUS": "false"}
+        environment = vendors.environment | {"COLLECTOR_OTLP_FORWARD_ENDPOINT": f"http://localhost:{otlp.ports[2]}"}
+        environment |= {
+            "COLLECTOR_OTLP_TOKEN": SECRET,
+            "COLLECTOR_DATADOG_ROUTE": "exporter",
+            "COLLECTOR_OTLP_ALLOW_ANONYMOUS": "false",
+        }
         written = {name: around.format(value) for name, value in environment.items()}
         with Collector(tmp_path, written) as collector:
             for path, status in ((SECRET, 200), ("wrong", 401)):
@@ -161,7 +183,7 @@ def test_blanks_around_a_value_are_no_part_of_it(tmp_path: Path, vendors: Vendor
 )
 def test_a_token_is_the_text_that_it_is(tmp_path: Path, token: str) -> None:
     """Neither configuration nor YAML reads anything into it."""
-    with Collector(tmp_path, {"OTLP_TOKEN": token}) as collector:
+    with Collector(tmp_path, {"COLLECTOR_OTLP_TOKEN": token}) as collector:
         headers = {"authorization": f"Bearer {token}"}
         assert requests.post(f"{collector.http}/v1/logs", json={}, headers=headers, timeout=10).status_code == 200
         assert requests.post(f"{collector.http}/v1/logs", json={}, timeout=10).status_code == 401
@@ -169,7 +191,7 @@ def test_a_token_is_the_text_that_it_is(tmp_path: Path, token: str) -> None:
 
 def test_an_ipv6_address_can_be_listened_on(tmp_path: Path) -> None:
     """With the brackets that the message asks for."""
-    with Collector(tmp_path, {"LISTEN_HOST": "[::1]"}) as collector:
+    with Collector(tmp_path, {"COLLECTOR_LISTEN_HOST": "[::1]"}) as collector:
         for url in (collector.health, collector.telemetry):
             assert requests.get(url.replace("localhost", "[::1]"), timeout=10).status_code == 200
         answer = requests.post(f"{collector.http}/v1/logs".replace("localhost", "[::1]"), json={}, timeout=10)
@@ -194,13 +216,13 @@ def test_a_queue_folder_that_cannot_be_used_is_one_line(tmp_path: Path, place: s
     (tmp_path / "file").write_text("")
     splunk = {"SPLUNK_HEC_URL": f"http://localhost:{free_ports(1)[0]}", "SPLUNK_HEC_TOKEN": SECRET}
     with Collector(tmp_path, splunk) as first:
-        second = Collector(tmp_path / "second", splunk | {"QUEUE_DIR": str(folder)})
+        second = Collector(tmp_path / "second", splunk | {"COLLECTOR_QUEUE_DIR": str(folder)})
         with pytest.raises(CollectorError) as error, second:
             pass
         assert second.stop() == 1
         assert requests.get(first.health, timeout=5).ok
     (line,) = (line for line in str(error.value).splitlines() if not re.search(r"\t(info|warn)\t", line))
-    assert "QUEUE_DIR" in line
+    assert "COLLECTOR_QUEUE_DIR" in line
     assert str(folder) in line
     assert ".go:" not in line
     assert SECRET not in str(error.value)

@@ -53,7 +53,7 @@ def test_an_attempt_is_at_most_twelve_metric_events_at_splunk_and_they_name_its_
     tmp_path: Path, vendors: Vendors, place: Place, buckets: str
 ) -> None:
     """A real run of six attempts; the buckets of its histograms are to be had, and the sums are right without."""
-    environment = vendors.environment | {"SPLUNK_HISTOGRAM_BUCKETS": buckets}
+    environment = vendors.environment | {"COLLECTOR_SPLUNK_HISTOGRAM_BUCKETS": buckets}
     with Collector(tmp_path, environment) as collector:
         finished = place.run(FLOW, "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.http})
         assert finished.code == 0
@@ -83,7 +83,7 @@ def test_a_log_record_that_datadog_would_drop_for_its_age_carries_its_true_time(
     scope = request.resource_logs.add().scope_logs.add()
     for name, age in ages.items():
         scope.log_records.add(time_unix_nano=int((now - age).timestamp()) * 10**9, body=AnyValue(string_value=name))
-    environment = getattr(vendors, f"{route}_environment") | {"DATADOG_LATE_LOGS": late}
+    environment = getattr(vendors, f"{route}_environment") | {"COLLECTOR_DATADOG_LATE_LOGS": late}
     vendor = getattr(vendors, route)
     with Collector(tmp_path, environment) as collector:
         post(collector, request)

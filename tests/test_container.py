@@ -53,7 +53,7 @@ def test_the_image_listens_for_others_and_holds_no_key(image: str) -> None:
     """In a container, localhost would be reachable by nobody; keys come when it is run."""
     (facts,) = json.loads(subprocess.check_output([*PODMAN, "image", "inspect", image]))
     variables = dict(variable.split("=", 1) for variable in facts["Config"]["Env"])
-    assert variables["LISTEN_HOST"] == "0.0.0.0"
+    assert variables["COLLECTOR_LISTEN_HOST"] == "0.0.0.0"
     assert not [name for name in variables if "KEY" in name or "TOKEN" in name]
     assert facts["Config"]["User"] == "10001:10001"
 
@@ -74,7 +74,10 @@ def test_an_overlay_is_in_the_image(tmp_path: Path, vendors: Vendors, image: str
         "Metaflow 2.19.39 executing HelloFlow for user:ann\n"
         "2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] from a file\n"
     )
-    environment = vendors.environment | {"FILELOG_INCLUDE": f"{log.parent}/*.log", "FILELOG_TIMEZONE": "Europe/Berlin"}
+    environment = vendors.environment | {
+        "COLLECTOR_FILELOG_INCLUDE": f"{log.parent}/*.log",
+        "COLLECTOR_FILELOG_TIMEZONE": "Europe/Berlin",
+    }
     with Container(tmp_path, environment, image, ["filelog"], [log.parent]):
         vendors.wait_for(lambda: len(vendors.splunk.logs()) >= 2 and len(vendors.datadog.logs()) >= 2)
     (record,) = (found for found in vendors.splunk.logs() if found.body == "from a file")

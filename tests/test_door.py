@@ -15,10 +15,10 @@ from otel_metaflow.journal.checkpoint import Checkpoint
 
 TOKEN = "0f3c2a7be41d"
 SECRETS = {
-    "OTLP_TOKEN": TOKEN,
+    "COLLECTOR_OTLP_TOKEN": TOKEN,
     "DD_API_KEY": "0123456789abcdef0123456789abcdef",
     "SPLUNK_HEC_TOKEN": "5d1c0e5a-0000-4000-8000-8c2f1e7d3b9a",
-    "OTLP_FORWARD_HEADERS": "{authorization: Basic dXNlcjpwYXNz}",
+    "COLLECTOR_OTLP_FORWARD_HEADERS": "{authorization: Basic dXNlcjpwYXNz}",
 }
 
 
@@ -37,7 +37,7 @@ def tls(tmp_path: Path) -> dict[str, Path]:
 
 
 def speaks_tls(tls: dict[str, Path]) -> dict[str, str]:
-    return {"OTLP_TLS_CERT_FILE": str(tls["certificate"]), "OTLP_TLS_KEY_FILE": str(tls["key"])}
+    return {"COLLECTOR_OTLP_TLS_CERT_FILE": str(tls["certificate"]), "COLLECTOR_OTLP_TLS_KEY_FILE": str(tls["key"])}
 
 
 def endpoint(collector: Collector, protocol: str, tls: dict[str, Path]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def test_who_shows_the_token_is_let_in_over_tls(
     place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
 ) -> None:
     """Who does not is told which variable to look at; the run is not held up, and nothing is lost."""
-    door = {"OTLP_TOKEN": TOKEN, **speaks_tls(tls)}
+    door = {"COLLECTOR_OTLP_TOKEN": TOKEN, **speaks_tls(tls)}
     with Collector(tmp_path, {**vendors.splunk_environment, **door}) as collector:
         env = endpoint(collector, protocol, tls)
         finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env=env)
@@ -77,7 +77,11 @@ def test_a_certificate_of_the_sender_stands_for_a_token(
     place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
 ) -> None:
     """Then nobody can be let in who has none, so it may listen beyond this machine."""
-    door = {"OTLP_TLS_CLIENT_CA_FILE": str(tls["authority"]), "LISTEN_HOST": "0.0.0.0", **speaks_tls(tls)}
+    door = {
+        "COLLECTOR_OTLP_TLS_CLIENT_CA_FILE": str(tls["authority"]),
+        "COLLECTOR_LISTEN_HOST": "0.0.0.0",
+        **speaks_tls(tls),
+    }
     with Collector(tmp_path, {**vendors.splunk_environment, **door}) as collector:
         env = endpoint(collector, protocol, tls)
         env["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"] = str(tls["client"])
@@ -89,11 +93,11 @@ def test_a_certificate_of_the_sender_stands_for_a_token(
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
 def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
     """Unless that is said; one line says how."""
-    with pytest.raises(CollectorError) as error, Collector(tmp_path, {"LISTEN_HOST": host}):
+    with pytest.raises(CollectorError) as error, Collector(tmp_path, {"COLLECTOR_LISTEN_HOST": host}):
         pass
     (line,) = (line for line in str(error.value).splitlines() if line.startswith("Error"))
-    assert "would take telemetry from anybody: set OTLP_TOKEN" in line
-    with Collector(tmp_path, {"LISTEN_HOST": host, "OTLP_ALLOW_ANONYMOUS": "true"}) as collector:
+    assert "would take telemetry from anybody: set COLLECTOR_OTLP_TOKEN" in line
+    with Collector(tmp_path, {"COLLECTOR_LISTEN_HOST": host, "COLLECTOR_OTLP_ALLOW_ANONYMOUS": "true"}) as collector:
         send(collector, "http/protobuf", line="from anybody")
         collector.wait_for_output("from anybody", timeout=10)
 
@@ -101,8 +105,8 @@ def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
 def test_the_image_does_not_listen_to_strangers(tmp_path: Path, image: str) -> None:
     """It listens beyond itself, so by its defaults it asks for a token or for a word."""
     with (
-        pytest.raises(CollectorError, match="set OTLP_TOKEN to a secret that senders must show"),
-        Container(tmp_path, {"LISTEN_HOST": "0.0.0.0"}, image),
+        pytest.raises(CollectorError, match="set COLLECTOR_OTLP_TOKEN to a secret that senders must show"),
+        Container(tmp_path, {"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, image),
     ):
         pass
 
@@ -114,12 +118,13 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(tmp_path: Path, vendors: V
     assert len(variables) > 30
     ports = {name for name in variables if name.endswith("_PORT")}
     with Collector(
-        tmp_path, {name: "" for name in variables if name not in {*ports, "QUEUE_DIR"}} | vendors.splunk_environment
+        tmp_path,
+        {name: "" for name in variables if name not in {*ports, "COLLECTOR_QUEUE_DIR"}} | vendors.splunk_environment,
     ) as collector:
         send(collector, "http/protobuf")
         vendors.wait_for(vendors.splunk.logs)
     for route in ("", "exporter", "otlp"):
-        chosen = {"DD_API_KEY": SECRETS["DD_API_KEY"], "DATADOG_ROUTE": route, "HOME": str(tmp_path)}
+        chosen = {"DD_API_KEY": SECRETS["DD_API_KEY"], "COLLECTOR_DATADOG_ROUTE": route, "HOME": str(tmp_path)}
         subprocess.run([PRODUCT, "validate", f"--config={PRODUCT_CONFIG}"], env=variables | chosen, check=True)
 
 
@@ -130,7 +135,7 @@ def test_no_secret_is_in_what_it_prints(tmp_path: Path) -> None:
         "DD_APM_DD_URL": "http://localhost:1",
         "DD_LOGS_CONFIG_LOGS_DD_URL": "http://localhost:1",
         "SPLUNK_HEC_URL": "http://localhost:1",
-        "OTLP_FORWARD_ENDPOINT": "http://localhost:1",
+        "COLLECTOR_OTLP_FORWARD_ENDPOINT": "http://localhost:1",
     }
     with Collector(tmp_path, {**SECRETS, **away}) as collector:
         with pytest.MonkeyPatch.context() as patch:

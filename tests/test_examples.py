@@ -103,14 +103,23 @@ def test_events_of_structlog_arrive_by_their_fields(place: Place) -> None:
 def test_a_run_beside_the_collector(place: Place, tmp_path_factory: pytest.TempPathFactory, vendor: str) -> None:
     """The collector is started with one vendor's variables, and ends with the run, when all is delivered."""
     ports = dict(
-        zip(("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "HEALTH_PORT", "TELEMETRY_PORT"), map(str, free_ports(4)), strict=True)
+        zip(
+            (
+                "COLLECTOR_OTLP_GRPC_PORT",
+                "COLLECTOR_OTLP_HTTP_PORT",
+                "COLLECTOR_HEALTH_PORT",
+                "COLLECTOR_TELEMETRY_PORT",
+            ),
+            map(str, free_ports(4)),
+            strict=True,
+        )
     )
     with Vendors(tmp_path_factory.mktemp("vendors")) as vendors:
         environment = getattr(vendors, f"{vendor}_environment")
         finished = subprocess.run(
             [EXAMPLES / "with_collector.sh", sys.executable, EXAMPLES / "fanout.py", "--no-pylint", "run"],
             cwd=place.path,
-            env=place.environ({**ports, **environment, "QUEUE_DIR": str(place.path / "queue")}),
+            env=place.environ({**ports, **environment, "COLLECTOR_QUEUE_DIR": str(place.path / "queue")}),
             capture_output=True,
             text=True,
             check=False,

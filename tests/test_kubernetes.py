@@ -45,7 +45,7 @@ def test_the_objects_find_each_other() -> None:
     assert volume["persistentVolumeClaim"]["claimName"] == OBJECTS["PersistentVolumeClaim"]["metadata"]["name"]
     (mount,) = CONTAINER["volumeMounts"]
     dockerfile = (ROOT / "collector/Dockerfile").read_text()
-    assert f"QUEUE_DIR={mount['mountPath']}\n" in dockerfile
+    assert f"COLLECTOR_QUEUE_DIR={mount['mountPath']}\n" in dockerfile
     user = POD["spec"]["securityContext"]
     assert f"USER {user['runAsUser']}:{user['runAsGroup']}\n" in dockerfile
 
@@ -55,7 +55,7 @@ def test_the_memory_limit_is_above_the_one_at_which_it_refuses() -> None:
     variables = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
     limit = re.fullmatch(r"(\d+)Mi", CONTAINER["resources"]["limits"]["memory"])
     assert limit is not None
-    assert int(limit.group(1)) >= 1.5 * int(variables["MEMORY_LIMIT_MIB"])
+    assert int(limit.group(1)) >= 1.5 * int(variables["COLLECTOR_MEMORY_LIMIT_MIB"])
 
 
 def test_every_variable_is_one_of_the_collectors() -> None:
@@ -68,8 +68,10 @@ def test_every_variable_is_one_of_the_collectors() -> None:
 
 def test_it_starts_with_these_variables_and_a_secret(tmp_path: Path) -> None:
     """Empty ones included; without the token of the Secret it does not."""
-    environment = {variable["name"]: variable["value"] for variable in CONTAINER["env"]} | {"LISTEN_HOST": "0.0.0.0"}
-    with Collector(tmp_path, environment | {"OTLP_TOKEN": "s3cret"}) as collector:
+    environment = {variable["name"]: variable["value"] for variable in CONTAINER["env"]} | {
+        "COLLECTOR_LISTEN_HOST": "0.0.0.0"
+    }
+    with Collector(tmp_path, environment | {"COLLECTOR_OTLP_TOKEN": "s3cret"}) as collector:
         assert "sending to sample" in collector.output
-    with pytest.raises(CollectorError, match="set OTLP_TOKEN"), Collector(tmp_path, environment):
+    with pytest.raises(CollectorError, match="set COLLECTOR_OTLP_TOKEN"), Collector(tmp_path, environment):
         pass

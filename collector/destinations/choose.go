@@ -9,7 +9,7 @@ import (
 
 // variable names, when it is set, exactly the destinations to send to. A key that
 // got lost in a deployment then stops the start instead of silently switching a vendor off.
-const variable = "DESTINATIONS"
+const variable = "COLLECTOR_DESTINATIONS"
 
 // destination is one entry under `destinations:` in the configuration.
 type destination struct {

@@ -10,7 +10,7 @@ import (
 var vendors = map[string]destination{
 	"datadog": {Required: []string{"DD_API_KEY"}, Optional: []string{"DD_SITE"}},
 	"splunk":  {Required: []string{"SPLUNK_HEC_URL", "SPLUNK_HEC_TOKEN"}, Optional: []string{"SPLUNK_INDEX"}},
-	"otlp":    {Required: []string{"OTLP_FORWARD_ENDPOINT"}},
+	"otlp":    {Required: []string{"COLLECTOR_OTLP_FORWARD_ENDPOINT"}},
 	"sample":  {Fallback: true},
 }
 
@@ -18,7 +18,7 @@ var vendors = map[string]destination{
 // each vendor is whole, absent or half set.
 func TestEveryCombinationOfVariables(t *testing.T) {
 	variables := []string{
-		"DD_API_KEY", "DD_SITE", "SPLUNK_HEC_URL", "SPLUNK_HEC_TOKEN", "SPLUNK_INDEX", "OTLP_FORWARD_ENDPOINT",
+		"DD_API_KEY", "DD_SITE", "SPLUNK_HEC_URL", "SPLUNK_HEC_TOKEN", "SPLUNK_INDEX", "COLLECTOR_OTLP_FORWARD_ENDPOINT",
 	}
 	for bits := range 1 << len(variables) {
 		env := map[string]string{}
@@ -35,7 +35,7 @@ func TestEveryCombinationOfVariables(t *testing.T) {
 			} else if has("DD_SITE") {
 				missing = append(missing, "DD_API_KEY")
 			}
-			if has("OTLP_FORWARD_ENDPOINT") {
+			if has("COLLECTOR_OTLP_FORWARD_ENDPOINT") {
 				want = append(want, "otlp")
 			}
 			if has("SPLUNK_HEC_URL") && has("SPLUNK_HEC_TOKEN") {
@@ -90,14 +90,14 @@ func TestMessagesSayWhatToDo(t *testing.T) {
 		},
 		{
 			"asked for by name",
-			map[string]string{"DESTINATIONS": "datadog,splunk", "SPLUNK_HEC_URL": "x", "SPLUNK_HEC_TOKEN": "x"},
-			"DD_API_KEY is not set, but DESTINATIONS names datadog: " +
-				"set DD_API_KEY, or take datadog out of DESTINATIONS",
+			map[string]string{"COLLECTOR_DESTINATIONS": "datadog,splunk", "SPLUNK_HEC_URL": "x", "SPLUNK_HEC_TOKEN": "x"},
+			"DD_API_KEY is not set, but COLLECTOR_DESTINATIONS names datadog: " +
+				"set DD_API_KEY, or take datadog out of COLLECTOR_DESTINATIONS",
 		},
 		{
 			"an unknown name",
-			map[string]string{"DESTINATIONS": "dataduck"},
-			`DESTINATIONS names "dataduck": the configuration knows datadog, otlp, sample and splunk`,
+			map[string]string{"COLLECTOR_DESTINATIONS": "dataduck"},
+			`COLLECTOR_DESTINATIONS names "dataduck": the configuration knows datadog, otlp, sample and splunk`,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestMessagesSayWhatToDo(t *testing.T) {
 
 func TestDestinationsByNameAreExactlyThose(t *testing.T) {
 	env := map[string]string{
-		"DD_API_KEY": "x", "SPLUNK_HEC_URL": "x", "SPLUNK_HEC_TOKEN": "x", "DESTINATIONS": "splunk, sample splunk",
+		"DD_API_KEY": "x", "SPLUNK_HEC_URL": "x", "SPLUNK_HEC_TOKEN": "x", "COLLECTOR_DESTINATIONS": "splunk, sample splunk",
 	}
 	got, err := choose(vendors, func(name string) string { return env[name] })
 	if err != nil || !slices.Equal(got, []string{"sample", "splunk"}) {

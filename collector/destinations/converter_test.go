@@ -24,8 +24,7 @@ func resolve(t *testing.T, env map[string]string, uris ...string) (*confmap.Conf
 	t.Helper()
 	for _, assignment := range os.Environ() {
 		name, _, _ := strings.Cut(assignment, "=")
-		if strings.HasPrefix(name, "DD_") || strings.HasPrefix(name, "SPLUNK_") || name == "DATADOG_ROUTE" ||
-			name == "OTLP_FORWARD_ENDPOINT" || name == variable {
+		if strings.HasPrefix(name, "DD_") || strings.HasPrefix(name, "SPLUNK_") || strings.HasPrefix(name, "COLLECTOR_") {
 			t.Setenv(name, "")
 		}
 	}
@@ -54,8 +53,8 @@ func keys(conf *confmap.Conf, key string) string {
 func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 	datadog := map[string]string{"DD_API_KEY": "abc"}
 	splunk := map[string]string{"SPLUNK_HEC_URL": "https://splunk:8088", "SPLUNK_HEC_TOKEN": "t"}
-	intake := map[string]string{"DATADOG_ROUTE": "otlp"}
-	otlp := map[string]string{"OTLP_FORWARD_ENDPOINT": "https://other:4318"}
+	intake := map[string]string{"COLLECTOR_DATADOG_ROUTE": "otlp"}
+	otlp := map[string]string{"COLLECTOR_OTLP_FORWARD_ENDPOINT": "https://other:4318"}
 	for _, test := range []struct {
 		name                 string
 		env                  []map[string]string
@@ -208,8 +207,8 @@ func TestAUsersOwnConfigurationPassesUntouched(t *testing.T) {
 }
 
 func TestARouteThatIsNotThereStopsTheStart(t *testing.T) {
-	_, _, err := resolve(t, map[string]string{"DD_API_KEY": "abc", "DATADOG_ROUTE": "olpt"}, shipped)
-	if err == nil || !strings.Contains(err.Error(), `DATADOG_ROUTE is "olpt": set it to exporter or otlp`) {
+	_, _, err := resolve(t, map[string]string{"DD_API_KEY": "abc", "COLLECTOR_DATADOG_ROUTE": "olpt"}, shipped)
+	if err == nil || !strings.Contains(err.Error(), `COLLECTOR_DATADOG_ROUTE is "olpt": set it to exporter or otlp`) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -7,11 +7,11 @@
 //
 //	door:
 //	  authenticator: bearertokenauth
-//	  token: OTLP_TOKEN
-//	  anonymous: OTLP_ALLOW_ANONYMOUS
-//	  certificate: OTLP_TLS_CERT_FILE
-//	  key: OTLP_TLS_KEY_FILE
-//	  client_ca: OTLP_TLS_CLIENT_CA_FILE
+//	  token: COLLECTOR_OTLP_TOKEN
+//	  anonymous: COLLECTOR_OTLP_ALLOW_ANONYMOUS
+//	  certificate: COLLECTOR_OTLP_TLS_CERT_FILE
+//	  key: COLLECTOR_OTLP_TLS_KEY_FILE
+//	  client_ca: COLLECTOR_OTLP_TLS_CLIENT_CA_FILE
 //
 // A configuration without `door:`, a user's own, passes untouched.
 package door

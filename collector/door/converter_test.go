@@ -20,7 +20,7 @@ func resolve(t *testing.T, env map[string]string, uris ...string) (*confmap.Conf
 	t.Helper()
 	for _, assignment := range os.Environ() {
 		name, _, _ := strings.Cut(assignment, "=")
-		if strings.HasPrefix(name, "OTLP_") || name == "LISTEN_HOST" {
+		if strings.HasPrefix(name, "COLLECTOR_") {
 			t.Setenv(name, "")
 			os.Unsetenv(name)
 		}
@@ -41,9 +41,9 @@ func resolve(t *testing.T, env map[string]string, uris ...string) (*confmap.Conf
 
 func TestWhatTheVariablesLeaveEmptyIsTakenOut(t *testing.T) {
 	const grpc, http = "receivers::otlp::protocols::grpc", "receivers::otlp::protocols::http"
-	token := map[string]string{"OTLP_TOKEN": "1234e5", "LISTEN_HOST": "0.0.0.0"}
-	tls := map[string]string{"OTLP_TLS_CERT_FILE": "/tls.crt", "OTLP_TLS_KEY_FILE": "/tls.key"}
-	clients := map[string]string{"OTLP_TLS_CERT_FILE": "/tls.crt", "OTLP_TLS_KEY_FILE": "/tls.key", "OTLP_TLS_CLIENT_CA_FILE": "/ca.crt", "LISTEN_HOST": "0.0.0.0"}
+	token := map[string]string{"COLLECTOR_OTLP_TOKEN": "1234e5", "COLLECTOR_LISTEN_HOST": "0.0.0.0"}
+	tls := map[string]string{"COLLECTOR_OTLP_TLS_CERT_FILE": "/tls.crt", "COLLECTOR_OTLP_TLS_KEY_FILE": "/tls.key"}
+	clients := map[string]string{"COLLECTOR_OTLP_TLS_CERT_FILE": "/tls.crt", "COLLECTOR_OTLP_TLS_KEY_FILE": "/tls.key", "COLLECTOR_OTLP_TLS_CLIENT_CA_FILE": "/ca.crt", "COLLECTOR_LISTEN_HOST": "0.0.0.0"}
 	for _, test := range []struct {
 		name                string
 		env                 map[string]string
@@ -53,7 +53,7 @@ func TestWhatTheVariablesLeaveEmptyIsTakenOut(t *testing.T) {
 		{"a token", token, true, false, false},
 		{"a certificate", tls, false, true, false},
 		{"certificates of clients stand for a token", clients, false, true, true},
-		{"an anonymous door", map[string]string{"OTLP_ALLOW_ANONYMOUS": "true", "LISTEN_HOST": "0.0.0.0"}, false, false, false},
+		{"an anonymous door", map[string]string{"COLLECTOR_OTLP_ALLOW_ANONYMOUS": "true", "COLLECTOR_LISTEN_HOST": "0.0.0.0"}, false, false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			conf, err := resolve(t, test.env, shipped)
@@ -87,15 +87,15 @@ func TestAnErrorNamesTheVariableAndSaysWhatToDo(t *testing.T) {
 		env  map[string]string
 		want string
 	}{
-		{"open to all", map[string]string{"LISTEN_HOST": "0.0.0.0"}, "0.0.0.0:4317 would take telemetry from anybody: set OTLP_TOKEN"},
-		{"open to all of IPv6", map[string]string{"LISTEN_HOST": "[::]"}, "set OTLP_TOKEN"},
-		{"one address", map[string]string{"LISTEN_HOST": "192.168.1.7"}, "OTLP_ALLOW_ANONYMOUS=true"},
-		{"explicitly not", map[string]string{"LISTEN_HOST": "0.0.0.0", "OTLP_ALLOW_ANONYMOUS": "false"}, "set OTLP_TOKEN"},
-		{"a certificate of the server is no credential of the sender", map[string]string{"LISTEN_HOST": "0.0.0.0", "OTLP_TLS_CERT_FILE": "a", "OTLP_TLS_KEY_FILE": "b"}, "set OTLP_TOKEN"},
-		{"certificate without key", map[string]string{"OTLP_TLS_CERT_FILE": "a"}, "OTLP_TLS_KEY_FILE is not set"},
-		{"key without certificate", map[string]string{"OTLP_TLS_KEY_FILE": "a"}, "OTLP_TLS_CERT_FILE is not set"},
-		{"clients without TLS", map[string]string{"OTLP_TLS_CLIENT_CA_FILE": "a"}, "OTLP_TLS_CERT_FILE and OTLP_TLS_KEY_FILE are not"},
-		{"not a boolean", map[string]string{"OTLP_ALLOW_ANONYMOUS": "yes"}, `OTLP_ALLOW_ANONYMOUS is "yes": set it to true or false`},
+		{"open to all", map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, "0.0.0.0:4317 would take telemetry from anybody: set COLLECTOR_OTLP_TOKEN"},
+		{"open to all of IPv6", map[string]string{"COLLECTOR_LISTEN_HOST": "[::]"}, "set COLLECTOR_OTLP_TOKEN"},
+		{"one address", map[string]string{"COLLECTOR_LISTEN_HOST": "192.168.1.7"}, "COLLECTOR_OTLP_ALLOW_ANONYMOUS=true"},
+		{"explicitly not", map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0", "COLLECTOR_OTLP_ALLOW_ANONYMOUS": "false"}, "set COLLECTOR_OTLP_TOKEN"},
+		{"a certificate of the server is no credential of the sender", map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0", "COLLECTOR_OTLP_TLS_CERT_FILE": "a", "COLLECTOR_OTLP_TLS_KEY_FILE": "b"}, "set COLLECTOR_OTLP_TOKEN"},
+		{"certificate without key", map[string]string{"COLLECTOR_OTLP_TLS_CERT_FILE": "a"}, "COLLECTOR_OTLP_TLS_KEY_FILE is not set"},
+		{"key without certificate", map[string]string{"COLLECTOR_OTLP_TLS_KEY_FILE": "a"}, "COLLECTOR_OTLP_TLS_CERT_FILE is not set"},
+		{"clients without TLS", map[string]string{"COLLECTOR_OTLP_TLS_CLIENT_CA_FILE": "a"}, "COLLECTOR_OTLP_TLS_CERT_FILE and COLLECTOR_OTLP_TLS_KEY_FILE are not"},
+		{"not a boolean", map[string]string{"COLLECTOR_OTLP_ALLOW_ANONYMOUS": "yes"}, `COLLECTOR_OTLP_ALLOW_ANONYMOUS is "yes": set it to true or false`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := resolve(t, test.env, shipped)
@@ -119,7 +119,7 @@ func TestAllOfThisMachineIsLocal(t *testing.T) {
 
 func TestAnotherAuthenticatorOfAnOverlayIsEnough(t *testing.T) {
 	const overlay = "yaml:receivers::otlp::protocols::"
-	conf, err := resolve(t, map[string]string{"LISTEN_HOST": "0.0.0.0"}, shipped,
+	conf, err := resolve(t, map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, shipped,
 		overlay+"grpc::auth::authenticator: oidc", overlay+"http::auth::authenticator: oidc")
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Config is upstream's; the queues of the shipped configuration are in the folder that QUEUE_DIR names.
+// Config is upstream's; the queues of the shipped configuration are in the folder that COLLECTOR_QUEUE_DIR names.
 type Config filestorage.Config
 
 func (c *Config) upstream() *filestorage.Config { return (*filestorage.Config)(c) }
@@ -88,12 +88,12 @@ func unusable(folder string, err error) error {
 	if errors.As(err, &path) {
 		err = path.Err
 	}
-	return fmt.Errorf("the queues cannot be kept in %s (%w): set QUEUE_DIR to a folder on a local disk "+
+	return fmt.Errorf("the queues cannot be kept in %s (%w): set COLLECTOR_QUEUE_DIR to a folder on a local disk "+
 		"that user %d may write", folder, err, os.Getuid())
 }
 
 func inUse(folder string) error {
-	return fmt.Errorf("another collector keeps its queues in %s: stop it, or set QUEUE_DIR to another folder", folder)
+	return fmt.Errorf("another collector keeps its queues in %s: stop it, or set COLLECTOR_QUEUE_DIR to another folder", folder)
 }
 
 // lockable says whether nobody holds the lock that an open file has.

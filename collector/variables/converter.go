@@ -5,7 +5,7 @@
 // overlay adds its own:
 //
 //	variables:
-//	  DEVELOPMENT: {kind: choice, values: [keep, drop]}
+//	  COLLECTOR_DEVELOPMENT: {kind: choice, values: [keep, drop]}
 //	  SPLUNK_HEC_URL: {kind: url, example: "https://splunk.example.com:8088/services/collector"}
 //
 // Blanks around a value, such as the newline at the end of a Kubernetes secret, are taken off for all who read it.
