@@ -23,7 +23,7 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-OURS := destinations door environment variables origin gate storage disklimiter aside buckets delivery finite series
+OURS := destinations listenerauth environment variables runlookup ackgate storage disklimiter reservedattributes histogrambuckets delivery finitevalues series
 collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/*/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
@@ -47,12 +47,12 @@ bench-collector: $(COLLECTOR) $(VENDORS) ## what an outage of a vendor costs, an
 # the checksum database either: the sums that get committed are what is checked from then on.
 collector-generate: export GONOSUMDB = *
 collector-generate: ## write its Go module anew, after a change of version or manifest
-	$(foreach ours,destinations door environment variables,cd $(CURDIR)/collector/$(ours) && \
+	$(foreach ours,destinations listenerauth environment variables,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy &&) true
-	$(foreach ours,origin aside buckets finite,cd $(CURDIR)/collector/$(ours) && \
+	$(foreach ours,runlookup reservedattributes histogrambuckets finitevalues,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,processorhelper processortest,go.opentelemetry.io/collector/processor/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy &&) true
-	cd collector/gate && go get $(foreach module,component config/configoptional config/configretry consumer exporter pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
+	cd collector/ackgate && go get $(foreach module,component config/configoptional config/configretry consumer exporter pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,connector exporter/exporterhelper,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy
 	cd collector/delivery && go get $(foreach module,component confmap extension pdata,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \
 		$(foreach module,consumer/consumererror extension/extensionmiddleware,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CONTRIB)) && go mod tidy

@@ -255,7 +255,7 @@ def full(setup: Setup, seconds: float) -> None:
     setup.fault("refuse")
     time.sleep(seconds)
     for collector in setup.collectors.values():
-        if "telemetry is refused" not in collector.output:
+        if "refusing telemetry" not in collector.output:
             print("the queues were not full: more seconds", file=sys.stderr)
         collector.stop()
         collector.__enter__()

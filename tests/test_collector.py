@@ -174,7 +174,7 @@ def test_one_vendor_alone(tmp_path: Path, vendors: Vendors) -> None:
     with Collector(tmp_path, vendors.splunk_environment) as collector:
         send(collector, "http/protobuf")
         vendors.wait_for(lambda: all(everything(vendors.splunk)))
-    assert "not sending to datadog: set DD_API_KEY to switch it on" in collector.output
+    assert "not exporting to datadog: set DD_API_KEY to enable it" in collector.output
     assert everything(vendors.datadog) == ([], [], [])
 
 

@@ -184,7 +184,7 @@ def test_what_was_accepted_before_the_volume_was_full_is_delivered_after_a_resta
     with Collector(tmp_path, environment) as collector:
         accepted = [names for names in requested if offer(collector, names)]
         assert 5 < len(accepted) < len(requested)
-        collector.wait_for_output("telemetry is refused", timeout=10)
+        collector.wait_for_output("refusing telemetry", timeout=10)
         assert "no space left" not in collector.output
         assert collector.stop() == 0
     with Vendors(tmp_path / "vendors", vendors.ports) as again, Collector(tmp_path, environment) as collector:
@@ -207,6 +207,6 @@ def test_the_queues_keep_to_a_limit(tmp_path: Path) -> None:
     with Collector(tmp_path, splunk | {"COLLECTOR_QUEUE_LIMIT_MIB": "16"}) as collector:
         sent = [offer(collector, [f"{number}-{each}" for each in range(500)]) for number in range(200)]
         assert not all(sent)
-        collector.wait_for_output("and 16 are allowed", timeout=10)
+        collector.wait_for_output("and 16 MiB are allowed", timeout=10)
     used = sum(path.stat().st_blocks * 512 for path in (tmp_path / "queue").iterdir())
     assert 8 << 20 < used <= 16 << 20

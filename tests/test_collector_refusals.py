@@ -1,4 +1,4 @@
-"""What a vendor refuses costs nothing else: each refused record is given up by name, everything else arrives."""
+"""What a vendor refuses costs nothing else: each rejected record is dropped by name, everything else arrives."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def post(collector: Collector, *requests_: Any) -> None:
         assert answer.ok, answer.text
 
 
-def given_up(collector: Collector) -> int:
-    """Return how many records the collector's own metrics count as given up."""
+def rejected(collector: Collector) -> int:
+    """Return how many records the collector's own metrics count as rejected."""
     text = requests.get(collector.telemetry, timeout=5).text
-    counts = re.findall(r"^otelcol_metaflow_given_up_records\S*\{.*\} (\S+)$", text, re.MULTILINE)
+    counts = re.findall(r"^otelcol_metaflow_rejected_records\S*\{.*\} (\S+)$", text, re.MULTILINE)
     return int(sum(float(count) for count in counts))
 
 
@@ -117,7 +117,7 @@ def errors(collector: Collector) -> list[str]:
 
 
 def dropped(collector: Collector) -> list[str]:
-    return [line for line in errors(collector) if "given up" in line or "Dropping" in line]
+    return [line for line in errors(collector) if " rejected " in line or "Dropping" in line]
 
 
 def noise(length: int) -> str:
@@ -143,10 +143,10 @@ def test_one_record_that_splunk_refuses_costs_no_other(tmp_path: Path, fault: st
             if number == 300:
                 post(collector, logs(["refused"], **BAD[fault]))
         eventually(lambda: len(splunk.events) >= 600)
-        eventually(lambda: given_up(collector) == 1)
+        eventually(lambda: rejected(collector) == 1)
         (error,) = errors(collector)
     assert splunk.bodies == dict.fromkeys(GOOD, 1)
-    assert "Splunk refuses 1 of" in error
+    assert "Splunk rejected 1 of" in error
     assert "source" in error
     assert "metaflow.run.id 12" in error
     if "index" in fault:
@@ -163,7 +163,7 @@ def test_each_signal_is_kept_apart_from_what_is_refused(tmp_path: Path) -> None:
                 collector, spans(GOOD[:50]), spans(["refused"] * 7, nope), metrics(["a"] * 50), metrics(["b"] * 7, nope)
             )
         eventually(lambda: len(splunk.events) >= 300)
-        eventually(lambda: given_up(collector) == 42)
+        eventually(lambda: rejected(collector) == 42)
     assert len(splunk.events) == 300
     assert not any("refused" in json.dumps(event) or "metric_name:b" in json.dumps(event) for event in splunk.events)
 
@@ -175,7 +175,7 @@ def test_a_development_index_that_is_not_there_costs_production_nothing(tmp_path
         for number in range(0, 600, 50):
             post(collector, logs(GOOD[number : number + 50], production), logs(["dev"] * 50, dev))
         eventually(lambda: len(splunk.events) >= 600)
-        eventually(lambda: given_up(collector) == 600)
+        eventually(lambda: rejected(collector) == 600)
         # One request finds out for a whole index.
         assert splunk.answers[400] < 60
     assert splunk.bodies == dict.fromkeys(GOOD, 1)
@@ -218,7 +218,7 @@ def test_what_a_proxy_finds_too_large_is_sent_in_smaller_parts(
             if number == 300:
                 post(collector, logs(["large " + noise(90_000)]))
         eventually(lambda: len(intake.bodies) >= 600)
-        eventually(lambda: given_up(collector) == 1)
+        eventually(lambda: rejected(collector) == 1)
         (error,) = errors(collector)
     assert intake.bodies == dict.fromkeys(lines, 1)
     assert "413" in error
@@ -231,8 +231,8 @@ def test_nothing_of_datadogs_exporter_waits_behind_what_is_final(tmp_path: Path)
         for number, status in enumerate((401, 403, 404, 405, 414)):
             intake.status = status
             post(collector, logs([f"lost by {status}"]))
-            eventually(lambda: given_up(collector) == number + 1)  # noqa: B023
-            assert any(f"given up: Datadog refuses 1 of 1 records: {status}" in line for line in errors(collector))
+            eventually(lambda: rejected(collector) == number + 1)  # noqa: B023
+            assert any(f"Datadog rejected 1 of 1 records: {status}" in line for line in errors(collector))
         intake.status = 200
         post(collector, logs(GOOD))
         eventually(lambda: len(intake.bodies) >= 600)
@@ -265,10 +265,8 @@ def test_nothing_waits_behind_what_is_final(tmp_path: Path, vendor: type[Hec | O
         for number, status in enumerate(FINAL):
             intake.status = status
             post(collector, logs([f"lost by {status}"]), spans(["lost"]), metrics(["lost"]))
-            eventually(lambda: given_up(collector) == 3 * number + 3)  # noqa: B023
-            assert any(
-                f"given up: {intake.name} refuses 1 of 1 records: {status}" in line for line in errors(collector)
-            )
+            eventually(lambda: rejected(collector) == 3 * number + 3)  # noqa: B023
+            assert any(f"{intake.name} rejected 1 of 1 records: {status}" in line for line in errors(collector))
         intake.status = 200
         post(collector, logs(GOOD))
         eventually(lambda: len(intake.bodies) >= 600)
@@ -307,7 +305,7 @@ def test_a_fault_amid_the_parts_of_a_request_doubles_nothing(tmp_path: Path) -> 
 
 
 def test_datadogs_otlp_intake_gets_no_more_than_it_takes(tmp_path: Path) -> None:
-    """6,400 lines of 6 kB that waited for an outage to end; and one line beyond its limit is given up alone."""
+    """6,400 lines of 6 kB that waited for an outage to end; and one line beyond its limit is rejected alone."""
     lines = [f"{number} {noise(6_000)}" for number in range(6_400)]
     with Otlp(limit=DATADOG_LIMIT, status=503) as datadog, Collector(tmp_path, datadog.environment) as collector:
         for number in range(0, 6_400, 400):
@@ -315,7 +313,7 @@ def test_datadogs_otlp_intake_gets_no_more_than_it_takes(tmp_path: Path) -> None
         post(collector, logs(["large " + "x" * DATADOG_LIMIT]))
         datadog.status = 200
         eventually(lambda: len(datadog.bodies) >= 6_400, 90)
-        eventually(lambda: given_up(collector) == 1)
+        eventually(lambda: rejected(collector) == 1)
         (error,) = errors(collector)
     assert datadog.bodies == dict.fromkeys(lines, 1)
     assert "metaflow.run.id 12" in error

@@ -87,7 +87,7 @@ def test_every_variable_that_a_configuration_reads_is_declared_and_described() -
         text = re.sub(r"(?m)^\s*#.*$", "", config.read_text())
         own = yaml.safe_load(text)
         read = set(re.findall(r"\$\{env:(\w+)", text)) | set(
-            re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", str(own.get("door")))
+            re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", str(own.get("listener_auth")))
         )
         known = own["variables"].keys() | yaml.safe_load(PRODUCT_CONFIG.read_text())["variables"].keys()
         assert read <= known, config.name
@@ -175,7 +175,7 @@ def test_blanks_around_a_value_are_no_part_of_it(tmp_path: Path, vendors: Vendor
                     f"{collector.http}/v1/logs", json={}, headers={"authorization": f"Bearer {path}"}, timeout=10
                 )
                 assert answer.status_code == status
-            assert "sending to datadog, otlp and splunk" in collector.output
+            assert "exporting to datadog, otlp and splunk" in collector.output
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_an_ipv6_address_can_be_listened_on(tmp_path: Path) -> None:
 
 
 def test_the_datadog_agents_host_and_port_are_an_intake_of_logs(tmp_path: Path, vendors: Vendors) -> None:
-    """`DD_LOGS_CONFIG_LOGS_DD_URL=host:port`, as the Agent documents it, means TLS: the gate asks there."""
+    """`DD_LOGS_CONFIG_LOGS_DD_URL=host:port`, as the Agent documents it, means TLS: the ack gate asks there."""
     (nobody,) = free_ports(1)
     settings = vendors.datadog_environment | {"DD_LOGS_CONFIG_LOGS_DD_URL": f"localhost:{nobody}"}
     with Collector(tmp_path, settings) as collector:

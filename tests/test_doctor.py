@@ -279,7 +279,7 @@ def test_the_bundled_collector_says_what_it_sent_on(place: Place, tmp_path: Path
         report = ask(place, env, *addresses)
     assert (report.code, report.failed) == (0, [])
     assert {leg for leg in report.legs if leg.startswith("to ")} == {
-        "to metaflow_gate/datadog",
+        "to metaflow_ack_gate/datadog",
         "to splunk_hec",
         "to splunk_hec/metrics",
     }

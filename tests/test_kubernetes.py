@@ -72,6 +72,6 @@ def test_it_starts_with_these_variables_and_a_secret(tmp_path: Path) -> None:
         "COLLECTOR_LISTEN_HOST": "0.0.0.0"
     }
     with Collector(tmp_path, environment | {"COLLECTOR_OTLP_TOKEN": "s3cret"}) as collector:
-        assert "sending to sample" in collector.output
+        assert "exporting to sample" in collector.output
     with pytest.raises(CollectorError, match="set COLLECTOR_OTLP_TOKEN"), Collector(tmp_path, environment):
         pass

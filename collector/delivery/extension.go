@@ -1,11 +1,10 @@
-// Package delivery is HTTP client middleware that sees to it that a vendor's refusal costs only what it refuses.
+// Package delivery is HTTP client middleware that limits the loss from a rejected request to the rejected records.
 //
-// An exporter takes the answer to a request for the answer to a batch. So one record that names an index the
-// token may not use loses everybody's batch, and an answer that no later try will change, such as the 413 of a
-// proxy, is tried again for ever while all the rest waits behind it. This middleware stands between exporter and
-// network. It bounds requests in bytes, sends those that are refused again in parts until the records that are
-// to blame stand alone, gives these up by name, counted and logged as an error, and tells the exporter which
-// failures are final.
+// An exporter treats the answer to a request as the answer to a whole batch. So one record that names an index the
+// token may not use loses everybody's batch, and a permanent answer, such as the 413 of a proxy, is retried for
+// ever while everything else is queued behind it. This middleware sits between exporter and network. It limits the
+// size of requests, splits rejected ones until the offending records are isolated, drops, counts and logs those, and
+// marks for the exporter which failures are permanent.
 //
 //	extensions:
 //	  metaflow_delivery/splunk:
@@ -88,14 +87,14 @@ type middleware struct {
 func create(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
 	c := cfg.(*Config)
 	counter, err := set.MeterProvider.Meter("otel-metaflow.local/delivery").Int64Counter(
-		"otelcol_metaflow_given_up_records",
-		metric.WithDescription("Records, spans and metric points that a destination refused for good."),
+		"otelcol_metaflow_rejected_records",
+		metric.WithDescription("Records, spans and metric points that a destination permanently rejected."),
 		metric.WithUnit("{record}"))
 	if err != nil {
 		return nil, err
 	}
-	through := func(base http.RoundTripper) *courier {
-		return &courier{config: c, format: formats[c.Format], next: base, logger: set.Logger, givenUp: counter}
+	through := func(base http.RoundTripper) *transport {
+		return &transport{config: c, format: formats[c.Format], next: base, logger: set.Logger, rejections: counter}
 	}
 	if c.Relay.Listen != "" {
 		return newServer(through(http.DefaultTransport)), nil

@@ -17,33 +17,33 @@ import (
 
 // server takes requests of an exporter of this process that takes no middleware, and delivers them.
 type server struct {
-	courier *courier
-	intake  string
+	transport *transport
+	intake    string
 }
 
-func newServer(c *courier) *server {
-	return &server{courier: c, intake: strings.TrimRight(c.config.Relay.Intake, "/")}
+func newServer(c *transport) *server {
+	return &server{transport: c, intake: strings.TrimRight(c.config.Relay.Intake, "/")}
 }
 
-// Start takes over what comes to the door that the converter opened.
+// Start takes over what comes to the listener that the converter opened.
 func (s *server) Start(context.Context, component.Host) error {
-	door := relay.At(s.courier.config.Relay.Listen)
-	if door == nil {
-		return fmt.Errorf("relay::listen is %q: leave it to the collector", s.courier.config.Relay.Listen)
+	listener := relay.At(s.transport.config.Relay.Listen)
+	if listener == nil {
+		return fmt.Errorf("relay::listen is %q: leave it to the collector", s.transport.config.Relay.Listen)
 	}
-	door.Serve(s)
+	listener.Serve(s)
 	return nil
 }
 
 // Shutdown is called when the exporters have ended.
 func (s *server) Shutdown(ctx context.Context) error {
-	if door := relay.At(s.courier.config.Relay.Listen); door != nil {
-		return door.Close(ctx)
+	if listener := relay.At(s.transport.config.Relay.Listen); listener != nil {
+		return listener.Close(ctx)
 	}
 	return nil
 }
 
-// ServeHTTP answers 202 to what was taken or given up, 400 to what is final, and else what is tried again for.
+// ServeHTTP answers 202 to what was accepted or dropped as rejected, 400 to a permanent failure, and otherwise what is retried.
 func (s *server) ServeHTTP(w http.ResponseWriter, incoming *http.Request) {
 	body, err := plain(incoming)
 	if err != nil {
@@ -59,12 +59,12 @@ func (s *server) ServeHTTP(w http.ResponseWriter, incoming *http.Request) {
 	for _, name := range []string{"Connection", "Content-Length", "Content-Encoding", "Accept-Encoding"} {
 		request.Header.Del(name)
 	}
-	answer, err := s.courier.RoundTrip(request)
+	answer, err := s.transport.RoundTrip(request)
 	switch {
 	case consumererror.IsPermanent(err):
 		w.WriteHeader(http.StatusBadRequest)
 	case err != nil:
-		s.courier.logger.Debug("not delivered yet", zap.Error(err))
+		s.transport.logger.Debug("not delivered yet", zap.Error(err))
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case incoming.Method == http.MethodPost && taken(answer):
 		_ = answer.Body.Close()

@@ -29,7 +29,7 @@ func TestARelayDividesWhatItsIntakeRefuses(t *testing.T) {
 		}
 		return http.StatusAccepted, "{}"
 	}}
-	c, logs := courierTo(t, s, "datadog", 1_000)
+	c, logs := transportTo(t, s, "datadog", 1_000)
 	c.config.Relay.Intake = "http://intake/"
 	var entries []string
 	for i := range 50 {
@@ -55,7 +55,7 @@ func TestARelayDividesWhatItsIntakeRefuses(t *testing.T) {
 // What the exporter tries again is tried again; what is final is said by an answer that it takes for final.
 func TestARelayTellsItsExporterWhatIsFinal(t *testing.T) {
 	for status := 300; status < 600; status++ {
-		c, _ := courierTo(t, &vendor{answer: func(string, []byte) (int, string) { return status, "" }}, "datadog", 1_000)
+		c, _ := transportTo(t, &vendor{answer: func(string, []byte) (int, string) { return status, "" }}, "datadog", 1_000)
 		answer := httptest.NewRecorder()
 		newServer(c).ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/api/v2/logs", strings.NewReader(`[{"message":"a"}]`)))
 		want := http.StatusBadRequest

@@ -66,7 +66,7 @@ func choose(declared map[string]destination, getenv func(string) string) ([]stri
 			on = append(on, name)
 		default:
 			return nil, fmt.Errorf(
-				"%s, but %s: set %s to send to %s, or unset %s to run without it",
+				"%s, but %s: set %s to export to %s, or unset %s to run without it",
 				isNotSet(missing), isSet(given), and(missing), name, and(given))
 		}
 	}

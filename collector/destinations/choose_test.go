@@ -80,13 +80,13 @@ func TestMessagesSayWhatToDo(t *testing.T) {
 			"one variable of two",
 			map[string]string{"SPLUNK_HEC_URL": "x"},
 			"SPLUNK_HEC_TOKEN is not set, but SPLUNK_HEC_URL is: " +
-				"set SPLUNK_HEC_TOKEN to send to splunk, or unset SPLUNK_HEC_URL to run without it",
+				"set SPLUNK_HEC_TOKEN to export to splunk, or unset SPLUNK_HEC_URL to run without it",
 		},
 		{
 			"only what is optional",
 			map[string]string{"SPLUNK_INDEX": "x"},
 			"SPLUNK_HEC_URL and SPLUNK_HEC_TOKEN are not set, but SPLUNK_INDEX is: " +
-				"set SPLUNK_HEC_URL and SPLUNK_HEC_TOKEN to send to splunk, or unset SPLUNK_INDEX to run without it",
+				"set SPLUNK_HEC_URL and SPLUNK_HEC_TOKEN to export to splunk, or unset SPLUNK_INDEX to run without it",
 		},
 		{
 			"asked for by name",

@@ -107,16 +107,16 @@ func declarations(conf *confmap.Conf) (map[string]destination, error) {
 	return declared, nil
 }
 
-// report says at start where telemetry goes, and what would switch the rest on.
+// report logs at start where telemetry goes, and which variables would enable the rest.
 func (c converter) report(declared map[string]destination, on []string) {
 	sending := c.logger.Info
 	if !slices.ContainsFunc(on, func(name string) bool { return !declared[name].Fallback }) {
 		sending = c.logger.Warn
 	}
-	sending("sending to " + and(on))
+	sending("exporting to " + and(on))
 	for _, name := range slices.Sorted(maps.Keys(declared)) {
 		if !declared[name].Fallback && !slices.Contains(on, name) {
-			c.logger.Info(fmt.Sprintf("not sending to %s: set %s to switch it on", name, and(declared[name].Required)))
+			c.logger.Info(fmt.Sprintf("not exporting to %s: set %s to enable it", name, and(declared[name].Required)))
 		}
 	}
 }

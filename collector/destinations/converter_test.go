@@ -87,7 +87,7 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 					pipelines = append(pipelines, signal+"/"+name)
 					// Over OTLP there is a queue of ours for metrics only.
 					if name == "datadog.exporter" || name == "datadog.otlp" && signal == "metrics" {
-						pipelines = append(pipelines, signal+"/"+name+".gate")
+						pipelines = append(pipelines, signal+"/"+name+".ack_gate")
 					}
 				}
 			}
@@ -105,10 +105,10 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 				}
 			}
 			if strings.Contains(test.pipelines, "datadog.exporter") {
-				connectors = append(append([]string{"datadog/stats"}, connectors...), "metaflow_gate/datadog")
+				connectors = append(append([]string{"datadog/stats"}, connectors...), "metaflow_ack_gate/datadog")
 			}
 			if strings.Contains(test.pipelines, "datadog.otlp") {
-				connectors = append(connectors, "metaflow_gate/datadog_otlp")
+				connectors = append(connectors, "metaflow_ack_gate/datadog_otlp")
 			}
 			if got := keys(conf, "connectors"); got != strings.Join(connectors, " ") {
 				t.Errorf("connectors: %s", got)
@@ -116,9 +116,9 @@ func TestTheShippedConfigurationKeepsOnlyWhatIsOn(t *testing.T) {
 			if conf.IsSet("destinations") {
 				t.Error("the collector would refuse the key destinations")
 			}
-			sending := "sending to " + and(on)
+			sending := "exporting to " + and(on)
 			if logs.FilterMessage(sending).Len() != 1 {
-				t.Errorf("%q is not said at start: %v", sending, logs.All())
+				t.Errorf("%q is not logged at start: %v", sending, logs.All())
 			}
 			if warned := logs.FilterLevelExact(zap.WarnLevel).Len() > 0; warned != (test.pipelines == "sample") {
 				t.Errorf("warnings: %v", logs.All())

@@ -1,7 +1,7 @@
 // Package disklimiter is a processor that refuses data before the queues' volume is full.
 //
 // It is for the disk what the memory_limiter is for memory. A queue that has no room left to write cannot note what
-// it delivers either, and loses it; one that is refused at the door is kept, and sent again, by who sent it. It
+// it delivers either, and loses it; one that is refused by the receiver is kept, and sent again, by who sent it. It
 // belongs before the fork: a refusal behind it would double what the other destinations already have.
 package disklimiter
 
@@ -77,9 +77,9 @@ func volumeOf(c *Config, logger *zap.Logger) *volume {
 		copies:    c.Copies,
 		report: func(refusing bool, why string) {
 			if refusing {
-				logger.Error("telemetry is refused, and senders have to keep it: the queues are full: " + why)
+				logger.Error("refusing telemetry, senders must keep it and retry: the queues are full: " + why)
 			} else {
-				logger.Info("telemetry is accepted again: the queues have room")
+				logger.Info("accepting telemetry again: the queues have room")
 			}
 		},
 	}

@@ -62,10 +62,10 @@ func (v *volume) full(more int64) string {
 		reserve = min(max(int64(stat.Blocks)*int64(stat.Bsize)/8, 4*mebibyte), 64*mebibyte)
 	}
 	if free-reserve < more {
-		return fmt.Sprintf("%d MiB are free on the volume of %s, of which %d are kept free", free/mebibyte, v.directory, reserve/mebibyte)
+		return fmt.Sprintf("%d MiB are free on the volume of %s, and %d MiB are kept free (COLLECTOR_QUEUE_RESERVE_MIB)", free/mebibyte, v.directory, reserve/mebibyte)
 	}
 	if used := v.used(); v.limit > 0 && used+more > v.limit {
-		return fmt.Sprintf("%d MiB are in %s, and %d are allowed", used/mebibyte, v.directory, v.limit/mebibyte)
+		return fmt.Sprintf("%d MiB are in %s, and %d MiB are allowed (COLLECTOR_QUEUE_LIMIT_MIB)", used/mebibyte, v.directory, v.limit/mebibyte)
 	}
 	return ""
 }

@@ -33,13 +33,13 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	otlpreceiver "go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
-	aside "otel-metaflow.local/aside"
-	buckets "otel-metaflow.local/buckets"
+	ackgate "otel-metaflow.local/ackgate"
 	delivery "otel-metaflow.local/delivery"
 	disklimiter "otel-metaflow.local/disklimiter"
-	finite "otel-metaflow.local/finite"
-	gate "otel-metaflow.local/gate"
-	origin "otel-metaflow.local/origin"
+	finitevalues "otel-metaflow.local/finitevalues"
+	histogrambuckets "otel-metaflow.local/histogrambuckets"
+	reservedattributes "otel-metaflow.local/reservedattributes"
+	runlookup "otel-metaflow.local/runlookup"
 	delta "otel-metaflow.local/series/delta"
 	sum "otel-metaflow.local/series/sum"
 	storage "otel-metaflow.local/storage"
@@ -126,10 +126,10 @@ func components() (otelcol.Factories, error) {
 		resourceprocessor.NewFactory(),
 		transformprocessor.NewFactory(),
 		disklimiter.NewFactory(),
-		origin.NewFactory(),
-		aside.NewFactory(),
-		finite.NewFactory(),
-		buckets.NewFactory(),
+		runlookup.NewFactory(),
+		reservedattributes.NewFactory(),
+		finitevalues.NewFactory(),
+		histogrambuckets.NewFactory(),
 		delta.NewFactory(),
 		sum.NewFactory(),
 	)
@@ -145,10 +145,10 @@ func components() (otelcol.Factories, error) {
 		resourceprocessor.NewFactory().Type():      "github.com/open-telemetry/opentelemetry-collector-contrib/processor/resourceprocessor v0.144.0",
 		transformprocessor.NewFactory().Type():     "github.com/open-telemetry/opentelemetry-collector-contrib/processor/transformprocessor v0.144.0",
 		disklimiter.NewFactory().Type():            "otel-metaflow.local/disklimiter v0.0.0",
-		origin.NewFactory().Type():                 "otel-metaflow.local/origin v0.0.0",
-		aside.NewFactory().Type():                  "otel-metaflow.local/aside v0.0.0",
-		finite.NewFactory().Type():                 "otel-metaflow.local/finite v0.0.0",
-		buckets.NewFactory().Type():                "otel-metaflow.local/buckets v0.0.0",
+		runlookup.NewFactory().Type():              "otel-metaflow.local/runlookup v0.0.0",
+		reservedattributes.NewFactory().Type():     "otel-metaflow.local/reservedattributes v0.0.0",
+		finitevalues.NewFactory().Type():           "otel-metaflow.local/finitevalues v0.0.0",
+		histogrambuckets.NewFactory().Type():       "otel-metaflow.local/histogrambuckets v0.0.0",
 		delta.NewFactory().Type():                  "otel-metaflow.local/series v0.0.0",
 		sum.NewFactory().Type():                    "otel-metaflow.local/series v0.0.0",
 	})
@@ -157,7 +157,7 @@ func components() (otelcol.Factories, error) {
 		forwardconnector.NewFactory(),
 		datadogconnector.NewFactory(),
 		routingconnector.NewFactory(),
-		gate.NewFactory(),
+		ackgate.NewFactory(),
 	)
 	if err != nil {
 		return otelcol.Factories{}, err
@@ -166,7 +166,7 @@ func components() (otelcol.Factories, error) {
 		forwardconnector.NewFactory().Type(): "go.opentelemetry.io/collector/connector/forwardconnector v0.144.0",
 		datadogconnector.NewFactory().Type(): "github.com/open-telemetry/opentelemetry-collector-contrib/connector/datadogconnector v0.144.0",
 		routingconnector.NewFactory().Type(): "github.com/open-telemetry/opentelemetry-collector-contrib/connector/routingconnector v0.144.0",
-		gate.NewFactory().Type():             "otel-metaflow.local/gate v0.0.0",
+		ackgate.NewFactory().Type():          "otel-metaflow.local/ackgate v0.0.0",
 	})
 
 	return factories, nil

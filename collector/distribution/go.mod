@@ -38,12 +38,17 @@ require (
 	go.opentelemetry.io/collector/receiver v1.50.0
 	go.opentelemetry.io/collector/receiver/otlpreceiver v0.144.0
 	go.opentelemetry.io/collector/service v0.144.0
+	otel-metaflow.local/ackgate v0.0.0
+	otel-metaflow.local/delivery v0.0.0
 	otel-metaflow.local/destinations v0.0.0
 	otel-metaflow.local/disklimiter v0.0.0
-	otel-metaflow.local/door v0.0.0
 	otel-metaflow.local/environment v0.0.0
-	otel-metaflow.local/gate v0.0.0
-	otel-metaflow.local/origin v0.0.0
+	otel-metaflow.local/finitevalues v0.0.0
+	otel-metaflow.local/histogrambuckets v0.0.0
+	otel-metaflow.local/listenerauth v0.0.0
+	otel-metaflow.local/reservedattributes v0.0.0
+	otel-metaflow.local/runlookup v0.0.0
+	otel-metaflow.local/series v0.0.0
 	otel-metaflow.local/storage v0.0.0
 	otel-metaflow.local/variables v0.0.0
 )
@@ -409,11 +414,6 @@ require (
 	k8s.io/klog/v2 v2.130.1 // indirect
 	k8s.io/kube-openapi v0.0.0-20250710124328-f3f2b991d03b // indirect
 	k8s.io/utils v0.0.0-20250604170112-4c0f3b243397 // indirect
-	otel-metaflow.local/aside v0.0.0
-	otel-metaflow.local/delivery v0.0.0
-	otel-metaflow.local/buckets v0.0.0
-	otel-metaflow.local/finite v0.0.0
-	otel-metaflow.local/series v0.0.0
 	sigs.k8s.io/json v0.0.0-20241014173422-cfa47c3a1cc8 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.0 // indirect
@@ -422,23 +422,23 @@ require (
 
 replace otel-metaflow.local/destinations => ../destinations
 
-replace otel-metaflow.local/door => ../door
+replace otel-metaflow.local/listenerauth => ../listenerauth
 
 replace otel-metaflow.local/environment => ../environment
 
-replace otel-metaflow.local/origin => ../origin
-
-replace otel-metaflow.local/gate => ../gate
+replace otel-metaflow.local/reservedattributes => ../reservedattributes
 
 replace otel-metaflow.local/delivery => ../delivery
 
-replace otel-metaflow.local/finite => ../finite
+replace otel-metaflow.local/finitevalues => ../finitevalues
 
-replace otel-metaflow.local/buckets => ../buckets
+replace otel-metaflow.local/histogrambuckets => ../histogrambuckets
 
 replace otel-metaflow.local/series => ../series
 
-replace otel-metaflow.local/aside => ../aside
+replace otel-metaflow.local/runlookup => ../runlookup
+
+replace otel-metaflow.local/ackgate => ../ackgate
 
 replace otel-metaflow.local/storage => ../storage
 

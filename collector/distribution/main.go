@@ -13,8 +13,8 @@ import (
 	"go.opentelemetry.io/collector/otelcol"
 	relay "otel-metaflow.local/delivery/relay"
 	destinations "otel-metaflow.local/destinations"
-	door "otel-metaflow.local/door"
 	environment "otel-metaflow.local/environment"
+	listenerauth "otel-metaflow.local/listenerauth"
 	variables "otel-metaflow.local/variables"
 )
 
@@ -39,7 +39,7 @@ func main() {
 					variables.NewFactory(),
 					destinations.NewFactory(),
 					relay.NewFactory(),
-					door.NewFactory(),
+					listenerauth.NewFactory(),
 				},
 			},
 		},
@@ -52,7 +52,7 @@ func main() {
 			"otel-metaflow.local/variables v0.0.0",
 			"otel-metaflow.local/destinations v0.0.0",
 			"otel-metaflow.local/delivery v0.0.0",
-			"otel-metaflow.local/door v0.0.0",
+			"otel-metaflow.local/listenerauth v0.0.0",
 		},
 	}
 

@@ -74,10 +74,10 @@ func setDamagedAside(folder string, logger *zap.Logger) error {
 func move(path, why string, logger *zap.Logger) error {
 	aside := path + setAside + time.Now().UTC().Format("20060102T150405.000Z")
 	if err := os.Rename(path, aside); err != nil {
-		return fmt.Errorf("%s is damaged, and cannot be set aside: %w", path, err)
+		return fmt.Errorf("%s is damaged, and cannot be renamed: %w", path, err)
 	}
-	logger.Error("a damaged queue file was set aside, and what was in it will not be delivered",
-		zap.String("file", path), zap.String("now", aside), zap.String("why", why))
+	logger.Error("renamed a damaged queue file; its contents will not be delivered",
+		zap.String("file", path), zap.String("renamed_to", aside), zap.String("reason", why))
 	return nil
 }
 

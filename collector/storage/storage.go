@@ -1,4 +1,4 @@
-// Package storage is the collector's file_storage extension, of which a damaged file or a full volume loses nothing more.
+// Package storage is the collector's file_storage extension, in which a damaged file or a full volume costs nothing but itself.
 //
 // It is upstream's extension with the same configuration and the same files, and three things around it:
 //

@@ -1,4 +1,4 @@
-// Package variables checks, before the start, the variables of the environment that the configuration reads.
+// Package variables validates, before the start, the environment variables that the configuration reads.
 //
 // A value that a variable cannot have would otherwise be taken for the default, or end in a page of errors that
 // name everything but the variable. A configuration lists its variables under a top-level `variables:`, an
@@ -51,7 +51,7 @@ type variable struct {
 	Example string `mapstructure:"example"`
 }
 
-// Convert takes the section out of conf, and says in one line which variable stops the start.
+// Convert removes the section from conf. Its error is one line that names the invalid variable and what to type.
 func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 	if !conf.IsSet(section) {
 		return nil

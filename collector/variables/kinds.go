@@ -193,12 +193,12 @@ func host(value string) string {
 	case hostName.MatchString(value):
 		return ""
 	}
-	return "is no host: set it to a name or an address, without port and without http://"
+	return "is not a host: set it to a name or an address, without port and without http://"
 }
 
 func site(value string) string {
 	if !hostName.MatchString(value) || !strings.Contains(value, ".") {
-		return "is no site of Datadog: set it to the name alone, without https://"
+		return "is not a Datadog site: set it to the name alone, without https://"
 	}
 	return ""
 }
@@ -231,7 +231,7 @@ func file(v variable, value string, getenv func(string) string) string {
 func regex(_ variable, value string, _ func(string) string) string {
 	compiled, err := regexp.Compile(value)
 	if err != nil {
-		return "is no regular expression (RE2): set it to one"
+		return "is not a regular expression (RE2): set it to one"
 	}
 	if compiled.MatchString("") {
 		return "matches where there is nothing, so everything would be masked: set it to an expression that needs a character"

@@ -22,13 +22,7 @@ _ITEMS = {"logs": "log_records", "traces": "spans", "metrics": "metric_points"}
 _ADVICE = (
     ("datadog", "check DD_API_KEY and DD_SITE where the collector runs; its output says what Datadog answered"),
     ("splunk", "check SPLUNK_HEC_URL, SPLUNK_HEC_TOKEN and the indexes where the collector runs; its output says more"),
-    (
-        "forward",
-        (
-            "check COLLECTOR_OTLP_FORWARD_ENDPOINT and COLLECTOR_OTLP_FORWARD_HEADERS where the collector runs; "
-            "its output says more"
-        ),
-    ),
+    ("forward", "check COLLECTOR_OTLP_FORWARD_ENDPOINT and …_HEADERS where the collector runs; its output says more"),
 )
 
 Leg = Tuple[str, str, str]

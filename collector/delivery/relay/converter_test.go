@@ -45,7 +45,7 @@ func TestWithoutTheExporterThereIsNoRelay(t *testing.T) {
 	}
 }
 
-func TestADoorAnswersUntilItIsServed(t *testing.T) {
+func TestAListenerAnswersUntilItIsServed(t *testing.T) {
 	address, err := Open()
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +65,6 @@ func TestADoorAnswersUntilItIsServed(t *testing.T) {
 		t.Error(err)
 	}
 	if At("127.0.0.1:1") != nil {
-		t.Error("a door that nobody opened")
+		t.Error("a listener that nobody opened")
 	}
 }

@@ -1,4 +1,4 @@
-// Package delta is a processor that makes deltas of what counts from the start of a process.
+// Package delta is a processor that converts cumulative metrics to delta temporality.
 //
 // OpenTelemetry SDKs send cumulative counters and histograms unless told otherwise. Once the ids of run, task
 // and instance are taken off, those of several processes are one series, of which no difference means anything.
@@ -107,7 +107,7 @@ func (c *converter) Start(ctx context.Context, host component.Host) error {
 	}
 	extension, ok := host.GetExtensions()[*c.config.Storage].(storage.Extension)
 	if !ok {
-		return fmt.Errorf("%s is no storage", c.config.Storage)
+		return fmt.Errorf("storage: %s is not a storage extension", c.config.Storage)
 	}
 	client, err := extension.GetClient(ctx, component.KindProcessor, c.id, "")
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *converter) Start(ctx context.Context, host component.Host) error {
 		err = gob.NewDecoder(bytes.NewReader(text)).Decode(&c.seen)
 	}
 	if err != nil {
-		c.logger.Warn("what was seen of cumulative metrics cannot be read: their next points count in full", zap.Error(err))
+		c.logger.Warn("cannot read the state of cumulative metrics: their next points count in full", zap.Error(err))
 		c.seen = map[series.Identity]Seen{}
 	}
 	c.saving.Add(1)
@@ -165,7 +165,7 @@ func (c *converter) write(ctx context.Context) {
 		err = c.client.Set(ctx, key, text.Bytes())
 	}
 	if err != nil {
-		c.logger.Warn("what was seen of cumulative metrics cannot be kept", zap.Error(err))
+		c.logger.Warn("cannot store the state of cumulative metrics", zap.Error(err))
 	}
 }
 

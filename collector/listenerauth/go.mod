@@ -1,4 +1,4 @@
-module otel-metaflow.local/door
+module otel-metaflow.local/listenerauth
 
 go 1.24.0
 

@@ -1,15 +1,15 @@
-// Package aside is a processor that moves attributes aside whose names a vendor takes for fields of its own.
+// Package reservedattributes is a processor that renames attributes whose names a vendor reserves for its own fields.
 //
 // A vendor makes one flat record of resource, scope and record, in which some names mean something: with an
 // attribute `message` on a resource the line's text is replaced, with `host` its host, with `date` its time. Here
 // each such attribute becomes `extra.message`, on whichever level it stands.
 //
 //	processors:
-//	  metaflow_aside/splunk:
+//	  metaflow_reserved_attributes/splunk:
 //	    names: [host, source, index]   # in upper or lower case
 //	    prefixes: [_]
 //	    within: [resource, log]        # of resource, scope, log, span, datapoint; all if there is none
-package aside
+package reservedattributes
 
 import (
 	"context"
@@ -51,7 +51,7 @@ func (c *Config) Validate() error {
 // NewFactory is what the collector's generated main.go calls.
 func NewFactory() processor.Factory {
 	return processor.NewFactory(
-		component.MustNewType("metaflow_aside"),
+		component.MustNewType("metaflow_reserved_attributes"),
 		func() component.Config { return &Config{} },
 		processor.WithLogs(logs, component.StabilityLevelBeta),
 		processor.WithTraces(traces, component.StabilityLevelBeta),

@@ -1,4 +1,4 @@
-package finite
+package finitevalues
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package gate
+package ackgate
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// gate lets data through to an exporter that takes it before it has delivered it.
+// gate passes data to an exporter that acknowledges it before it has delivered it.
 type gate struct {
 	asks     bool
 	endpoint string
@@ -25,13 +25,13 @@ type gate struct {
 	failed  time.Time
 }
 
-// How long an answer of the intake counts, and how often one that is away is asked.
+// How long an answer of the intake counts, and how often an unavailable one is asked.
 const (
 	fresh = time.Second
 	pause = time.Second
 )
 
-var errClosed = errors.New("the collector is being stopped")
+var errClosed = errors.New("the collector is stopping")
 
 // pass hands data on and returns when the exporter has delivered it, as far as can be told from
 // outside. An error means: not known to be delivered, try again.
@@ -66,7 +66,7 @@ func (g *gate) pass(ctx context.Context, consume func(context.Context) error) er
 	}
 }
 
-// ask returns an error if the intake is away: it does not answer, or says that it cannot take more.
+// ask returns an error if the intake is unavailable: it does not answer, or answers 429 or 5xx.
 func (g *gate) ask(ctx context.Context) error {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
@@ -92,12 +92,12 @@ func (g *gate) request(ctx context.Context) error {
 	}
 	answer, err := g.client.Do(request)
 	if err != nil {
-		return fmt.Errorf("the intake is away: %w", err)
+		return fmt.Errorf("the intake is unavailable: %w", err)
 	}
 	_ = answer.Body.Close()
 	// Any other answer, a 404 too, comes from an intake that is there.
 	if answer.StatusCode >= http.StatusInternalServerError || answer.StatusCode == http.StatusTooManyRequests {
-		return fmt.Errorf("the intake is away: %s", answer.Status)
+		return fmt.Errorf("the intake is unavailable: %s", answer.Status)
 	}
 	return nil
 }

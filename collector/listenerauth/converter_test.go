@@ -1,4 +1,4 @@
-package door
+package listenerauth
 
 import (
 	"context"
@@ -53,7 +53,7 @@ func TestWhatTheVariablesLeaveEmptyIsTakenOut(t *testing.T) {
 		{"a token", token, true, false, false},
 		{"a certificate", tls, false, true, false},
 		{"certificates of clients stand for a token", clients, false, true, true},
-		{"an anonymous door", map[string]string{"COLLECTOR_OTLP_ALLOW_ANONYMOUS": "true", "COLLECTOR_LISTEN_HOST": "0.0.0.0"}, false, false, false},
+		{"an anonymous listener", map[string]string{"COLLECTOR_OTLP_ALLOW_ANONYMOUS": "true", "COLLECTOR_LISTEN_HOST": "0.0.0.0"}, false, false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			conf, err := resolve(t, test.env, shipped)
@@ -87,7 +87,7 @@ func TestAnErrorNamesTheVariableAndSaysWhatToDo(t *testing.T) {
 		env  map[string]string
 		want string
 	}{
-		{"open to all", map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, "0.0.0.0:4317 would take telemetry from anybody: set COLLECTOR_OTLP_TOKEN"},
+		{"open to all", map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, "0.0.0.0:4317 would accept telemetry from anybody: set COLLECTOR_OTLP_TOKEN"},
 		{"open to all of IPv6", map[string]string{"COLLECTOR_LISTEN_HOST": "[::]"}, "set COLLECTOR_OTLP_TOKEN"},
 		{"one address", map[string]string{"COLLECTOR_LISTEN_HOST": "192.168.1.7"}, "COLLECTOR_OTLP_ALLOW_ANONYMOUS=true"},
 		{"explicitly not", map[string]string{"COLLECTOR_LISTEN_HOST": "0.0.0.0", "COLLECTOR_OTLP_ALLOW_ANONYMOUS": "false"}, "set COLLECTOR_OTLP_TOKEN"},

@@ -1,8 +1,8 @@
-// Package buckets is a processor that leaves of histograms what a vendor is to be sent of them: sum and count.
+// Package histogrambuckets is a processor that drops the buckets of histograms and keeps sum and count.
 //
 // Splunk's exporter makes an event of each bucket. A histogram of one attempt is a single observation, of which
 // sum and count say all, and its buckets are three quarters of what a run sends.
-package buckets
+package histogrambuckets
 
 import (
 	"context"
@@ -23,7 +23,7 @@ type Config struct {
 // NewFactory is what the collector's generated main.go calls.
 func NewFactory() processor.Factory {
 	return processor.NewFactory(
-		component.MustNewType("metaflow_buckets"),
+		component.MustNewType("metaflow_histogram_buckets"),
 		func() component.Config { return &Config{} },
 		processor.WithMetrics(create, component.StabilityLevelBeta))
 }

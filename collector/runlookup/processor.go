@@ -1,11 +1,11 @@
-// Package origin is a processor that says of which flow and run the lines of a file are.
+// Package runlookup is a processor that adds the flow and run id to log lines read from a file.
 //
 // What `python flow.py run 2>&1 | tee run.log` writes names the flow once, in its first line, and the run
 // in its third; the lines themselves say at most run, step and task. The processor sees in the
 // attribute log.file.path of a record where it was read, looks the names up in the beginning of that
 // file, and puts them on the record where they are not known yet. It keeps no state that a restart
 // could lose.
-package origin
+package runlookup
 
 import (
 	"context"
@@ -32,7 +32,7 @@ const (
 // NewFactory is what the collector's generated main.go calls.
 func NewFactory() processor.Factory {
 	return processor.NewFactory(
-		component.MustNewType("metaflow_origin"),
+		component.MustNewType("metaflow_run_lookup"),
 		func() component.Config { return &struct{}{} },
 		processor.WithLogs(create, component.StabilityLevelBeta))
 }

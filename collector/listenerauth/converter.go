@@ -1,11 +1,11 @@
-// Package door keeps strangers out of the collector's receivers.
+// Package listenerauth authenticates the senders of the collector's OTLP receivers.
 //
-// The shipped configuration asks every sender for a token and speaks TLS, both from variables of the
-// environment; collector configuration has no "if", so this converter takes out what they leave empty.
-// A receiver that would then listen beyond this machine and let everybody in stops the start, unless
-// that was said explicitly. The names of the variables stand under a top-level `door:`:
+// The shipped configuration requires a token of every sender and speaks TLS, both from environment
+// variables; collector configuration has no "if", so this converter removes what they leave empty.
+// A receiver that would then listen beyond this machine without authentication is a start error, unless
+// that is allowed explicitly. The names of the variables are listed under a top-level `listener_auth:`:
 //
-//	door:
+//	listener_auth:
 //	  authenticator: bearertokenauth
 //	  token: COLLECTOR_OTLP_TOKEN
 //	  anonymous: COLLECTOR_OTLP_ALLOW_ANONYMOUS
@@ -13,8 +13,8 @@
 //	  key: COLLECTOR_OTLP_TLS_KEY_FILE
 //	  client_ca: COLLECTOR_OTLP_TLS_CLIENT_CA_FILE
 //
-// A configuration without `door:`, a user's own, passes untouched.
-package door
+// A configuration without `listener_auth:`, a user's own, passes untouched.
+package listenerauth
 
 import (
 	"context"
@@ -28,7 +28,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 )
 
-const section = "door"
+const section = "listener_auth"
 
 // NewFactory is what the collector's generated main.go calls.
 func NewFactory() confmap.ConverterFactory {
@@ -39,8 +39,8 @@ func NewFactory() confmap.ConverterFactory {
 
 type converter struct{ getenv func(string) string }
 
-// door is what stands under `door:`: an extension, and the names of variables.
-type door struct {
+// settings is what stands under `listener_auth:`: an extension, and the names of variables.
+type settings struct {
 	Authenticator string `mapstructure:"authenticator"`
 	Token         string `mapstructure:"token"`
 	Anonymous     string `mapstructure:"anonymous"`
@@ -49,7 +49,7 @@ type door struct {
 	ClientCA      string `mapstructure:"client_ca"`
 }
 
-// Convert edits conf key by key, and says in one line what stops the start.
+// Convert edits conf key by key. Its error is one line that names the variable to set.
 func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 	if !conf.IsSet(section) {
 		return nil
@@ -58,7 +58,7 @@ func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 	if err != nil {
 		return err
 	}
-	var d door
+	var d settings
 	if err := sub.Unmarshal(&d); err != nil {
 		return fmt.Errorf("%s: %w", section, err)
 	}
@@ -80,8 +80,8 @@ func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 	return nil
 }
 
-// check finds variables that are set by half, or to what they cannot be.
-func (c converter) check(d door) error {
+// check finds variables that are partly configured or invalid.
+func (c converter) check(d settings) error {
 	certificate, key, clients := c.getenv(d.Certificate), c.getenv(d.Key), c.getenv(d.ClientCA)
 	switch {
 	case certificate != "" && key == "":
@@ -89,7 +89,7 @@ func (c converter) check(d door) error {
 	case certificate == "" && key != "":
 		return fmt.Errorf("%s is not set, but %s is: set both to speak TLS, or neither", d.Certificate, d.Key)
 	case certificate == "" && clients != "":
-		return fmt.Errorf("%s is set, but %s and %s are not: clients show certificates over TLS only",
+		return fmt.Errorf("%s is set, but %s and %s are not: set both, as client certificates need TLS",
 			d.ClientCA, d.Certificate, d.Key)
 	}
 	switch anonymous := c.getenv(d.Anonymous); anonymous {
@@ -100,8 +100,8 @@ func (c converter) check(d door) error {
 	}
 }
 
-// dropEmpty takes out of a protocol what its variables leave empty.
-func (c converter) dropEmpty(conf *confmap.Conf, d door, protocol string) {
+// dropEmpty removes from a protocol what its variables leave empty.
+func (c converter) dropEmpty(conf *confmap.Conf, d settings, protocol string) {
 	if c.getenv(d.Token) == "" && conf.Get(protocol+"::auth::authenticator") == d.Authenticator {
 		conf.Delete(protocol + "::auth")
 	}
@@ -112,15 +112,15 @@ func (c converter) dropEmpty(conf *confmap.Conf, d door, protocol string) {
 	}
 }
 
-// checkListener refuses a protocol that is open to everybody who can reach this machine.
-func (c converter) checkListener(conf *confmap.Conf, d door, protocol string) error {
+// checkListener rejects a protocol that accepts unauthenticated senders from other machines.
+func (c converter) checkListener(conf *confmap.Conf, d settings, protocol string) error {
 	endpoint := fmt.Sprint(conf.Get(protocol + "::endpoint"))
 	asks := conf.IsSet(protocol+"::auth") || conf.IsSet(protocol+"::tls::client_ca_file")
 	if asks || isLocal(endpoint) || c.getenv(d.Anonymous) == "true" {
 		return nil
 	}
-	return fmt.Errorf("%s would take telemetry from anybody: set %s to a secret that senders must show, "+
-		"or %s=true where something else keeps strangers out, or listen on localhost", endpoint, d.Token, d.Anonymous)
+	return fmt.Errorf("%s would accept telemetry from anybody: set %s to a secret that senders must send, "+
+		"or %s=true if the network is protected otherwise, or listen on localhost", endpoint, d.Token, d.Anonymous)
 }
 
 // protocols returns the keys of what the OTLP receivers listen with.

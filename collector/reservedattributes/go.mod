@@ -1,4 +1,4 @@
-module otel-metaflow.local/origin
+module otel-metaflow.local/reservedattributes
 
 go 1.24.0
 

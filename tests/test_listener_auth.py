@@ -56,8 +56,8 @@ def test_who_shows_the_token_is_let_in_over_tls(
     place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
 ) -> None:
     """Who does not is told which variable to look at; the run is not held up, and nothing is lost."""
-    door = {"COLLECTOR_OTLP_TOKEN": TOKEN, **speaks_tls(tls)}
-    with Collector(tmp_path, {**vendors.splunk_environment, **door}) as collector:
+    listener = {"COLLECTOR_OTLP_TOKEN": TOKEN, **speaks_tls(tls)}
+    with Collector(tmp_path, {**vendors.splunk_environment, **listener}) as collector:
         env = endpoint(collector, protocol, tls)
         finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env=env)
         assert finished.code == 0
@@ -77,12 +77,12 @@ def test_a_certificate_of_the_sender_stands_for_a_token(
     place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
 ) -> None:
     """Then nobody can be let in who has none, so it may listen beyond this machine."""
-    door = {
+    listener = {
         "COLLECTOR_OTLP_TLS_CLIENT_CA_FILE": str(tls["authority"]),
         "COLLECTOR_LISTEN_HOST": "0.0.0.0",
         **speaks_tls(tls),
     }
-    with Collector(tmp_path, {**vendors.splunk_environment, **door}) as collector:
+    with Collector(tmp_path, {**vendors.splunk_environment, **listener}) as collector:
         env = endpoint(collector, protocol, tls)
         env["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"] = str(tls["client"])
         env["OTEL_EXPORTER_OTLP_CLIENT_KEY"] = str(tls["client_key"])
@@ -96,7 +96,7 @@ def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
     with pytest.raises(CollectorError) as error, Collector(tmp_path, {"COLLECTOR_LISTEN_HOST": host}):
         pass
     (line,) = (line for line in str(error.value).splitlines() if line.startswith("Error"))
-    assert "would take telemetry from anybody: set COLLECTOR_OTLP_TOKEN" in line
+    assert "would accept telemetry from anybody: set COLLECTOR_OTLP_TOKEN" in line
     with Collector(tmp_path, {"COLLECTOR_LISTEN_HOST": host, "COLLECTOR_OTLP_ALLOW_ANONYMOUS": "true"}) as collector:
         send(collector, "http/protobuf", line="from anybody")
         collector.wait_for_output("from anybody", timeout=10)
@@ -105,7 +105,7 @@ def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
 def test_the_image_does_not_listen_to_strangers(tmp_path: Path, image: str) -> None:
     """It listens beyond itself, so by its defaults it asks for a token or for a word."""
     with (
-        pytest.raises(CollectorError, match="set COLLECTOR_OTLP_TOKEN to a secret that senders must show"),
+        pytest.raises(CollectorError, match="set COLLECTOR_OTLP_TOKEN to a secret that senders must send"),
         Container(tmp_path, {"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, image),
     ):
         pass

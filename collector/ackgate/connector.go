@@ -1,11 +1,11 @@
-// Package gate is a connector that holds data in its queue on disk while a vendor's intake is away.
+// Package ackgate is a connector that keeps data in its queue on disk until the exporter behind it has delivered it.
 //
-// It stands before the Datadog exporter, which takes data when it has it in memory, not when Datadog has
-// it: spans are dropped after four tries, and all that it has is lost with the process
-// (open-telemetry/opentelemetry-collector-contrib#44299). The gate asks the intake before it lets a batch
-// through, lets none through while the intake is away, and takes a batch off the queue only when the
-// exporter has had the time to deliver it and the intake is still there.
-package gate
+// It precedes the Datadog exporter, which acknowledges data once it is in memory, not once Datadog has
+// it: spans are dropped after four tries, and everything in memory is lost with the process
+// (open-telemetry/opentelemetry-collector-contrib#44299). The gate probes the intake before it passes a batch,
+// passes none while the intake is unavailable, and removes a batch from the queue only after the
+// exporter has had the time to deliver it and the intake still answers.
+package ackgate
 
 import (
 	"context"
@@ -29,15 +29,15 @@ import (
 type Way struct {
 	// Endpoint is the URL of the intake; Datadog's own of the site if it is empty.
 	Endpoint string `mapstructure:"endpoint"`
-	// Dwell is how long the exporter needs to deliver what it has taken.
+	// Dwell is how long the exporter needs to deliver what it has accepted.
 	Dwell time.Duration `mapstructure:"dwell"`
-	// Retains says that the exporter tries for ever to deliver what it has taken.
+	// Retains: the exporter retries for ever what it has accepted.
 	Retains bool `mapstructure:"retains"`
 }
 
 // Config is what stands under the connector's id.
 type Config struct {
-	// Asks says that the intake is asked before and after. Else it is but a queue before what follows.
+	// Asks: the intake is probed before and after each batch. Otherwise this is only a queue.
 	Asks    bool                                                     `mapstructure:"asks"`
 	Site    string                                                   `mapstructure:"site"`
 	Logs    Way                                                      `mapstructure:"logs"`
@@ -78,7 +78,7 @@ func (c *Config) endpoint(way Way, intake string) string {
 // NewFactory is what the collector's generated main.go calls.
 func NewFactory() connector.Factory {
 	return connector.NewFactory(
-		component.MustNewType("metaflow_gate"),
+		component.MustNewType("metaflow_ack_gate"),
 		func() component.Config {
 			return &Config{
 				Asks:    true,

@@ -45,10 +45,10 @@ func (s *vendor) RoundTrip(request *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Header: http.Header{}, Body: io.NopCloser(strings.NewReader(text)), Request: request}, nil
 }
 
-func courierTo(t *testing.T, s *vendor, format string, most int) (*courier, *observer.ObservedLogs) {
+func transportTo(t *testing.T, s *vendor, format string, most int) (*transport, *observer.ObservedLogs) {
 	t.Helper()
 	core, logs := observer.New(zap.ErrorLevel)
-	counter, err := noop.Meter{}.Int64Counter("given_up")
+	counter, err := noop.Meter{}.Int64Counter("rejected")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,10 +56,10 @@ func courierTo(t *testing.T, s *vendor, format string, most int) (*courier, *obs
 	if err := config.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	return &courier{config: config, format: formats[format], next: s, logger: zap.New(core), givenUp: counter}, logs
+	return &transport{config: config, format: formats[format], next: s, logger: zap.New(core), rejections: counter}, logs
 }
 
-func post(c *courier, path string, body []byte) (int, error) {
+func post(c *transport, path string, body []byte) (int, error) {
 	request, _ := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://splunk"+path, bytes.NewReader(body))
 	answer, err := c.RoundTrip(request)
 	if err != nil {
@@ -68,7 +68,7 @@ func post(c *courier, path string, body []byte) (int, error) {
 	return answer.StatusCode, nil
 }
 
-// Whatever is sent, to whatever rules: what may be taken is, once, and what may not be is given up, once.
+// Whatever is sent, to whatever rules: what may be taken is, once, and what may not be is rejected, once.
 func TestEachEventIsTakenOnceOrGivenUpOnce(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -102,7 +102,7 @@ func TestEachEventIsTakenOnceOrGivenUpOnce(t *testing.T) {
 			}
 			return http.StatusOK, `{"text":"Success","code":0}`
 		}
-		c, logs := courierTo(t, s, "hec", most)
+		c, logs := transportTo(t, s, "hec", most)
 		body := new(bytes.Buffer)
 		refused := map[int]bool{}
 		count := random.IntN(100)
@@ -145,7 +145,7 @@ func TestEachEventIsTakenOnceOrGivenUpOnce(t *testing.T) {
 			}
 		}
 		if given != 0 {
-			t.Fatalf("%d more were given up than refused", given)
+			t.Fatalf("%d more were dropped than rejected", given)
 		}
 		if len(c.begun) > 0 {
 			t.Fatal("something is remembered of what has ended")
@@ -174,7 +174,7 @@ func TestOneRequestDecidesForAnIndex(t *testing.T) {
 		}
 		return http.StatusOK, ""
 	}}
-	c, logs := courierTo(t, s, "hec", 1_000_000)
+	c, logs := transportTo(t, s, "hec", 1_000_000)
 	body := strings.Repeat(`{"index":"flows","event":"a"}{"index":"nope","event":"b"}`, 500)
 	if status, err := post(c, "/", []byte(body)); status != http.StatusOK || err != nil {
 		t.Fatal(status, err)
@@ -192,7 +192,7 @@ func TestEachAnswerIsFinalOrNot(t *testing.T) {
 				continue
 			}
 			s := &vendor{answer: func(string, []byte) (int, string) { return status, "<html>" }}
-			c, logs := courierTo(t, s, format, 1_000_000)
+			c, logs := transportTo(t, s, format, 1_000_000)
 			body := []byte(`{"event":"a"}`)
 			if format == "otlp" {
 				body = logsOf("a")
@@ -244,7 +244,7 @@ func TestOTLPIsDividedByBytes(t *testing.T) {
 	}}
 	for _, most := range []int{300, 1_000, 1_000_000} {
 		taken = nil
-		c, logs := courierTo(t, s, "otlp", most)
+		c, logs := transportTo(t, s, "otlp", most)
 		var bodies []string
 		for i := range 50 {
 			bodies = append(bodies, fmt.Sprintf("%d %s", i, strings.Repeat("x", 50)))
@@ -279,7 +279,7 @@ func TestEverySignalIsDivided(t *testing.T) {
 			taken += bytes.Count(body, []byte("name "))
 			return http.StatusOK, ""
 		}}
-		c, logs := courierTo(t, s, "otlp", 1_000_000)
+		c, logs := transportTo(t, s, "otlp", 1_000_000)
 		if status, err := post(c, path, body); status != http.StatusOK || err != nil {
 			t.Fatal(status, err)
 		}
@@ -294,7 +294,7 @@ func TestAPartialSuccessIsReported(t *testing.T) {
 	answer.PartialSuccess().SetRejectedLogRecords(2)
 	answer.PartialSuccess().SetErrorMessage("too old")
 	text, _ := answer.MarshalProto()
-	c, logs := courierTo(t, &vendor{answer: func(string, []byte) (int, string) { return http.StatusOK, string(text) }}, "otlp", 1_000_000)
+	c, logs := transportTo(t, &vendor{answer: func(string, []byte) (int, string) { return http.StatusOK, string(text) }}, "otlp", 1_000_000)
 	if status, err := post(c, "/v1/logs", logsOf("a", "b", "c")); status != http.StatusOK || err != nil {
 		t.Fatal(status, err)
 	}

@@ -1,4 +1,4 @@
-module otel-metaflow.local/aside
+module otel-metaflow.local/runlookup
 
 go 1.24.0
 

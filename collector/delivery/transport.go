@@ -19,13 +19,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// courier delivers requests whole or in parts.
-type courier struct {
-	config  *Config
-	format  format
-	next    http.RoundTripper
-	logger  *zap.Logger
-	givenUp metric.Int64Counter
+// transport is the http.RoundTripper that delivers requests, whole or in parts.
+type transport struct {
+	config     *Config
+	format     format
+	next       http.RoundTripper
+	logger     *zap.Logger
+	rejections metric.Int64Counter
 
 	mutex sync.Mutex
 	// What is done with of requests that will be tried again, by the hash of their body.
@@ -35,7 +35,7 @@ type courier struct {
 // format of the bodies of requests and answers.
 type format struct {
 	divide func(path string, body []byte) (parcel, error)
-	// rejected is how many records a 2xx answer says it did not take, and why.
+	// rejected returns how many records a 2xx answer reports as rejected, and why.
 	rejected func(path string, text []byte) (int64, string)
 }
 
@@ -46,35 +46,35 @@ type parcel interface {
 	body(records []int) ([]byte, error)
 	// groups divides records into those that share a refusal of this kind, nil where nothing is known of that.
 	groups(records []int, r refusal) [][]int
-	// refused tells what an answer other than 2xx says.
+	// refused parses an answer other than 2xx.
 	refused(status int, text []byte) refusal
-	// name says which record it is, in words that hold none of its content.
+	// name identifies a record without any of its content.
 	name(record int) string
 }
 
-// refusal is why a request was not taken.
+// refusal is why a request was not accepted.
 type refusal struct {
 	kind   kind
 	reason string
-	// shared says that records of one group share it: what is true of one is true of all.
+	// shared: it applies to all records of a group, so one answer settles them all.
 	shared bool
 }
 
 type kind int
 
 const (
-	// again: it may be taken later.
+	// again: it may be accepted later.
 	again kind = iota
-	// divide: a part of it may be taken.
+	// divide: a part of it may be accepted.
 	divide
-	// final: none of it will be taken.
+	// final: none of it will be accepted.
 	final
 )
 
 // Answers of a server to whom the request is too large, or too long on its way.
 func tooLarge(status int) bool { return status == http.StatusRequestEntityTooLarge }
 
-// mayPass says that the same request may be taken later. What is not here is final: a wrong key, address,
+// mayPass reports whether the same request may be accepted later. What is not here is final: a wrong key, address,
 // method, or a redirection, of which a client makes a GET.
 func mayPass(status int) bool {
 	switch status {
@@ -86,9 +86,9 @@ func mayPass(status int) bool {
 	return status >= http.StatusInternalServerError
 }
 
-// RoundTrip returns 200 when each record was taken or given up, an error that the exporter takes for permanent
-// when none of the rest will be taken, and else what the exporter is to try again for.
-func (c *courier) RoundTrip(request *http.Request) (*http.Response, error) {
+// RoundTrip returns 200 when every record was accepted or dropped as rejected, a permanent error when none of the
+// rest will be accepted, and otherwise what the exporter retries.
+func (c *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.Body == nil || request.Method != http.MethodPost {
 		return c.next.RoundTrip(request)
 	}
@@ -97,9 +97,9 @@ func (c *courier) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &delivery{courier: c, request: request, whole: body, dropped: map[string][]int{}}
+	d := &delivery{transport: c, request: request, whole: body, dropped: map[string][]int{}}
 	if len(body) <= c.config.MaxContentLength && !c.anyBegun() {
-		// Nearly always it is taken as it is, and need not be read.
+		// Nearly always it is accepted as it is, and need not be parsed.
 		if d.answer, d.text, err = d.send(body); err != nil {
 			return nil, err
 		}
@@ -131,7 +131,7 @@ func (c *courier) RoundTrip(request *http.Request) (*http.Response, error) {
 	return c.success(request), nil
 }
 
-func (*courier) success(request *http.Request) *http.Response {
+func (*transport) success(request *http.Request) *http.Response {
 	return &http.Response{
 		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{}, Body: http.NoBody, Request: request,
@@ -140,7 +140,7 @@ func (*courier) success(request *http.Request) *http.Response {
 
 func taken(answer *http.Response) bool { return answer.StatusCode >= 200 && answer.StatusCode < 300 }
 
-func (c *courier) anyBegun() bool {
+func (c *transport) anyBegun() bool {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	return len(c.begun) > 0
@@ -149,7 +149,7 @@ func (c *courier) anyBegun() bool {
 // Requests that are begun and not ended: one for each consumer of a queue; what is more is of no use any more.
 const most = 100
 
-func (c *courier) resume(hash [sha256.Size]byte, records int) []bool {
+func (c *transport) resume(hash [sha256.Size]byte, records int) []bool {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	done, known := c.begun[hash]
@@ -160,7 +160,7 @@ func (c *courier) resume(hash [sha256.Size]byte, records int) []bool {
 	return done
 }
 
-func (c *courier) keep(hash [sha256.Size]byte, done []bool) {
+func (c *transport) keep(hash [sha256.Size]byte, done []bool) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	if c.begun == nil || len(c.begun) >= most {
@@ -171,7 +171,7 @@ func (c *courier) keep(hash [sha256.Size]byte, done []bool) {
 
 // delivery is one request of an exporter on its way.
 type delivery struct {
-	*courier
+	*transport
 	request *http.Request
 	parcel  parcel
 	whole   []byte
@@ -179,7 +179,7 @@ type delivery struct {
 	answer *http.Response
 	text   []byte
 	done   []bool
-	// dropped are the records that are given up, by the reason.
+	// dropped are the records that were rejected for good, by reason.
 	dropped map[string][]int
 }
 
@@ -218,7 +218,7 @@ func (d *delivery) deliver(records []int) (*http.Response, error) {
 		return answer, nil
 	case r.kind == again:
 		// Of some of these exporters think that they are final.
-		return nil, fmt.Errorf("%s cannot take requests now: %s", d.config.Destination, r.reason)
+		return nil, fmt.Errorf("%s cannot accept requests now: %s", d.config.Destination, r.reason)
 	case r.kind == final:
 		return nil, d.giveUp(r)
 	case len(records) == 1:
@@ -234,11 +234,11 @@ func (d *delivery) deliver(records []int) (*http.Response, error) {
 	return d.each(halves(records))
 }
 
-// rejected reports what an answer says was not taken of a request that was.
+// rejected reports the records that an answer lists as rejected although the request was accepted.
 func (d *delivery) rejected(text []byte) {
 	if count, reason := d.format.rejected(d.request.URL.Path, text); count > 0 {
 		d.count(count, reason)
-		d.logger.Error(fmt.Sprintf("given up: %s took a request but for %d of its records: %s", d.config.Destination, count, reason))
+		d.logger.Error(fmt.Sprintf("%s accepted a request but rejected %d of its records: %s", d.config.Destination, count, reason))
 	}
 }
 
@@ -276,13 +276,13 @@ func (d *delivery) giveUp(r refusal) error {
 		}
 	}
 	d.drop(rest, r)
-	return consumererror.NewPermanent(fmt.Errorf("%s refuses requests to %s: %s", d.config.Destination, d.request.URL.Redacted(), r.reason))
+	return consumererror.NewPermanent(fmt.Errorf("%s rejects requests to %s: %s", d.config.Destination, d.request.URL.Redacted(), r.reason))
 }
 
-// How many of the records that are given up are named one by one.
+// How many rejected records are named one by one.
 const named = 5
 
-// report says in the log and in a metric what was given up.
+// report logs and counts what was rejected.
 func (d *delivery) report() {
 	for reason, records := range d.dropped {
 		d.count(int64(len(records)), reason)
@@ -294,13 +294,13 @@ func (d *delivery) report() {
 			names = append(names, "…")
 		}
 		d.logger.Error(
-			fmt.Sprintf("given up: %s refuses %d of %d records: %s", d.config.Destination, len(records), d.parcel.len(), reason),
+			fmt.Sprintf("%s rejected %d of %d records: %s", d.config.Destination, len(records), d.parcel.len(), reason),
 			zap.Int("records", len(records)), zap.String("which", strings.Join(names, "; ")))
 	}
 }
 
 func (d *delivery) count(records int64, reason string) {
-	d.givenUp.Add(context.Background(), records, metric.WithAttributes(
+	d.rejections.Add(context.Background(), records, metric.WithAttributes(
 		attribute.String("destination", d.config.Destination), attribute.String("reason", reason)))
 }
 
@@ -339,7 +339,7 @@ func (d *delivery) send(body []byte) (*http.Response, []byte, error) {
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, enough))
 	if err != nil && taken(answer) {
-		// It was taken; what else the answer says is not known.
+		// It was accepted; the rest of the answer is unknown.
 		text = nil
 	}
 	answer.Body = io.NopCloser(bytes.NewReader(text))

@@ -1,4 +1,4 @@
-module otel-metaflow.local/finite
+module otel-metaflow.local/finitevalues
 
 go 1.24.0
 
@@ -10,7 +10,6 @@ require (
 	go.opentelemetry.io/collector/processor v1.50.0
 	go.opentelemetry.io/collector/processor/processorhelper v0.144.0
 	go.opentelemetry.io/collector/processor/processortest v0.144.0
-	go.uber.org/zap v1.27.1
 )
 
 require (
@@ -41,6 +40,7 @@ require (
 	go.opentelemetry.io/otel/sdk/metric v1.39.0 // indirect
 	go.opentelemetry.io/otel/trace v1.39.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
+	go.uber.org/zap v1.27.1 // indirect
 	golang.org/x/sys v0.39.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )

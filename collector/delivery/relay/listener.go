@@ -10,45 +10,45 @@ import (
 	"time"
 )
 
-// Door is a port of this machine at which requests of an exporter are taken.
+// Listener is a port of this machine at which requests of an exporter are taken.
 //
 // The exporter asks whether its intake is there when it is made, which is before any extension is. So the port is
 // open from the time that its number is known, and answers for the extension until that takes over.
-type Door struct {
+type Listener struct {
 	http    *http.Server
 	handler atomic.Pointer[http.Handler]
 }
 
-var doors sync.Map
+var listeners sync.Map
 
-// Open returns the address of a new door.
+// Open returns the address of a new listener.
 func Open() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
-	d := new(Door)
+	d := new(Listener)
 	d.http = &http.Server{Handler: d, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = d.http.Serve(listener) }()
-	doors.Store(listener.Addr().String(), d)
+	listeners.Store(listener.Addr().String(), d)
 	return listener.Addr().String(), nil
 }
 
-// At returns the door of an address, nil if Open did not return it.
-func At(address string) *Door {
-	d, _ := doors.Load(address)
-	door, _ := d.(*Door)
-	return door
+// At returns the listener of an address, nil if Open did not return it.
+func At(address string) *Listener {
+	d, _ := listeners.Load(address)
+	listener, _ := d.(*Listener)
+	return listener
 }
 
 // Serve has a handler take what comes from now on.
-func (d *Door) Serve(handler http.Handler) { d.handler.Store(&handler) }
+func (d *Listener) Serve(handler http.Handler) { d.handler.Store(&handler) }
 
 // Close returns when what is under way is done.
-func (d *Door) Close(ctx context.Context) error { return d.http.Shutdown(ctx) }
+func (d *Listener) Close(ctx context.Context) error { return d.http.Shutdown(ctx) }
 
 // ServeHTTP takes a question whether somebody is there, an empty object, and has data come again.
-func (d *Door) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+func (d *Listener) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if handler := d.handler.Load(); handler != nil {
 		(*handler).ServeHTTP(w, request)
 		return

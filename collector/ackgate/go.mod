@@ -1,4 +1,4 @@
-module otel-metaflow.local/gate
+module otel-metaflow.local/ackgate
 
 go 1.24.0
 

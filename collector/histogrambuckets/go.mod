@@ -1,4 +1,4 @@
-module otel-metaflow.local/buckets
+module otel-metaflow.local/histogrambuckets
 
 go 1.24.0
 

@@ -1,11 +1,11 @@
-// Package finite is a processor that makes text of numbers for which JSON has none: NaN and the infinities.
+// Package finitevalues is a processor that converts NaN and infinity, which JSON cannot represent, to text.
 //
 // Both vendors' exporters write JSON. A record with such a number in any attribute, however deep, cannot be
 // written and is lost, at Splunk with an error, at Datadog without. The text is that of OTLP's own JSON.
 //
 // A metric point whose value is no finite number is none that a vendor takes, so it is dropped, and reported:
 // text is no value. Where only a part of a histogram is not finite, that part is left out.
-package finite
+package finitevalues
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 // NewFactory is what the collector's generated main.go calls.
 func NewFactory() processor.Factory {
 	return processor.NewFactory(
-		component.MustNewType("metaflow_finite"),
+		component.MustNewType("metaflow_finite_values"),
 		func() component.Config { return &struct{}{} },
 		processor.WithLogs(logs, component.StabilityLevelBeta),
 		processor.WithTraces(traces, component.StabilityLevelBeta),
@@ -80,7 +80,7 @@ func metrics(ctx context.Context, set processor.Settings, cfg component.Config, 
 				for _, metric := range scope.Metrics().All() {
 					inMap(metric.Metadata())
 					if dropped := inMetric(metric); dropped > 0 {
-						set.Logger.Error(fmt.Sprintf("given up: %d points of the metric %s, whose value is NaN or infinite", dropped, metric.Name()))
+						set.Logger.Error(fmt.Sprintf("dropped %d points of the metric %s: their value is NaN or infinite", dropped, metric.Name()))
 					}
 				}
 			}
