@@ -76,9 +76,9 @@ def test_a_way_without_faults_is_well(place: Place, protocol: str) -> None:
         ("404", "answered 404", "the path in OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("302", "answered 302", "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("html", "a web page", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ("400", "answered 400", "log of what answers there"),
-        ("413", "answered 413", "log of what answers there"),
-        ("500", "answered 500", "log of what answers there"),
+        ("400", "answered 400", "log of the endpoint"),
+        ("413", "answered 413", "log of the endpoint"),
+        ("500", "answered 500", "log of the endpoint"),
         ("429", "answered 429", "wait"),
         ("502", "answered 502", "wait"),
         ("503", "answered 503", "wait"),
@@ -104,7 +104,7 @@ def test_a_fault_over_http(place: Place, fault: str, says: str, do: str) -> None
         ("UNAUTHENTICATED", "OTEL_EXPORTER_OTLP_HEADERS"),
         ("PERMISSION_DENIED", "OTEL_EXPORTER_OTLP_HEADERS"),
         ("UNIMPLEMENTED", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ("INVALID_ARGUMENT", "log of what answers there"),
+        ("INVALID_ARGUMENT", "log of the endpoint"),
         ("UNAVAILABLE", "wait"),
         ("RESOURCE_EXHAUSTED", "wait"),
     ],
@@ -153,13 +153,13 @@ def test_tls(place: Place, protocol: str) -> None:
     assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in stranger.legs["tls"]["do"]
     assert stranger.legs["traces"]["says"] == "not tried"
     assert plain.failed == ["traces", "metrics", "logs"]
-    assert "type https://" in plain.legs["traces"]["do"]
+    assert "to https://" in plain.legs["traces"]["do"]
     assert other.failed == ["tls"]
-    assert "a name that the certificate is for" in other.legs["tls"]["do"]
+    assert "a name that the certificate covers" in other.legs["tls"]["do"]
     with Endpoint(protocol=protocol) as endpoint:
         report = ask(place, {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url.replace("http:", "https:")})
     assert report.failed == ["tls"]
-    assert "type http://" in report.legs["tls"]["do"]
+    assert "to http://" in report.legs["tls"]["do"]
 
 
 def test_where_nobody_is(place: Place) -> None:
@@ -297,7 +297,7 @@ def test_a_vendor_that_takes_nothing_is_told(place: Place, tmp_path: Path, answe
     assert report.failed == ["to splunk_hec", "to splunk_hec/metrics"]
     assert "SPLUNK_HEC_TOKEN" in report.legs["to splunk_hec"]["do"]
     found = report.legs["to splunk_hec"]["says"]
-    assert ("wait in its queue" if answer == "nobody" else "refused for good") in found
+    assert ("queued" if answer == "nobody" else "permanently rejected") in found
 
 
 def test_an_unwell_collector_is_told(place: Place) -> None:

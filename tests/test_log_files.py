@@ -108,7 +108,7 @@ def test_no_endpoint_is_needed(place: Place) -> None:
     finished = place.run(FANOUT, env=environment)
     checkpoint = finished.wait_delivered()
     assert checkpoint.delivered["files"] == len(lines(directory)) > 20
-    assert f"delivered to {directory}" in finished.stderr
+    assert f"exported to {directory}" in finished.stderr
     assert "nothing is waiting" in place.cli("status", env=environment).stdout
 
 

@@ -64,12 +64,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Place(tmp_path_factory.mktemp("plain")).run(HELLO, env={"OTEL_SDK_DISABLED": "true"})
 
 
-def test_without_an_endpoint_one_line_says_how_to_look_and_how_to_send(place: Place) -> None:
+def test_without_an_endpoint_one_line_names_the_command_to_view_the_run(place: Place) -> None:
     """Nothing is sent and nothing is started; the run's output is what it is without us."""
     finished = place.run(HELLO)
     (line,) = ours(finished)
     assert f"otel-metaflow view HelloFlow/{finished.run}" in line
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line
+    assert "not exported (no endpoint)" in line
     assert not (finished.folder / layout.LOCK_FILE).exists(), "no shipper was started"
 
 
@@ -131,7 +131,7 @@ def test_a_wrong_variable_is_one_line_and_the_run_is_what_it_was(
     assert seen(finished) == seen(plain)
     problem, closing = ours(finished)
     assert message in problem
-    assert "nothing is sent" in closing
+    assert "not exported (invalid settings" in closing
     assert len(finished.story.attempts) == 3
     assert not (finished.folder / layout.LOCK_FILE).exists()
 

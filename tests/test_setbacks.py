@@ -180,11 +180,11 @@ def test_the_commands_tell_of_a_run_that_is_set_aside_and_ship_all_passes_it_ove
     for _ in range(2):
         setbacks.note(folders[0], MemoryError("no more"))
     status = place.cli("status")
-    assert "HandFlow/1  kept  (run is set aside, for its shipper died 2 times (MemoryError: no more)" in status.stdout
+    assert "HandFlow/1  kept  (run is quarantined: its shipper died 2 times (MemoryError: no more)" in status.stdout
     with Endpoint() as endpoint:
         to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         everything = place.cli("ship", "--all", env=to)
-        assert "HandFlow/1: is set aside" in everything.stdout
+        assert "HandFlow/1: is quarantined" in everything.stdout
         assert "HandFlow/2: delivered" in everything.stdout
         assert "HandFlow/1: delivered" in place.cli("ship", "HandFlow/1", env=to).stdout
 

@@ -148,6 +148,6 @@ def test_it_is_drawn_as_that(place: Place, finished: Finished) -> None:
 
 
 def test_the_closing_line_counts_as_the_list_does(place: Place, finished: Finished, values: dict[str, Any]) -> None:
-    assert "otel: 2 of 7 attempts recorded" in finished.stderr
+    assert "otel: recorded 2 of 7 attempts" in finished.stderr
     (listed,) = json.loads(place.cli("view", "--json").stdout)
     assert (listed["attempts"], len(values["attempts"])) == (7, 7)

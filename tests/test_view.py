@@ -394,7 +394,9 @@ def test_of_a_resumed_run_all_count_the_same(tmp_path: Path) -> None:
     env = place.environ({"FIXED": "1"})
     done = subprocess.run(command, cwd=place.path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (closing,) = re.findall(r"otel: (\d+) attempts recorded; look: otel-metaflow view (\S+);", done.stderr)
+    (closing,) = re.findall(
+        r"otel: recorded (\d+) attempts, not exported \(no endpoint\). View: otel-metaflow view (\S+)", done.stderr
+    )
     assert closing[0] == "2"
     listed = json.loads(place.cli("view", "AgainFlow", "--json", "--limit", "1").stdout)[0]
     assert (listed["attempts"], listed["cloned"]) == (2, 4)
@@ -409,7 +411,7 @@ def varied(home: Path) -> Journals:
     """A run with failures, retries, a foreach of many tasks and names and reasons of any length."""
     made = Journals(home, "NarrowFlow", "1795460834611391")
     made.step("start", "train")
-    made.step("train", LONG, asked={"cpu": 2, "memory": 4000})
+    made.step("train", LONG, requested={"cpu": 2, "memory": 4000})
     made.step(LONG, "end")
     made.step("end")
     made.attempt("start", 1, 0.1, 0.9, lines=["fine"])

@@ -1,4 +1,4 @@
-"""What the bundled collector says of itself: its health, and what became of what it took in.
+"""The bundled collector: its health, and what its exporters did with the telemetry it accepted.
 
 Health is the health_check extension's, the counts are the Collector's own metrics in Prometheus' text format
 (https://opentelemetry.io/docs/collector/internal-telemetry/).
@@ -20,9 +20,9 @@ _LINE = re.compile(r"^otelcol_exporter_(\w+?)(?:_total)?\{([^}]*)\} (\S+)$", re.
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ITEMS = {"logs": "log_records", "traces": "spans", "metrics": "metric_points"}
 _ADVICE = (
-    ("datadog", "check DD_API_KEY and DD_SITE where the collector runs; its output says what Datadog answered"),
-    ("splunk", "check SPLUNK_HEC_URL, SPLUNK_HEC_TOKEN and the indexes where the collector runs; its output says more"),
-    ("forward", "check COLLECTOR_OTLP_FORWARD_ENDPOINT and …_HEADERS where the collector runs; its output says more"),
+    ("datadog", "check DD_API_KEY and DD_SITE where the collector runs; its log has Datadog's answer"),
+    ("splunk", "check SPLUNK_HEC_URL, SPLUNK_HEC_TOKEN and the indexes where the collector runs; see its log"),
+    ("forward", "check COLLECTOR_OTLP_FORWARD_ENDPOINT and …_HEADERS where the collector runs; see its log"),
 )
 
 Leg = Tuple[str, str, str]
@@ -43,8 +43,8 @@ class Counts(NamedTuple):
         """How many items of a signal were `sent`, or failed for good: `send_failed`."""
         return self.values.get((f"{what}_{_ITEMS[signal]}", exporter, ""), 0.0)
 
-    def waiting(self, exporter: str, signal: str) -> int:
-        """How many items wait in a queue."""
+    def queued(self, exporter: str, signal: str) -> int:
+        """How many items a queue holds."""
         return int(self.values.get(("queue_size", exporter, signal), 0.0))
 
 
@@ -58,19 +58,19 @@ class Collector:
         self._metrics = metrics or f"http://{shown}:{_METRICS_PORT}/metrics"
 
     def health(self, timeout: float) -> Iterator[Leg]:
-        """Ask it how it is."""
+        """Query its health endpoint."""
         answer = _get(self._health, min(timeout, 2.0))
         if answer is None:
             do = "check the address after --health" if self._is_named else ""
             yield "collector", f"{self._health} does not answer" if do else "", do
         elif answer.ok:
-            yield "collector", f"{self._health} is well", ""
+            yield "collector", f"{self._health} is healthy", ""
         else:
-            do = "look at the collector's output: it is starting, stopping or out of memory"
+            do = "see the collector's log: it is starting, stopping or out of memory"
             yield "collector", f"{self._health} answered {answer.status_code}", do
 
     def counts(self) -> Optional[Counts]:
-        """What it has counted; None where it does not say."""
+        """The counts of its exporters; None where they cannot be scraped."""
         answer = _get(self._metrics, 2.0)
         if answer is None or not answer.ok:
             return None
@@ -81,7 +81,7 @@ class Collector:
         return Counts(values)
 
     def onward(self, before: Optional[Counts], signals: Sequence[str], timeout: float) -> Iterator[Leg]:
-        """Say for each exporter what became of what it was sent since `before`."""
+        """Report for each exporter whether it has sent what it was given since `before`."""
         if before is None:
             return
         now = before
@@ -102,11 +102,11 @@ class Collector:
 def _became(exporter: str, stuck: Sequence[str], before: Counts, now: Counts) -> Tuple[str, str]:
     if not stuck:
         return "sent", ""
-    do = next((advice for part, advice in _ADVICE if part in exporter), "look at the collector's output")
-    waiting = sum(now.waiting(exporter, signal) for signal in stuck)
+    do = next((advice for part, advice in _ADVICE if part in exporter), "see the collector's log")
+    queued = sum(now.queued(exporter, signal) for signal in stuck)
     if any(_grew(before, now, "send_failed", exporter, signal) for signal in stuck):
-        return f"{' and '.join(stuck)} refused for good", do
-    return f"{' and '.join(stuck)} not sent yet; {waiting} items wait in its queue", do
+        return f"{' and '.join(stuck)} permanently rejected", do
+    return f"{' and '.join(stuck)} not sent yet; {queued} item{'' if queued == 1 else 's'} queued", do
 
 
 def _grew(before: Counts, now: Counts, what: str, exporter: str, signal: str) -> bool:

@@ -1,6 +1,6 @@
-"""Walks the way that telemetry takes, leg by leg, and says where it ends and what to do about it.
+"""Checks the path of telemetry hop by hop, and reports where it breaks and how to fix it.
 
-The marked span, log record and metric go by the shipper's own exporters: what arrives here arrives there.
+The test span, log record and metric are sent by the shipper's own exporters, so what works here works there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def examine(
     ways: Dict[Address, List[Destination]] = {}
     for destination in environment.destinations.values():
         ways.setdefault(Address.of(destination), []).append(destination)
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what it would say is said here
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # its errors are reported as findings
     marked = mark(environment.namespace)
     collectors = {address.host: bundled_collector.Collector(address.host, health, metrics) for address in ways}
     counted = {host: collector.counts() for host, collector in collectors.items()}
@@ -88,7 +88,7 @@ def examine(
         yield Finding("look for", State.OK, f"flow {FLOW}, trace {marked.trace_id}")
 
 
-_NO_COLLECTOR = "nobody answers at its usual port: another back end, or say where with --health"
+_NO_COLLECTOR = "no answer at its default port: not the bundled collector, or set --health"
 
 
 def _variables(environment: Settings) -> Iterator[Finding]:
@@ -99,12 +99,12 @@ def _variables(environment: Settings) -> Iterator[Finding]:
         what, _, do = problem.partition("; ")
         yield Finding("variables", State.FAILED, what, do or "correct it, or unset it")
     if environment.disabled:
-        yield Finding("variables", State.FAILED, "OTEL_SDK_DISABLED switches all off", "unset OTEL_SDK_DISABLED")
+        yield Finding("variables", State.FAILED, "OTEL_SDK_DISABLED turns telemetry off", "unset OTEL_SDK_DISABLED")
     elif not environment.destinations and not environment.problems:
         yield Finding(
             "variables",
             State.FAILED,
-            "no endpoint is configured, so nothing is sent",
+            "no endpoint is configured, so nothing is exported",
             "export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318",
         )
     elif environment.destinations:
@@ -113,8 +113,8 @@ def _variables(environment: Settings) -> Iterator[Finding]:
             yield Finding(
                 "variables",
                 State.WARNING,
-                f"{' and '.join(missing)} go nowhere",
-                f"set OTEL_EXPORTER_OTLP_ENDPOINT, which is for all, or unset OTEL_{missing[0].upper()}_EXPORTER",
+                f"{' and '.join(missing)} have no endpoint",
+                f"set OTEL_EXPORTER_OTLP_ENDPOINT, for all signals, or unset OTEL_{missing[0].upper()}_EXPORTER",
             )
 
 
@@ -185,11 +185,11 @@ def _send(address: Address, destinations: Sequence[Destination], marked: Marked,
         try:
             answer, took = answered.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            do = "look at what it is busy with; --timeout waits longer"
+            do = "see the load of the endpoint, or raise --timeout"
             yield Finding(signal, State.FAILED, f"no answer within {timeout:g} s", do)
             continue
         if answer.verdict is Verdict.DELIVERED and not answer.rejected:
-            yield Finding(signal, State.OK, f"taken, {took * 1000:.0f} ms")
+            yield Finding(signal, State.OK, f"accepted, {took * 1000:.0f} ms")
             continue
         advice = advice or _misunderstanding(address, timeout)
         yield Finding(signal, State.FAILED, _what(answer), advice or _do(answer, address))
@@ -206,8 +206,8 @@ def _export(destination: Destination, batch: Any, answered: Callable[[Tuple[Answ
 
 def _what(answer: Answer) -> str:
     if answer.verdict is Verdict.DELIVERED:
-        return f"the request was taken, the record was rejected: {answer.reason or 'no reason given'}"
-    return answer.reason.partition("; ")[0].partition(", check")[0] or "it failed"
+        return f"the request was accepted, but its record rejected: {answer.reason or 'no reason given'}"
+    return answer.reason.partition("; ")[0].partition(", check")[0] or "the export failed"
 
 
 def _do(answer: Answer, address: Address) -> str:
@@ -217,12 +217,12 @@ def _do(answer: Answer, address: Address) -> str:
         if found:
             return f"check {what}"
     if answer.rejected or answer.verdict is Verdict.SPLIT:
-        return "look at the log of what answers there: it does not like the data"
+        return "see the log of the endpoint: it rejects the data"
     if answer.is_late:
-        return "look at what it is busy with; OTEL_EXPORTER_OTLP_TIMEOUT gives it more time"
+        return "see the load of the endpoint, or raise OTEL_EXPORTER_OTLP_TIMEOUT"
     if answer.verdict is Verdict.RETRY and "answered" in answer.reason:
-        return "wait: it asks to be tried again later, which the shipper does"
-    return f"check {address.variable}, and the log of what answers there"
+        return "wait: the endpoint asks for a retry, and the shipper retries"
+    return f"check {address.variable}, and the log of the endpoint"
 
 
 def _misunderstanding(address: Address, timeout: float) -> str:
@@ -231,11 +231,11 @@ def _misunderstanding(address: Address, timeout: float) -> str:
         return ""
     found, change = spoken(address, timeout), "export OTEL_EXPORTER_OTLP_PROTOCOL="
     if found == "tls":
-        return f"it speaks TLS: type https:// instead of http:// in {address.variable}"
+        return f"the endpoint expects TLS: change http:// to https:// in {address.variable}"
     if found == GRPC != address.protocol:
-        return f"it speaks gRPC: {change}grpc, or use the port for HTTP, {_PORTS[HTTP]} by convention"
+        return f"the endpoint speaks gRPC: {change}grpc, or use the HTTP port, {_PORTS[HTTP]} by convention"
     if found == HTTP != address.protocol:
-        return f"it speaks HTTP: {change}http/protobuf, or use the port for gRPC, {_PORTS[GRPC]} by convention"
+        return f"the endpoint speaks HTTP: {change}http/protobuf, or use the gRPC port, {_PORTS[GRPC]} by convention"
     return ""
 
 
@@ -245,7 +245,7 @@ def _temporality() -> Finding:
         return Finding(
             "temporality",
             State.WARNING,
-            "cumulative: what a task counts is its first point and its last, which back ends such as Datadog drop",
+            "cumulative: a task exports one point a series, which back ends such as Datadog drop",
             "unset OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, or set it to delta",
         )
     return Finding("temporality", State.OK, chosen)

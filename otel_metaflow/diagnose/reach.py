@@ -1,4 +1,4 @@
-"""How far an endpoint can be reached: its name, its port, TLS, and what it speaks there."""
+"""Whether an endpoint can be reached: DNS, TCP, TLS, and the protocol it speaks."""
 
 from __future__ import annotations
 
@@ -160,27 +160,27 @@ def _shake_hands(address: Address, connection: socket.socket) -> Finding:
     except OSError as error:  # SSLError is one
         do = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of certificates in PEM format"
         why = getattr(error, "reason", None) or error.strerror
-        return Finding("tls", State.FAILED, f"{authority} holds no certificate that can be read ({why})", do)
+        return Finding("tls", State.FAILED, f"{authority} holds no readable certificate ({why})", do)
     context.set_alpn_protocols(["h2"] if address.protocol == GRPC else ["http/1.1"])
     do = "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY"
     try:
         if address.certificate:
             context.load_cert_chain(address.certificate, address.key)
         with context.wrap_socket(connection, server_hostname=address.host) as secured:
-            return Finding("tls", State.OK, f"{secured.version()}, its certificate is trusted")
+            return Finding("tls", State.OK, f"{secured.version()}, certificate trusted")
     except ssl.SSLCertVerificationError as error:
         what = error.verify_message
-        do = "set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of the authority that issued it"
+        do = "set OTEL_EXPORTER_OTLP_CERTIFICATE to the CA certificate that issued it"
         if "mismatch" in what or "not valid for" in what:
-            do = f"use a name that the certificate is for in {address.variable}"
-        return Finding("tls", State.FAILED, f"its certificate is not trusted: {what}", do)
+            do = f"use a name that the certificate covers in {address.variable}"
+        return Finding("tls", State.FAILED, f"certificate not trusted: {what}", do)
     except ssl.SSLError as error:
         if error.reason in _NO_TLS:
-            do = f"type http:// instead of https:// in {address.variable}"
-            return Finding("tls", State.FAILED, "it speaks no TLS", do)
+            do = f"change https:// to http:// in {address.variable}"
+            return Finding("tls", State.FAILED, "the endpoint does not speak TLS", do)
         return Finding("tls", State.FAILED, f"the handshake failed: {error.reason or error}", do)
     except OSError as error:
-        do = f"if {address} speaks no TLS, type http:// in {address.variable}"
+        do = f"if {address} does not speak TLS, use http:// in {address.variable}"
         return Finding("tls", State.FAILED, f"the handshake failed: {error.strerror or error}", do)
 
 

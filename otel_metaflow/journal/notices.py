@@ -11,10 +11,10 @@ def say_unwritable(error: OSError, home: Path) -> None:
     """The one line about a folder of journals that takes none."""
     say(
         f"no telemetry for this run: cannot write journals in {home} ({error.strerror}); "
-        "set OTEL_METAFLOW_HOME to a folder that can be written"
+        "set OTEL_METAFLOW_HOME to a writable folder"
     )
 
 
 def say_lost(error: OSError) -> None:
     """The one line about a journal that takes no more."""
-    say(f"telemetry is being lost: the journal takes no more ({error.strerror}); the run goes on")
+    say(f"telemetry is incomplete: cannot write to the journal ({error.strerror}); the run goes on")

@@ -55,7 +55,7 @@ def reason(folder: Path) -> Optional[str]:
         return None
     name = "/".join(unquote(part) for part in folder.parts[-2:])
     died = f"its shipper died {found['count']} times ({found['reason']})"
-    return f"is set aside, for {died}; to try again: otel-metaflow ship {name}"
+    return f"is quarantined: {died}. Retry: otel-metaflow ship {name}"
 
 
 def _read(folder: Path) -> Dict[str, Any]:

@@ -34,24 +34,24 @@ def wait(
 
 
 def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: int) -> str:
-    """Say how many of the attempts that ran were recorded, what became of their telemetry, and what to type next."""
+    """How many of the attempts that ran were recorded, whether they were exported, and what to type next."""
     attempts = f"{ran} attempt{'' if ran == 1 else 's'}"
     if recorded < ran:
         attempts = f"{recorded} of {attempts}"
-    look = f"look: otel-metaflow view {key}"
+    view, ship = f"View: otel-metaflow view {key}", f"otel-metaflow ship {key}"
     if not environment.is_shipping:
-        send = f"to send: set OTEL_EXPORTER_OTLP_ENDPOINT, then otel-metaflow ship {key}"
-        how = "nothing is sent" if environment.problems else send
-        return f"{attempts} recorded; {look}; {how}"
+        if environment.problems:
+            return f"recorded {attempts}, not exported (invalid settings, see above). {view}"
+        return f"recorded {attempts}, not exported (no endpoint). {view}"
     hosts = environment.goals
     checkpoint = Checkpoint.read(folder)
     dropped = sum(checkpoint.given_up.values())
     logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")
     if checkpoint.complete:
-        return f"{attempts}, {logs}, {dropped} dropped; delivered to {hosts}; {look}"
+        return f"recorded {attempts}, exported to {hosts} ({logs}, {dropped} dropped). {view}"
     if "run" in checkpoint.trouble:
-        return f"{attempts} recorded; kept, the run {checkpoint.trouble['run']}"
+        return f"recorded {attempts}, not exported: the run {checkpoint.trouble['run']}"
     if checkpoint.trouble:
         reason = next(iter(checkpoint.trouble.values()))
-        return f"{attempts} recorded; kept, {hosts} {reason}; when that is mended: otel-metaflow ship {key}"
-    return f"{attempts} recorded; being delivered to {hosts}; {look}"
+        return f"recorded {attempts}, not exported: {hosts} {reason}. Fix it, then run: {ship}"
+    return f"recorded {attempts}, exporting to {hosts}. {view}"

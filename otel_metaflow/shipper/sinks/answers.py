@@ -46,7 +46,7 @@ _ADVICE = {
     403: "check OTEL_EXPORTER_OTLP_HEADERS",
     404: "check the path in OTEL_EXPORTER_OTLP_ENDPOINT",
     405: "check the path in OTEL_EXPORTER_OTLP_ENDPOINT",
-    413: "the endpoint takes smaller requests only",
+    413: "the endpoint accepts smaller requests only",
 }
 
 
@@ -56,7 +56,7 @@ def from_http(status: int, content_type: str, retry_after: Optional[str], reason
         if content_type.startswith("text/html"):
             return Answer(
                 Verdict.REFUSED,
-                "answered with a web page, so it is no OTLP endpoint; check OTEL_EXPORTER_OTLP_ENDPOINT",
+                "answered with a web page, so it is not an OTLP endpoint; check OTEL_EXPORTER_OTLP_ENDPOINT",
             )
         return DELIVERED
     said = f"answered {status} {reason}".strip()
@@ -94,9 +94,9 @@ _GRPC_ADVICE = {
 # What gRPC says of a connection that was not made, in the words that are used of HTTP.
 _GRPC_TROUBLES = (
     ("handshake failed", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
-    ("errors resolving", "its name cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("errors resolving", "cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
     ("Connection refused", "refused the connection"),
-    ("Failed parsing HTTP/2", "speaks no gRPC, check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"),
+    ("Failed parsing HTTP/2", "does not speak gRPC, check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"),
 )
 
 

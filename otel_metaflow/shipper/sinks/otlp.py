@@ -183,7 +183,7 @@ def _retry_delay(error: Any) -> Optional[float]:
 _TROUBLES: Sequence[tuple[str, str]] = (
     ("CertificateError", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
     ("SSLError", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
-    ("NameResolutionError", "its name cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("NameResolutionError", "cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
     ("ConnectTimeout", "did not answer"),
     ("Timeout", "did not answer in time"),
     ("ProtocolError", "broke the connection"),
@@ -201,7 +201,7 @@ def _unanswered(error: Exception) -> Answer:
 def _unaskable(error: Exception) -> Answer:
     # Not its text: it quotes the header, which may be a key.
     what = type(error).__name__
-    return Answer(Verdict.REFUSED, f"cannot be asked ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
+    return Answer(Verdict.REFUSED, f"rejected by the exporter ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
 
 
 def _trouble(error: BaseException) -> str:
