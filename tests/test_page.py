@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def test_a_failed_run_answers_at_a_glance(look: Look, failed: tuple[Finished, Pa
     assert page.locator("#graph path").count() == 7
     assert "start/1 → fetch/3 → train/" in page.locator("#path").inner_text()
     use = page.locator("#use-table").inner_text()
-    assert "3.9 GB" in use
+    assert "3.9 GiB" in use
     assert look.title() == "train/6/1"
 
 
@@ -122,7 +124,7 @@ def test_a_way_on_by_every_mention(look: Look, failed: tuple[Finished, Path]) ->
     assert look.title() == "start/1"
     page.locator("#facts button", has_text="clean/2").click()
     assert look.title() == "clean/2"
-    page.get_by_role("button", name="Show it and its log").click()
+    page.get_by_role("button", name="Go to this attempt").click()
     assert look.title() == "train/6/1"
     page.get_by_role("button", name="the launcher's log").click()
     assert look.title() == "The launcher"
@@ -320,7 +322,7 @@ def test_a_log_is_filtered_and_searched(look: Look, tmp_path: Path) -> None:
     assert look.log() == ["MiXed Case"]
     assert page.locator("#log mark").inner_text() == "MiXed"
     page.fill("#search", "no such word")
-    assert page.locator("#log .empty").inner_text() == "No line is like that."
+    assert page.locator("#log .empty").inner_text() == "No line matches."
 
 
 def test_many_lines_do_not_freeze_it(look: Look, tmp_path: Path) -> None:
@@ -433,7 +435,9 @@ def test_secrets_are_masked_on_it(tmp_path: Path) -> None:
     made.attempt("start", 1, 0, 1, lines=["password=hunter2", "ours: 1234-5678"])
     made.end(2)
     environment = settings.read({"OTEL_METAFLOW_HOME": str(home), "OTEL_METAFLOW_REDACT": r"\d{4}-\d{4}"})
-    found = [line.text for line in pages.lines.of_attempt(made.folder, *_only(home, made.folder), environment.redact)]
+    found = [
+        line.text for line in pages.log_lines.of_attempt(made.folder, *_only(home, made.folder), environment.redact)
+    ]
     assert found == ["password=[REDACTED]", "ours: [REDACTED]"]
 
 
@@ -460,7 +464,7 @@ def test_what_was_not_recorded_is_drawn_as_that(look: Look, tmp_path: Path) -> N
         "work: linear, 1 attempt, not recordedwork2.00s, not recorded"
     ]
     assert page.locator("#rows .row .track b.unseen").count() == 1
-    assert page.locator("#path").inner_text() == "Critical path 4.50s, 0.50s of it waiting: start/1 → work/2 → end/3"
+    assert page.locator("#path").inner_text() == "Critical path 4.50s, 0.50s of it queued: start/1 → work/2 → end/3"
     assert page.locator("#unseen").is_visible()
     page.locator("#rows .row", has_text="work/2").click()
     assert "not recorded, its step has no @otel" in page.locator("#facts").inner_text()
@@ -531,3 +535,180 @@ def test_bad_input_is_one_line(place: Place) -> None:
     done = place.cli("view", "HandFlow/2", "--html", "x.html")
     assert done.returncode == 2
     assert "the latest: HandFlow/1" in done.stderr
+
+
+_LONG = "aggregate_the_predictions_of_all_the_regional_models"
+
+
+def overflowing(look: Look) -> list[str]:
+    """What is wider than its box, or sticks out of the window."""
+    found: list[str] = look.page.evaluate("""() => [...document.querySelectorAll("body, body *:not(script)")]
+        .filter((node) => node.getClientRects().length && !(node instanceof SVGElement))
+        .filter((node) => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).display !== "inline"
+            || node.getBoundingClientRect().right > window.innerWidth + 1)
+        .map((node) => `${node.tagName} ${node.id} ${node.className} ${node.textContent.slice(0, 40)}`)""")
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 600, 899, 901])
+def test_a_phone_hides_nothing_and_scrolls_downwards_only(look: Look, tmp_path: Path, width: int) -> None:
+    """Every figure of every row, the axis, the graph, the table and the log."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    made.step("start", "a", "b", requested={"cpu": 2, "memory": 4000})
+    for step in ("a", "b"):
+        made.step(step, _LONG)
+    made.step(_LONG)
+    made.attempt("start", 1, 0.1, 0.9, lines=["a line of words " * 20, "x" * 300, "漢字" * 100])
+    made.attempt("a", 2, 2, 1, inputs=[("start", 1)])
+    made.attempt("b", 3, 2, 1, inputs=[("start", 1)])
+    failure = {"result": "failure", "exception": {"type": "E", "message": "why " * 40}}
+    made.attempt(_LONG, 4, 4, 2000, inputs=[("a", 2), ("b", 3)], lines=["line"] * 3, **failure)
+    made.end(2005, "failure")
+    look.page.set_viewport_size({"width": width, "height": 800})
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    page.locator("#rows .row", has_text="start/1").click()
+    page.locator("#log .line").first.wait_for()
+    if width <= 900:
+        assert overflowing(look) == []
+        assert "".join(look.log()).count("漢字") == 100
+        assert "".join(look.log()).count("x" * 5) == 60
+    else:
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    ticks = page.locator("#scale .ticks span").evaluate_all(
+        "spans => spans.map(span => span.getBoundingClientRect()).map(box => [box.left, box.right])"
+    )
+    assert len(ticks) == 5
+    assert all(left[1] < right[0] for left, right in pairwise(ticks))
+    row = page.locator("#rows .row", has_text="start/1")
+    for cell in (".name", ".state", ".wait", ".took", ".logs", ".track .code"):
+        assert row.locator(cell).first.is_visible()
+        box = row.locator(cell).first.bounding_box()
+        assert box is not None
+        assert box["width"] > 1
+    for text in ("CPU requested", "memory requested"):
+        assert text in " ".join(
+            page.locator("#use-table [data-column]").evaluate_all("n => n.map(n => n.dataset.column)")
+        )
+    page.set_viewport_size({"width": 1200, "height": 800})
+    page.locator("#wrap:not(:checked)").wait_for()
+    assert row.evaluate("row => row.offsetHeight") == 27
+
+
+def test_f_finds_what_failed_in_a_run_that_did_not(look: Look, tmp_path: Path) -> None:
+    """The first attempt that failed, else the first whose exception was caught, else a word that none did."""
+    home = tmp_path / "home"
+    exception = {"type": "E", "message": "no"}
+    for number, (caught, failed, found) in enumerate([(True, True, "b/2"), (True, False, "a/1"), (False, False, "")]):
+        made = Journals(home, run=str(number))
+        made.attempt("a", 1, 0, 1, **({"caught": True, "exception": exception} if caught else {}))
+        made.attempt("b", 2, 1, 1, **({"result": "failure", "exception": exception} if failed else {}))
+        if failed:
+            made.attempt("b", 2, 2, 1, attempt=1)
+        made.attempt("end", 3, 3, 1)
+        made.end(4)
+        file = write(home, made.folder, tmp_path / f"{number}.html")
+        if number:
+            look.requests.clear()
+            look.page.goto(file.as_uri())
+            look.page.wait_for_selector("html[data-ready]")
+        else:
+            look.open(file)
+        look.page.keyboard.press("f")
+        assert look.title() == (found or "end/3")
+        if not found:
+            assert look.page.locator("#links").inner_text() == "No attempt failed."
+
+
+@pytest.mark.parametrize(
+    ("codes", "look_of_it"),
+    [
+        ("31", "c1"), ("41", "b1"), ("97;44", "c7 b4"), ("7", "inverse"), ("7;32", "i2"), ("31;42;7", "c2 b1"),
+        ("7;27", ""), ("104", "b4"), ("41;49", ""), ("38;5;196", "c1"), ("48;5;21", "b4"), ("48;2;0;255;0", "b2"),
+        ("38;5;244", "c7"),
+        ("1;4;9;22", "underline struck"), ("41;1;0", ""), ("38;5", ""), ("48;2;1", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_a_line_looks_as_in_a_terminal(look: Look, tmp_path: Path, codes: str, look_of_it: str) -> None:
+    """Backgrounds, inverse and all colours, each by one of eight that can be read; on to the next line of a record."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    said = {
+        "kind": "log",
+        "timeUnixNano": moment(0.5),
+        "severityNumber": 20,
+        "logger": "a",
+        "body": f"a\x1b[{codes}mb\nc",
+    }
+    made.attempt("start", 1, 0, 1, records=[said])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    assert look.log() == ["ab", "c"]
+    for line, text in ((0, "b"), (1, "c")):
+        piece = look.page.locator("#log .line").nth(line).locator("span:not(.at):not(.source)")
+        assert (piece.get_attribute("class") if piece.count() else "") == look_of_it
+        if look_of_it:
+            assert piece.inner_text() == text
+    if any(name in look_of_it for name in ("b", "i")) and "struck" not in look_of_it:
+        paper = look.page.locator("#log .line").first.locator("span").last
+        assert paper.evaluate("node => getComputedStyle(node).backgroundColor") != "rgba(0, 0, 0, 0)"
+
+
+def test_lines_are_wrapped_on_demand(look: Look, tmp_path: Path) -> None:
+    """Then nothing is to the right of what is in sight; what is found is marked over the end of a line, too."""
+    home = tmp_path / "home"
+    made = Journals(home)
+    text = "".join(f"word{number} " for number in range(100))
+    made.attempt("start", 1, 0, 1, lines=["short", f"\x1b[31m{text}\x1b[0m", "\tlast"])
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    page = look.page
+    sticks_out = "document.getElementById('log').scrollWidth > document.getElementById('log').clientWidth"
+    assert look.log() == ["short", text, "\tlast"]
+    assert page.evaluate(sticks_out)
+    page.keyboard.press("w")
+    assert page.locator("#wrap").is_checked()
+    assert not page.evaluate(sticks_out)
+    lines = look.log()
+    assert (lines[0], "".join(lines[1:-1]), lines[-1]) == ("short", text, "\tlast")
+    assert len(lines) > 5
+    assert all(page.locator("#log .line").nth(number).locator(".c1").count() for number in range(1, len(lines) - 1))
+    page.fill("#search", text[:200].strip().lower())
+    assert "".join(page.locator("#log mark").all_text_contents()) == text[:200].strip()
+    page.fill("#search", "")
+    page.get_by_label("wrap lines").uncheck()
+    assert look.log() == ["short", text, "\tlast"]
+
+
+def test_metaflows_own_frames_are_folded(look: Look, failed: tuple[Finished, Path]) -> None:
+    """Where the failure stands, where the attempt stands and in its log; the first two can be opened."""
+    look.open(failed[1])
+    page = look.page
+    shown = page.locator("#failure pre").inner_text()
+    assert re.search(r"^ *… \d+ frames of Metaflow$", shown, re.MULTILINE)
+    assert "branch.py" in shown
+    assert "metaflow/task.py" not in shown
+    page.locator("#failure details.fold summary").click()
+    assert "metaflow/task.py" in page.locator("#failure pre").inner_text()
+    log = "\n".join(look.log())
+    assert len(re.findall(r"^ *… \d+ frames? of Metaflow$", log, re.MULTILINE)) >= 2
+    assert "metaflow/task.py" not in log
+    assert "branch.py" in log
+    page.fill("#search", "metaflow/task.py")
+    assert any("metaflow/task.py" in line for line in look.log())
+
+
+def test_the_words_of_the_page(look: Look, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    made = Journals(home)
+    made.step("start", "end")
+    made.step("end")
+    made.attempt("start", 1, 0, 1)
+    made.end(2)
+    look.open(write(home, made.folder, tmp_path / "page.html"))
+    text = look.page.locator("body").inner_text()
+    for words in ("Flow graph", "Level ≥", "No output.", "CPU requested", "memory requested", "queued", "50 MiB"):
+        assert words in text
+    for words in ("Shape", "asked", "wait", "It said", " MB"):
+        assert words not in text

@@ -121,7 +121,7 @@ def figures_gone(text: str, run: str) -> list[str]:
 
 
 def test_a_task_is_told_attempt_by_attempt(place: Place, finished: Finished) -> None:
-    """Times, place in the flow, use against what was asked for, and why it failed."""
+    """Times, place in the flow, use against what was requested, and why it failed."""
     shown = figures_gone(place.cli("view", f"BranchFlow/{finished.run}/train/6/1").stdout, finished.run)
     (count,) = re.findall(r"  (\d+) log records", "\n".join(shown))
     golden = textwrap.dedent(f"""\

@@ -120,16 +120,16 @@ def _show_use(console: Console, run: Run, chosen: List[Attempt]) -> None:
     for step, attempts in report.by_step(run, chosen).items():
         if not any(run.is_recorded(attempt) for attempt in attempts):
             continue
-        asked = run.steps.get(step, {}).get("requested") or {}
+        requested = run.steps.get(step, {}).get("requested") or {}
         used = report.use(attempts)
         cells = (
             plain(step),
             str(used["attempts"]),
             f"{used['cpuSeconds']:.2f}" if "cpuSeconds" in used else "",
             f"{used['cores']:.2f}" if "cores" in used else "",
-            f"{asked['cpu']:g}" if "cpu" in asked else "",
+            f"{requested['cpu']:g}" if "cpu" in requested else "",
             size(used.get("memoryPeak", 0)),
-            size(int(asked["memory"] * (1 << 20))) if "memory" in asked else "",
+            size(int(requested["memory"] * (1 << 20))) if "memory" in requested else "",
             size(used.get("read", 0)),
             size(used.get("written", 0)),
         )

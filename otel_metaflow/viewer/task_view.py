@@ -71,10 +71,10 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
         if value:
             yield f"{name} {plain(str(value))}"
     usage = attempt.usage
-    asked = run.steps.get(attempt.key.step, {}).get("requested") or {}
+    requested = run.steps.get(attempt.key.step, {}).get("requested") or {}
     if usage:
-        cores = f" of {asked['cpu']:g} cores requested" if "cpu" in asked else ""
-        memory = f" of {size(int(asked['memory'] * (1 << 20)))} requested" if "memory" in asked else ""
+        cores = f" of {requested['cpu']:g} cores requested" if "cpu" in requested else ""
+        memory = f" of {size(int(requested['memory'] * (1 << 20)))} requested" if "memory" in requested else ""
         yield (
             f"cpu {usage.get('cpu', 0):.2f}s{cores}; memory {size(int(usage.get('memoryPeak', 0))) or '0 B'}{memory}; "
             f"read {size(int(usage.get('read', 0))) or '0 B'}; written {size(int(usage.get('written', 0))) or '0 B'}"

@@ -1,11 +1,16 @@
 "use strict";
-// All that the run said reaches the page as text: by textContent, never as markup.
+// All that the run printed reaches the page as text: by textContent, never as markup.
 
-const ROW = 27, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
-const SLOTS = 100, NODE = 58, LANE = 26, FULL = 22;
+const ROW = 27, TALL_ROW = 66, TALLEST_ROW = 84, LONG = 34, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
+const SLOTS = 100, NODE = 58, LANE = 26, DOWN = 74, FULL = 22;
 const LEVELS = ["", "debug", "info", "warning", "error"];
 const ORDER = new Intl.Collator("en", { numeric: true });
 const LAUNCHER = "launcher";
+const NARROW = window.matchMedia("screen and (max-width: 900px)");  // as page.css has it
+const INDENT = 4;  // columns, of a line that is wrapped where there are few
+const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
+// As viewer/frames.py has it.
+const FRAME = /^([ |]*  )File "([^"]*)", line \d+, in /, OWN = /[/\\](?:(?:site|dist)-packages|metaflow|\.mf_code)[/\\]metaflow[/\\]/;
 const ESCAPES = /\x1b\[([0-9;]*)m|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]/g;
 
 const $ = (id) => document.getElementById(id);
@@ -37,7 +42,7 @@ async function unpack(block) {
   return JSON.parse(await new Response(stream).text());
 }
 
-// How people say figures.
+// Figures as people read them.
 
 function seconds(value) {
   if (value === undefined) return "";
@@ -48,7 +53,7 @@ function seconds(value) {
 }
 
 function bytes(count) {
-  for (const [unit, size] of [["GB", 2 ** 30], ["MB", 2 ** 20], ["kB", 2 ** 10]]) {
+  for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
     if (count >= size) return `${(count / size).toFixed(count >= 10 * size ? 0 : 1)} ${unit}`;
   }
   return count ? `${count} B` : "";
@@ -162,7 +167,7 @@ function drawHeader(run) {
     $("header").append(make("p", "note", `Still running: this is the run as of ${at}.`));
   }
   $("footer").append(`Drawn ${clock(run.drawnTimeUnixNano)} by otel-metaflow ${run.version}. Keys: arrows and Enter among the `
-    + "attempts, f first failure, / search the log, t dark or light.");
+    + "attempts, f first failed attempt, / search the log, w wrap its lines, t dark or light.");
 }
 
 function traceLink(run) {
@@ -205,7 +210,7 @@ class Page {
     this.open = new Set();
     this.active = 0;
     this.chosen = null;
-    this.rows = new Window($("rows"), ROW, (item, index) => this.drawRow(item, index));
+    this.rows = new Window($("rows"), this.rowHeight(), (item, index) => this.drawRow(item, index));
     this.log = new Window($("log"), LINE, (item) => this.drawLine(item));
     this.said = [];
   }
@@ -217,11 +222,20 @@ class Page {
     this.drawPath();
     this.drawScale();
     this.drawUse();
+    $("wrap").checked = NARROW.matches;
     this.groups = this.grouped();
     this.showRows();
     this.listen();
     const first = this.run.failure || this.run.criticalPath.attempts.at(-1);
     this.choose(this.attempts.has(first) ? first : LAUNCHER);
+  }
+
+  // All rows are as high as the longest name needs.
+
+  rowHeight() {
+    const isLong = this.run.attempts.some((one) => one.name.length > LONG);
+    $("rows").classList.toggle("long", isLong);
+    return NARROW.matches ? (isLong ? TALLEST_ROW : TALL_ROW) : ROW;
   }
 
   // What failed.
@@ -235,7 +249,7 @@ class Page {
     const what = failure ? failure.error : `${exception.type}: ${exception.message}`;
     box.append(make("h2", "", failure ? `Failed first: ${failure.name}` : "The run failed"), make("p", "", what || ""));
     if (exception && exception.stacktrace) box.append(traceback(exception, true));
-    if (failure) box.append(make("p", "", button("Show it and its log", () => this.goTo(failure.name))));
+    if (failure) box.append(make("p", "", button("Go to this attempt", () => this.goTo(failure.name))));
     const others = run.attempts.filter((one) => isBad(one) && !one.retried && one !== failure).map((one) => one.name);
     if (failure && others.length) box.append(make("p", "others", "Also failed: ", this.named(others)));
   }
@@ -251,8 +265,19 @@ class Page {
     const { columns, lines } = columned(steps, byName), at = new Map();
     const wide = (id) => (byName.has(id) ? Math.max(86, 9 * [...id].length + 30) : 0), tall = (id) => (byName.has(id) ? NODE : LANE);
     const height = (column) => column.reduce((sum, id) => sum + tall(id), 0), tallest = Math.max(...columns.map(height));
+    const across = (column) => column.reduce((sum, id) => sum + (wide(id) || LANE) + 10, -10), widest = Math.max(...columns.map(across));
+    const isDown = NARROW.matches;  // from above, where there is no room to go to the right
     let left = 2;
-    for (const column of columns) {
+    if (isDown) {
+      columns.forEach((column, level) => {
+        let x = (widest - across(column)) / 2 + 1;
+        for (const id of column) {
+          const width = wide(id) || LANE;
+          at.set(id, { x, y: level * DOWN + 2, width, middle: level * DOWN + 24 });
+          x += width + 10;
+        }
+      });
+    } else for (const column of columns) {
       const width = Math.max(...column.map(wide));
       let top = (tallest - height(column)) / 2;
       for (const id of column) {
@@ -261,16 +286,17 @@ class Page {
       }
       left += width + 46;
     }
-    const size = { width: left - 44, height: tallest, viewBox: `0 0 ${left - 44} ${tallest}` };
+    const [width, tallness] = isDown ? [widest + 2, columns.length * DOWN - 24] : [left - 44, tallest];
+    const size = { width, height: tallness, viewBox: `0 0 ${width} ${tallness}` };
     const svg = drawn("svg", { ...size, role: "group", "aria-label": "The flow's steps" });
     const decisive = this.run.criticalPath.attempts.map((name) => this.attempts.get(name).step);
     const pairs = new Set(decisive.map((step, index) => `${step}\0${decisive[index + 1]}`));
     for (const line of lines) {
       const isCritical = pairs.has(`${line[0]}\0${line.at(-1)}`);
-      svg.append(drawn("path", { d: curve(line.map((id) => at.get(id))), class: isCritical ? "critical" : "" }));
+      svg.append(drawn("path", { d: (isDown ? curveDown : curve)(line.map((id) => at.get(id))), class: isCritical ? "critical" : "" }));
     }
     for (const [id, place] of at) if (byName.has(id)) svg.append(this.drawNode(byName.get(id), place));
-    $("graph").append(svg);
+    $("graph").replaceChildren(svg);
   }
 
   drawNode(step, { x, y, width }) {
@@ -344,7 +370,7 @@ class Page {
       }
     }
     this.rows.show(items);
-    $("rows").style.height = `${Math.min(items.length * ROW + 2, Math.round(window.innerHeight * 0.62))}px`;
+    $("rows").style.height = `${Math.min(items.length * this.rows.height + 2, Math.round(window.innerHeight * 0.62))}px`;
     this.setActive(Math.min(this.active, items.length - 1), false);
     const gutter = $("rows").offsetWidth - $("rows").clientWidth;
     $("scale").style.paddingRight = `${12 + gutter}px`;
@@ -437,13 +463,17 @@ class Page {
     return row;
   }
 
-  row(className, name, state, stateClass, waited, took, count, errors, parts, isCritical, title) {
+  row(className, name, state, stateClass, queued, took, count, errors, parts, isCritical, title) {
     const track = make("span", "track");
     for (const [part, from, to, picture] of parts) if (to > from || part === "code") track.append(this.bar(part, from, to, picture));
     const label = make("span", "name", isCritical ? make("b", "mark", "◆") : null, name);
-    const row = make("div", `row ${className}`, label, make("span", `state ${stateClass}`, state),
-      make("span", "number wait", waited), make("span", "number", seconds(took)),
-      make("span", `number logs${errors ? " errors" : ""}`, count ? figure(count) : ""), track);
+    const number = (kind, column, text) => {
+      const node = make("span", `number ${kind}`, text);
+      if (text) node.dataset.column = column;  // its name, where there is no room for a head
+      return node;
+    };
+    const row = make("div", `row ${className}`, label, make("span", `state ${stateClass}`, state), number("wait", "queued", queued),
+      number("took", "took", seconds(took)), number(`logs${errors ? " errors" : ""}`, "logs", count ? figure(count) : ""), track);
     row.title = errors ? `${title}\n${many(errors, "error")} in its log` : title;
     return row;
   }
@@ -466,7 +496,7 @@ class Page {
       tick.style.left = `${25 * index}%`;
       ticks.append(tick);
     }
-    $("scale").append(...["attempt", "result", "waited", "took", "lines"].map((text) => make("span", "head", text)), ticks);
+    $("scale").append(...["attempt", "result", "queued", "took", "logs"].map((text) => make("span", "head", text)), ticks);
   }
 
   setActive(index, isMoving = true) {
@@ -505,9 +535,18 @@ class Page {
     if (read.length) said.push(`reads from ${listed(read, one.inputCount)}`);
     if (readers.length) said.push(`read by ${listed(readers, readers.length)}`);
     if (one.retries) said.push(`a retry of ${one.retries}`);
-    if (one.retried) said.push("tried again");
+    if (one.retried) said.push("retried");
     if (one.clonedFrom) said.push(`cloned from ${one.clonedFrom}`);
     $("links").textContent = said.length ? `${one.name}: ${said.join("; ")}` : "";
+  }
+
+  // The attempt that made the run fail; of a run that did not, the first that failed, then the first whose exception was caught.
+
+  goToFailure() {
+    const attempts = this.run.attempts;
+    const name = this.run.failure || (attempts.find(isBad) || attempts.find((one) => one.caught) || {}).name;
+    if (name) this.goTo(name);
+    else $("links").textContent = "No attempt failed.";
   }
 
   goTo(name) {
@@ -547,10 +586,9 @@ class Page {
       at += since[index] / 1000;
       return { at, level: levels[index], source: sources[index], plain: text.replace(ESCAPES, ""), text };
     });
-    const tall = this.said.reduce((sum, line) => sum + line.text.split("\n", FULL).length, 0);
-    $("log").style.height = `${Math.min(FULL, Math.max(2, tall)) * LINE + SPARE}px`;
     $("log").scrollTop = 0;
     this.filter();
+    $("log").style.height = `${Math.min(FULL, Math.max(2, this.log.items.length)) * LINE + SPARE}px`;
   }
 
   drawFacts(one) {
@@ -561,20 +599,20 @@ class Page {
     const other = one ? button("the launcher's log", () => this.choose(LAUNCHER)) : null;
     facts.append(make("div", "top", title, one ? pill(one.state) : null, make("span", "end", other)));
     if (!one) return;
-    const usage = one.usage || {}, asked = (this.run.steps.find((step) => step.name === one.step) || {}).requested || {};
+    const usage = one.usage || {}, requested = (this.run.steps.find((step) => step.name === one.step) || {}).requested || {};
     const between = (from, to) => (from === undefined || to === undefined ? undefined : Math.max(0, to - from) / 1e9);
-    const beside = (text, want) => (text && want ? `${text} of ${want} asked` : text);
+    const beside = (text, want) => (text && want ? `${text} of ${want} requested` : text);
     const list = make("dl", "about");
     const add = (name, value) => {
       if (value) list.append(make("div", "", make("dt", "", name), make("dd", "", value)));
     };
     add("started", clock(one.startTimeUnixNano));
-    add("waited", seconds(one.queueSeconds));
+    add("queued", seconds(one.queueSeconds));
     add("started up", seconds(between(one.startTimeUnixNano, one.codeStartTimeUnixNano)));
     add("user code", seconds(between(one.codeStartTimeUnixNano, one.codeEndTimeUnixNano)));
     add("stored", seconds(between(one.codeEndTimeUnixNano, one.endTimeUnixNano)));
-    add("CPU", beside(usage.cpu === undefined ? "" : `${usage.cpu.toFixed(2)} s`, asked.cpu && `${asked.cpu} cores`));
-    add("memory", beside(bytes(usage.memoryPeak || 0), asked.memory && bytes(asked.memory)));
+    add("CPU", beside(usage.cpu === undefined ? "" : `${usage.cpu.toFixed(2)} s`, requested.cpu && `${requested.cpu} cores`));
+    add("memory", beside(bytes(usage.memoryPeak || 0), requested.memory && bytes(requested.memory)));
     add("read, written", usage.read || usage.written ? `${bytes(usage.read) || "0 B"}, ${bytes(usage.written) || "0 B"}` : "");
     add("artifacts", one.artifacts && one.artifacts.count ? `${one.artifacts.count}, ${bytes(one.artifacts.bytes)}` : "");
     add("foreach", one.foreachIndex ? `index ${one.foreachIndex.join(", ")}${one.foreachValue === undefined ? "" : `: ${one.foreachValue}`}` : "");
@@ -602,15 +640,13 @@ class Page {
   filter() {
     const level = Number($("level").value), query = $("search").value.toLowerCase();
     const found = this.said.filter((line) => line.level >= level && (!query || line.plain.toLowerCase().includes(query)));
-    const items = [];
-    for (const line of found) {
-      line.text.split("\n").forEach((text, index) => items.push({ line, text, isFirst: !index, query }));
-    }
+    const items = [], columns = $("wrap").checked ? this.columns() : Infinity;
+    for (const { line, shown } of query ? found.map((line) => ({ line })) : unframed(found)) items.push(...wrapped(line, shown || styled(line), query, columns));
     this.log.show(items);
     for (const node of $("log").querySelectorAll(".empty")) node.remove();
     if (!items.length) {
       const one = this.attempts.get(this.chosen), why = Number($("level").value) === 4 && !query ? "No errors."
-        : this.said.length ? "No line is like that." : one && one.recorded === false ? "Not recorded: its step has no @otel." : "It said nothing.";
+        : this.said.length ? "No line matches." : one && one.recorded === false ? "Not recorded: its step has no @otel." : "No output.";
       $("log").append(make("p", "empty", why));
     }
     const cut = this.about(this.chosen).cut;
@@ -618,13 +654,26 @@ class Page {
       + (cut ? `; ${figure(cut)} more are not on this page` : "");
   }
 
-  drawLine({ line, text, isFirst, query }) {
-    const node = make("div", `line l${line.level}`);
-    const stamp = `${(line.at / 1000).toFixed(3).padStart(9)}`;
-    node.append(make("span", "at", isFirst ? stamp : " ".repeat(stamp.length)));
-    if (isFirst) node.append(make("span", "source", line.source));
-    else node.append(make("span", "source", " ".repeat([...line.source].length)));
-    node.append(...coloured(text, query));
+  // How many characters go into a line of the log.
+
+  columns() {
+    const probe = make("span", "line", "0".repeat(100));
+    $("log").append(probe);
+    probe.style.minWidth = "0";
+    const style = getComputedStyle(probe), padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+    const wide = (probe.getBoundingClientRect().width - padding) / 100;
+    probe.remove();
+    return Math.max(20, Math.floor(($("log").clientWidth - padding) / wide));
+  }
+
+  drawLine({ line, head, indent, runs, isFirst }) {
+    const node = make("div", `line l${line.level}`), stamp = stamped(line);
+    node.append(make("span", "at", head ? stamp : " ".repeat(Math.min(indent, stamp.length))));
+    node.append(make("span", "source", head ? ` ${line.source} ` : " ".repeat(Math.max(0, indent - stamp.length))));
+    node.append(...runs.map(({ text, look, isFound }) => {
+      const piece = isFound ? make("mark", "", text) : text;
+      return look ? make("span", look, piece) : piece;
+    }));
     node.title = isFirst ? `${exactly(this.begin / 1e6 + line.at)} ${LEVELS[line.level]}` : "";
     return node;
   }
@@ -638,24 +687,41 @@ class Page {
       return;
     }
     const table = make("table", "", make("thead", "", make("tr", "",
-      ...["step", "attempts", "CPU s", "cores", "asked", "memory", "asked", "read", "written"].map((name) => make("th", "", name)))));
+      ...["step", "attempts", "CPU s", "cores", "CPU requested", "memory", "memory requested", "read", "written"].map((name) => make("th", "", name)))));
     const body = make("tbody");
-    for (const { name, used, requested: asked = {} } of steps) {
+    for (const { name, used, requested = {} } of steps) {
       body.append(make("tr", "", ...[
         name, figure(used.attempts), used.cpuSeconds === undefined ? "" : used.cpuSeconds.toFixed(2),
-        used.cores === undefined ? "" : judged(used.cores.toFixed(2), used.cores, asked.cpu), asked.cpu ?? "",
-        judged(bytes(used.memoryPeak), used.memoryPeak, asked.memory), asked.memory ? bytes(asked.memory) : "", bytes(used.read), bytes(used.written),
-      ].map((value) => make("td", "", typeof value === "number" ? String(value) : value))));
+        used.cores === undefined ? "" : judged(used.cores.toFixed(2), used.cores, requested.cpu), requested.cpu ?? "",
+        judged(bytes(used.memoryPeak), used.memoryPeak, requested.memory), requested.memory ? bytes(requested.memory) : "", bytes(used.read), bytes(used.written),
+      ].map((value, index) => {
+        const cell = make("td", "", typeof value === "number" ? String(value) : value);
+        cell.dataset.column = table.rows[0].cells[index].textContent;
+        return cell;
+      })));
     }
     table.append(body);
     $("use-table").append(make("div", "table", table));
   }
 
-  // Keys, and what else is asked of the page.
+  // Keys, and what else the page listens to.
 
   listen() {
     $("level").addEventListener("change", () => this.filter());
     $("search").addEventListener("input", () => this.filter());
+    $("wrap").addEventListener("change", () => this.filter());
+    let wide = window.innerWidth;
+    window.addEventListener("resize", () => {
+      if (wide !== window.innerWidth && $("wrap").checked) this.filter();
+      wide = window.innerWidth;
+    });
+    NARROW.addEventListener("change", () => {
+      this.rows.height = this.rowHeight();
+      $("wrap").checked = NARROW.matches;
+      this.drawGraph();
+      this.showRows();
+      this.filter();
+    });
     $("rows").addEventListener("keydown", (event) => this.onRowKey(event));
     $("rows").addEventListener("mouseleave", () => this.showLinks({}));
     window.addEventListener("beforeprint", () => {
@@ -669,7 +735,7 @@ class Page {
     });
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-      const act = { "/": () => $("search").focus(), t: toggleTheme, f: () => this.goTo(this.run.failure) }[event.key];
+      const act = { "/": () => $("search").focus(), t: toggleTheme, f: () => this.goToFailure(), w: () => $("wrap").click() }[event.key];
       if (!act) return;
       event.preventDefault();
       act();
@@ -685,7 +751,7 @@ class Page {
       for (let index = this.active - 1; index >= 0; index--) if (this.rows.items[index].level < item.level) return index;
       return this.active;
     };
-    const page = Math.max(1, Math.floor($("rows").clientHeight / ROW) - 1);
+    const page = Math.max(1, Math.floor($("rows").clientHeight / this.rows.height) - 1);
     const act = {
       ArrowDown: () => move(this.active + 1), ArrowUp: () => move(this.active - 1), Home: () => move(0), End: () => move(last),
       PageDown: () => move(this.active + page), PageUp: () => move(this.active - page),
@@ -705,10 +771,10 @@ const isUnseen = (one) => (one.recorded === false || one.partial) && one.codeSta
 const known = (one) => (one.recorded === false ? "not recorded, its step has no @otel" : one.partial ? "partly recorded" : "");
 const listed = (names, count) => names.slice(0, FEW).join(", ") + (count > FEW ? ` and ${count - FEW} more` : "");
 
-function judged(text, used, asked) {
-  const className = !asked ? "" : used > asked ? "over" : used < asked / 4 ? "under" : "";
+function judged(text, used, requested) {
+  const className = !requested ? "" : used > requested ? "over" : used < requested / 4 ? "under" : "";
   const node = make("span", className, text);
-  if (className) node.title = className === "over" ? "more than was asked for" : "less than a quarter of what was asked for";
+  if (className) node.title = className === "over" ? "more than was requested" : "less than a quarter of what was requested";
   return node;
 }
 
@@ -734,9 +800,73 @@ function nested(spans, level) {
 }
 
 function traceback(exception, isOpen) {
-  const details = make("details", "", make("summary", "", "Traceback"), make("pre", "", exception.stacktrace));
+  const details = make("details", "", make("summary", "", "Traceback"));
+  const pre = make("pre", "");
+  for (const { text, hidden } of folds(exception.stacktrace.split("\n"))) {
+    if (pre.childNodes.length) pre.append("\n");
+    pre.append(hidden ? make("details", "fold", make("summary", "", text), hidden.join("\n")) : text);
+  }
+  details.append(pre);
   details.open = isOpen;
   return details;
+}
+
+// Lines in which each row of Metaflow's own frames is one line that counts them, with what it hides.
+
+function folds(lines) {
+  const found = [];
+  let fold = null;
+  for (const text of lines) {
+    const frame = FRAME.exec(text);
+    if (!frame && fold && (text.startsWith(`${fold.margin}  `) || text.startsWith(`${fold.margin}[Previous line repeated `))) {
+      fold.hidden.push(text);
+    } else if (frame && OWN.test(frame[2])) {
+      if (!fold || fold.margin !== frame[1]) found.push(fold = { margin: frame[1], count: 0, hidden: [] });
+      fold.count++;
+      fold.hidden.push(text);
+      fold.text = `${fold.margin}… ${many(fold.count, "frame")} of Metaflow`;
+    } else {
+      fold = null;
+      found.push({ text });
+    }
+  }
+  return found;
+}
+
+// Records without Metaflow's own frames, be a traceback one record or printed line by line.
+
+function unframed(records) {
+  const shown = [], latest = new Map();  // by source: the fold that its last line is in
+  for (const line of records) {
+    if (line.plain.includes("\n")) {
+      shown.push({ line, shown: line.plain.includes("/metaflow/") || line.plain.includes("\\metaflow\\") ? foldedRecord(line) : styled(line) });
+      continue;
+    }
+    const fold = latest.get(line.source), frame = FRAME.exec(line.plain);
+    if (!frame && fold && (line.plain.startsWith(`${fold.margin}  `) || line.plain.startsWith(`${fold.margin}[Previous line repeated `))) continue;
+    if (!frame || !OWN.test(frame[2])) {
+      latest.delete(line.source);
+      shown.push({ line });
+    } else if (fold && fold.margin === frame[1]) {
+      fold.count++;
+      fold.item.shown = [plainly(`${fold.margin}… ${many(fold.count, "frame")} of Metaflow`)];
+    } else {
+      const item = { line, shown: [plainly(`${frame[1]}… 1 frame of Metaflow`)] };
+      latest.set(line.source, { margin: frame[1], count: 1, item });
+      shown.push(item);
+    }
+  }
+  return shown;
+}
+
+function foldedRecord(line) {
+  const lines = styled(line);
+  let index = 0;
+  return folds(lines.map(({ text }) => text)).map(({ text, hidden }) => {
+    const own = lines[index];
+    index += hidden ? hidden.length : 1;
+    return hidden ? plainly(text) : own;
+  });
 }
 
 // The steps in columns; one that leads back to itself stays where it is. Lines from one to another hold a place in
@@ -801,54 +931,160 @@ function curve([from, ...places]) {
   return path;
 }
 
-// ANSI colours of terminals, and the search's finds.
-
-function coloured(text, query) {
-  const nodes = [];
-  let from = 0, classes = "";
-  const put = (part) => {
-    if (!part) return;
-    for (const piece of marked(part, query)) nodes.push(classes ? make("span", classes, piece) : piece);
-  };
-  for (const match of text.matchAll(ESCAPES)) {
-    put(text.slice(from, match.index));
-    from = match.index + match[0].length;
-    if (match[1] !== undefined) classes = styled(classes, match[1]);
+function curveDown([from, ...places]) {
+  const to = places.at(-1), center = (place) => place.x + place.width / 2;
+  if (to.y <= from.y) return `M ${from.x + from.width} ${from.middle} C ${from.x + from.width + 18} ${from.y} ${to.x + to.width + 18} ${to.y} ${to.x + to.width} ${to.middle + 8}`;
+  let x = center(from), y = from.y + 44, path = `M ${x} ${y}`;
+  for (const place of places) {
+    const half = (y + place.y) / 2;
+    path += ` C ${x} ${half} ${center(place)} ${half} ${center(place)} ${place.y}`;
+    if (place !== to) path += " v 44";
+    [x, y] = [center(place), place.y + 44];
   }
-  put(text.slice(from));
-  return nodes;
+  return path;
 }
 
-function styled(classes, codes) {
-  const names = { 1: "bold", 2: "dim", 3: "italic", 4: "underline" };
-  let chosen = new Set(classes.split(" ").filter(Boolean));
-  const list = codes.split(";").map(Number);
+// What the log's lines are made of: runs of text that look alike. Times and sources stand before the first line of a record.
+
+const stamped = (line) => (line.at / 1000).toFixed(3).padStart(9);
+const plainly = (text) => ({ text, runs: [{ text, look: "" }] });
+
+// The lines of a record, each with its text and its runs; a look goes on over the end of a line.
+
+function styled(line) {
+  const lines = [{ text: "", runs: [] }], look = { fg: null, bg: null, inverse: false, more: new Set() };
+  const put = (part) => part.split("\n").forEach((text, index) => {
+    if (index) lines.push({ text: "", runs: [] });
+    if (!text) return;
+    lines.at(-1).text += text;
+    lines.at(-1).runs.push({ text, look: classes(look) });
+  });
+  let from = 0;
+  for (const match of line.text.matchAll(ESCAPES)) {
+    put(line.text.slice(from, match.index));
+    from = match.index + match[0].length;
+    if (match[1] !== undefined) restyle(look, match[1]);
+  }
+  put(line.text.slice(from));
+  return lines;
+}
+
+// A line's items in the log: one, or as many as it needs where lines are wrapped at so many columns.
+
+function wrapped(line, lines, query, columns) {
+  const items = [], head = [...stamped(line)].length + [...line.source].length + 2;
+  const isTight = columns < 80, isAlone = isTight && head > columns / 3;
+  const indent = isTight && columns !== Infinity ? INDENT : head;
+  if (isAlone) items.push({ line, head: true, isFirst: true, indent: 0, runs: [] });
+  lines.forEach((each, index) => {
+    const runs = found(each, query);
+    let left = [], room = 0;
+    const start = () => {
+      const hasHead = !items.length;
+      left = [];
+      room = columns - (hasHead ? head : indent);
+      items.push({ line, head: hasHead, isFirst: hasHead, indent: hasHead ? 0 : indent, runs: left });
+    };
+    start();
+    for (const run of runs) {
+      if (columns === Infinity) {
+        left.push(run);
+        continue;
+      }
+      let text = "";
+      const flush = () => {
+        if (text) left.push({ ...run, text });
+        text = "";
+      };
+      for (const character of run.text) {
+        const cells = character === "\t" ? 8 : WIDE.test(character) ? 2 : 1;
+        if (room < cells) {
+          flush();
+          start();
+        }
+        text += character;
+        room -= cells;
+      }
+      flush();
+    }
+  });
+  return items;
+}
+
+// The runs of a line, cut where the query was found in it.
+
+function found({ text, runs }, query) {
+  if (!query) return runs;
+  const lower = text.toLowerCase(), cuts = [];
+  if (lower.length === text.length) {
+    for (let at = lower.indexOf(query); at >= 0; at = lower.indexOf(query, at + query.length)) cuts.push([at, at + query.length]);
+  }
+  const pieces = [];
+  let begin = 0;
+  for (const run of runs) {
+    const end = begin + run.text.length;
+    let at = begin;
+    for (const [from, to] of cuts) {
+      if (to <= at || from >= end) continue;
+      if (from > at) pieces.push({ ...run, text: text.slice(at, from) });
+      pieces.push({ ...run, text: text.slice(Math.max(at, from), Math.min(to, end)), isFound: true });
+      at = Math.min(to, end);
+    }
+    if (at < end) pieces.push({ ...run, text: text.slice(at, end) });
+    begin = end;
+  }
+  return pieces;
+}
+
+// SGR, the looks of terminals: of all colours only eight are shown, each readable by light and by dark.
+
+const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 9: "struck" };
+const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 29: ["struck"] };
+
+function restyle(look, codes) {
+  const list = codes.split(/[;:]/).map(Number);
   for (let index = 0; index < list.length; index++) {
     const code = list[index];
     if (code === 38 || code === 48) {
-      index += list[index + 1] === 5 ? 2 : 4;  // one of 256, or of all colours: shown as plain
-    } else if (code === 0) chosen = new Set();
-    else if (names[code]) chosen.add(names[code]);
-    else if (code === 22) ["bold", "dim"].forEach((name) => chosen.delete(name));
-    else if (code === 39 || (code >= 30 && code <= 37) || (code >= 90 && code <= 97)) {
-      chosen = new Set([...chosen].filter((name) => !/^c\d$/.test(name)));
-      if (code !== 39) chosen.add(`c${code % 10}`);
-    }
+      const is256 = list[index + 1] === 5, end = index + (is256 ? 2 : 4);
+      look[code === 38 ? "fg" : "bg"] = is256 ? of256(list[end]) : nearest(list.slice(end - 2, end + 1));
+      index = end;
+    } else if (code === 0) Object.assign(look, { fg: null, bg: null, inverse: false, more: new Set() });
+    else if (ON[code]) look.more.add(ON[code]);
+    else if (OFF[code]) OFF[code].forEach((name) => look.more.delete(name));
+    else if (code === 7 || code === 27) look.inverse = code === 7;
+    else if (code === 39) look.fg = null;
+    else if (code === 49) look.bg = null;
+    else if ((code >= 30 && code <= 37) || (code >= 90 && code <= 97)) look.fg = code % 10;
+    else if ((code >= 40 && code <= 47) || (code >= 100 && code <= 107)) look.bg = code % 10;
   }
-  return [...chosen].join(" ");
 }
 
-function marked(text, query) {
-  if (!query) return [text];
-  const pieces = [], lower = text.toLowerCase();
-  let from = 0;
-  if (lower.length === text.length) {
-    for (let at = lower.indexOf(query); at >= 0; at = lower.indexOf(query, from)) {
-      pieces.push(text.slice(from, at), make("mark", "", text.slice(at, at + query.length)));
-      from = at + query.length;
-    }
+function classes({ fg, bg, inverse, more }) {
+  const names = [...more];
+  if (inverse && bg === null) names.push(fg === null ? "inverse" : `i${fg}`);
+  else {
+    const [ink, paper] = inverse ? [bg, fg] : [fg, bg];
+    if (ink !== null) names.push(`c${ink}`);
+    if (paper !== null) names.push(`b${paper}`);
   }
-  return [...pieces, text.slice(from)].filter((piece) => piece !== "");
+  return names.join(" ");
+}
+
+// One of 256: sixteen named ones, a cube of six by six by six, and greys.
+
+function of256(number) {
+  if (!(number >= 0 && number <= 255)) return null;
+  if (number < 16) return number % 8;
+  if (number >= 232) return nearest([number - 232, number - 232, number - 232].map((grey) => grey * 10 + 8));
+  return nearest([36, 6, 1].map((step) => Math.floor((number - 16) / step) % 6 * 51));
+}
+
+function nearest(channels) {
+  if (channels.length < 3 || channels.some((one) => !(one >= 0 && one <= 255))) return null;
+  const most = Math.max(...channels), least = Math.min(...channels), middle = (most + least) / 2;
+  if (most - least < 40) return middle > 127 ? 7 : 0;
+  return channels.reduce((sum, one, index) => sum + (one > middle ? 2 ** index : 0), 0);
 }
 
 async function main() {
