@@ -349,6 +349,7 @@ FILES = st.sampled_from(
 @given(st.lists(st.tuples(FILES, records()), max_size=25))
 @example([("run.jsonl", {"kind": "start", "timeUnixNano": 10**30, "pid": 0})])
 @example([("run.jsonl", {"kind": "start", "timeUnixNano": 1})])
+@example([("weird.x.0.output.jsonl", {"kind": "span", "timeUnixNano": 1, "name": "in a file of lines"})])
 @example(
     [
         (

@@ -195,6 +195,11 @@ def attempt_key(path: Path) -> Optional[AttemptKey]:
     return AttemptKey(unquote(found.group(1)), unquote(found.group(2)), int(found.group(3)))
 
 
+def is_output(path: Path) -> bool:
+    """Whether a file is the launcher's, of the lines that it read from a task."""
+    return path.name.endswith(_OUTPUT_SUFFIX)
+
+
 def is_cut(path: Path) -> bool:
     """Whether the name of an attempt's file does not hold all of the attempt's name: its first record is to do so."""
     return _CUT in path.name

@@ -97,7 +97,8 @@ class UserRecords:
                 return
             before = self._tail(key).offset
             waiting.extend(self._tail(key).read())
-            if self._tail(key).offset == before:  # the file is gone
+            if self._tail(key).offset == before:  # the file is gone: what it held will not be read any more
+                self._tail(key).offset = fact.said
                 return
 
     def _is_behind(self, key: layout.AttemptKey, fact: Tail) -> bool:
@@ -117,7 +118,8 @@ class UserRecords:
 def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Tail]]:
     """The attempts whose user code said anything: most say nothing, and are not looked at again and again."""
     for fact in facts.values():
-        key = layout.attempt_key(fact.path) if fact.said else None
+        # Of an attempt's own journal: whatever else bears such a record is not read for it.
+        key = layout.attempt_key(fact.path) if fact.said and not layout.is_output(fact.path) else None
         if key is not None:
             yield key, fact
 
