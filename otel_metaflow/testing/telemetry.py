@@ -1,27 +1,9 @@
-"""For tests of flows: run one, and look at the telemetry that it makes.
-
-    from otel_metaflow.testing import run
-
-    def test_the_tree_of_my_flow():
-        telemetry = run("examples/hello.py")
-        assert telemetry.exit_code == 0
-        assert "  greet success < start" in telemetry.tree().splitlines()
-
-The flow runs as its user would run it, in a process of its own, with `--with otel`; nothing is sent anywhere.
-Needs no test framework.
-"""
+"""What a run made, and its spans as a tree of text."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -29,12 +11,7 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, StatusCode
 
-from otel_metaflow.core import names, settings
-from otel_metaflow.journal import layout
-from otel_metaflow.shipper.delivery import Delivery
-from otel_metaflow.shipper.sinks import answers
-
-_RUN_ID = re.compile(r"run-id ([^)\s]+)")
+from otel_metaflow.core import names
 
 
 @dataclass
@@ -85,79 +62,33 @@ class Telemetry:
         A line is a span: its name, the indexes of its foreach, what became of it, and after `<` what it links
         to. Ids, times, hosts and figures are left out. Brothers stand in the order of their names.
         """
-        return "\n".join(_Tree(self.spans).lines())
+        return "\n".join(Tree(self.spans).lines())
 
 
-def run(
-    flow: str | Path,
-    *arguments: str,
-    env: Mapping[str, str] | None = None,
-    command: str = "run",
-    home: str | Path | None = None,
-) -> Telemetry:
-    """Run the flow in the file `flow` and return its telemetry.
+class Tree:
+    """The spans of a run in the order of their tree, which is the same for each run of the same story."""
 
-    `arguments` follow `run`, or another `command` such as `resume`. `env` is added to the environment, in which
-    nothing of OpenTelemetry is set otherwise. `home` keeps the journals; without it they are thrown away.
-
-    Raises:
-        ValueError: the flow began no run; the message holds what it printed.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        place = Path(home or temporary)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-        clean.pop("PYTEST_CURRENT_TEST", None)
-        clean["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), clean.get("PATH", "")))
-        finished = subprocess.run(
-            [sys.executable, str(flow), "--no-pylint", command, "--with", "otel", *arguments],
-            env={**clean, "OTEL_METAFLOW_HOME": str(place), **(env or {})},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        known = re.search(r"executing (\w+)", finished.stderr + finished.stdout)
-        found = _RUN_ID.search(finished.stdout)
-        if not known or not found:
-            raise ValueError(f"{flow} began no run: {finished.stdout}{finished.stderr}")
-        made = Telemetry(finished.returncode, finished.stdout, finished.stderr, known.group(1), found.group(1))
-        environ = {"OTEL_METAFLOW_HOME": str(place), **(env or {})}
-        _read(place, layout.RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", "")), made, environ)
-        return made
-
-
-def _read(home: Path, key: layout.RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
-    """Deliver the run to `into` instead of to an endpoint."""
-    taken: dict[str, list[Any]] = {"traces": into.spans, "logs": into.logs, "metrics": into.metrics}
-    environment = settings.read({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})
-
-    def build(destination: settings.Destination) -> Any:
-        def take(batch: Any) -> answers.Answer:
-            taken[destination.signal].extend([batch] if isinstance(batch, MetricsData) else batch)
-            return answers.DELIVERED
-
-        return take
-
-    Delivery(home, layout.run_folder(home, key), environment, threading.Event(), build).work(linger=0.0)
-
-
-class _Tree:
     def __init__(self, spans: Sequence[ReadableSpan]) -> None:
         self._spans = {span.context.span_id: span for span in spans}
 
-    def lines(self) -> Iterator[str]:
-        """The tree, each level two blanks further in."""
+    def walk(self) -> Iterator[tuple[int, ReadableSpan]]:
+        """Each span and its depth, parents before their children."""
         children: dict[int | None, list[ReadableSpan]] = {}
         for span in self._spans.values():
             parent = span.parent.span_id if span.parent is not None else None
             children.setdefault(parent if parent in self._spans else None, []).append(span)
 
-        def draw(parent: int | None, depth: int) -> Iterator[str]:
+        def descend(parent: int | None, depth: int) -> Iterator[tuple[int, ReadableSpan]]:
             for span in sorted(children.get(parent, []), key=self._order):
-                yield "  " * depth + self._line(span)
-                yield from draw(span.context.span_id, depth + 1)
+                yield depth, span
+                yield from descend(span.context.span_id, depth + 1)
 
-        yield from draw(None, 0)
+        return descend(None, 0)
+
+    def lines(self) -> Iterator[str]:
+        """The tree, each level two blanks further in."""
+        for depth, span in self.walk():
+            yield "  " * depth + self._line(span)
 
     def _order(self, span: ReadableSpan) -> tuple[Any, ...]:
         attributes = span.attributes or {}

@@ -1,0 +1,76 @@
+"""Running a flow and taking its telemetry, instead of an endpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import MetricsData
+
+from otel_metaflow.core import settings
+from otel_metaflow.journal import layout
+from otel_metaflow.shipper.delivery import Delivery
+from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.testing.telemetry import Telemetry
+
+_RUN_ID = re.compile(r"run-id ([^)\s]+)")
+
+
+def run(
+    flow: str | Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    command: str = "run",
+    home: str | Path | None = None,
+) -> Telemetry:
+    """Run the flow in the file `flow` and return its telemetry.
+
+    `arguments` follow `run`, or another `command` such as `resume`. `env` is added to the environment, in which
+    nothing of OpenTelemetry is set otherwise. `home` keeps the journals; without it they are thrown away.
+
+    Raises:
+        ValueError: the flow began no run; the message holds what it printed.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(home or temporary)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        clean.pop("PYTEST_CURRENT_TEST", None)
+        clean["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), clean.get("PATH", "")))
+        finished = subprocess.run(
+            [sys.executable, str(flow), "--no-pylint", command, "--with", "otel", *arguments],
+            env={**clean, "OTEL_METAFLOW_HOME": str(place), **(env or {})},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        known = re.search(r"executing (\w+)", finished.stderr + finished.stdout)
+        found = _RUN_ID.search(finished.stdout)
+        if not known or not found:
+            raise ValueError(f"{flow} began no run: {finished.stdout}{finished.stderr}")
+        made = Telemetry(finished.returncode, finished.stdout, finished.stderr, known.group(1), found.group(1))
+        environ = {"OTEL_METAFLOW_HOME": str(place), **(env or {})}
+        _read(place, layout.RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", "")), made, environ)
+        return made
+
+
+def _read(home: Path, key: layout.RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
+    """Deliver the run to `into` instead of to an endpoint."""
+    taken: dict[str, list[Any]] = {"traces": into.spans, "logs": into.logs, "metrics": into.metrics}
+    environment = settings.read({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})
+
+    def build(destination: settings.Destination) -> Any:
+        def take(batch: Any) -> answers.Answer:
+            taken[destination.signal].extend([batch] if isinstance(batch, MetricsData) else batch)
+            return answers.DELIVERED
+
+        return take
+
+    Delivery(home, layout.run_folder(home, key), environment, threading.Event(), build).work(linger=0.0)
