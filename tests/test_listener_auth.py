@@ -1,4 +1,4 @@
-"""Who may send to the collector, over what, and what it gives away."""
+"""Authentication of senders, TLS, and no secret in the output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def speaks_tls(tls: dict[str, Path]) -> dict[str, str]:
 
 
 def endpoint(collector: Collector, protocol: str, tls: dict[str, Path]) -> dict[str, str]:
-    """What a user sets to send to a collector that speaks TLS."""
+    """What a user sets to send to a collector over TLS."""
     url = collector.grpc if protocol == "grpc" else collector.http
     return {
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
@@ -52,10 +52,10 @@ def endpoint(collector: Collector, protocol: str, tls: dict[str, Path]) -> dict[
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_who_shows_the_token_is_let_in_over_tls(
+def test_a_sender_with_the_token_is_accepted_over_tls(
     place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
 ) -> None:
-    """Who does not is told which variable to look at; the run is not held up, and nothing is lost."""
+    """One without it learns which variable to check; the run is not delayed, and nothing is lost."""
     listener = {"COLLECTOR_OTLP_TOKEN": TOKEN, **speaks_tls(tls)}
     with Collector(tmp_path, {**vendors.splunk_environment, **listener}) as collector:
         env = endpoint(collector, protocol, tls)
@@ -73,10 +73,10 @@ def test_who_shows_the_token_is_let_in_over_tls(
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_certificate_of_the_sender_stands_for_a_token(
+def test_a_client_certificate_replaces_the_token(
     place: Place, tmp_path: Path, vendors: Vendors, tls: dict[str, Path], protocol: str
 ) -> None:
-    """Then nobody can be let in who has none, so it may listen beyond this machine."""
+    """Nobody without one is accepted then, so it may listen beyond this machine."""
     listener = {
         "COLLECTOR_OTLP_TLS_CLIENT_CA_FILE": str(tls["authority"]),
         "COLLECTOR_LISTEN_HOST": "0.0.0.0",
@@ -91,8 +91,8 @@ def test_a_certificate_of_the_sender_stands_for_a_token(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
-def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
-    """Unless that is said; one line says how."""
+def test_it_does_not_start_open_to_unauthenticated_senders(tmp_path: Path, host: str) -> None:
+    """Unless that is allowed explicitly; one line names the variable."""
     with pytest.raises(CollectorError) as error, Collector(tmp_path, {"COLLECTOR_LISTEN_HOST": host}):
         pass
     (line,) = (line for line in str(error.value).splitlines() if line.startswith("Error"))
@@ -102,8 +102,8 @@ def test_it_does_not_listen_to_strangers(tmp_path: Path, host: str) -> None:
         collector.wait_for_output("from anybody", timeout=10)
 
 
-def test_the_image_does_not_listen_to_strangers(tmp_path: Path, image: str) -> None:
-    """It listens beyond itself, so by its defaults it asks for a token or for a word."""
+def test_the_image_does_not_start_open_to_unauthenticated_senders(tmp_path: Path, image: str) -> None:
+    """It listens on all addresses, so it requires a token or an explicit permission."""
     with (
         pytest.raises(CollectorError, match="set COLLECTOR_OTLP_TOKEN to a secret that senders must send"),
         Container(tmp_path, {"COLLECTOR_LISTEN_HOST": "0.0.0.0"}, image),
@@ -111,7 +111,7 @@ def test_the_image_does_not_listen_to_strangers(tmp_path: Path, image: str) -> N
         pass
 
 
-def test_a_variable_that_is_set_to_nothing_is_not_set(tmp_path: Path, vendors: Vendors) -> None:
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path, vendors: Vendors) -> None:
     """Compose files and charts pass on empty variables: every default holds for those too."""
     rows = [line.split("|")[1] for line in (ROOT / "collector/README.md").read_text().splitlines() if "| `" in line]
     variables = {name.strip(" `"): "" for row in rows for name in row.split(",") if name.strip(" `").isupper()}
@@ -128,7 +128,7 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(tmp_path: Path, vendors: V
         subprocess.run([PRODUCT, "validate", f"--config={PRODUCT_CONFIG}"], env=variables | chosen, check=True)
 
 
-def test_no_secret_is_in_what_it_prints(tmp_path: Path) -> None:
+def test_no_secret_is_in_its_output(tmp_path: Path) -> None:
     """Not at start, not while every vendor is away, not in the help; and no variable holds one by default."""
     away = {
         "DD_DD_URL": "http://localhost:1",

@@ -33,7 +33,7 @@ const (
 
 var errClosed = errors.New("the collector is stopping")
 
-// pass hands data on and returns when the exporter has delivered it, as far as can be told from
+// pass hands data on and returns when the exporter has delivered it, as far as is visible from
 // outside. An error means: not known to be delivered, try again.
 func (g *gate) pass(ctx context.Context, consume func(context.Context) error) error {
 	if !g.asks {

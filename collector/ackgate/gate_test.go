@@ -90,7 +90,7 @@ func TestWhatTheExporterRetainsIsWaitedFor(t *testing.T) {
 	}()
 	select {
 	case err := <-done:
-		t.Fatalf("taken for delivered while the intake is away: %v", err)
+		t.Fatalf("counted as delivered while the intake is unavailable: %v", err)
 	case <-time.After(300 * time.Millisecond):
 	}
 	status.Store(202)

@@ -48,7 +48,7 @@ func (e events) body(records []int) ([]byte, error) {
 	return bytes.Join(parts, nil), nil
 }
 
-// What HEC says in the JSON of its answer (Splunk documentation, "Troubleshoot HTTP Event Collector", table of
+// The JSON of an answer of HEC (Splunk documentation, "Troubleshoot HTTP Event Collector", table of
 // possible error codes).
 const (
 	incorrectIndex     = 7
@@ -99,7 +99,7 @@ func (e events) metadata(record int) metadata {
 	return m
 }
 
-// groups are the indexes: to say which may be used, one request each is enough.
+// groups are the indexes: one request each shows which of them the token may use.
 func (e events) groups(records []int, r refusal) [][]int {
 	if !r.shared {
 		return nil

@@ -70,7 +70,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, incoming *http.Request) {
 		_ = answer.Body.Close()
 		w.WriteHeader(http.StatusAccepted)
 	default:
-		// What says when to try again, and what is no delivery: the exporter has its key validated.
+		// An answer with Retry-After, or to a request other than a delivery: the exporter validates its key.
 		defer answer.Body.Close()
 		for _, name := range []string{"Content-Type", "Retry-After"} {
 			if value := answer.Header.Get(name); value != "" {

@@ -52,7 +52,7 @@ func TestARelayDividesWhatItsIntakeRefuses(t *testing.T) {
 	}
 }
 
-// What the exporter tries again is tried again; what is final is said by an answer that it takes for final.
+// What the exporter retries is retried; a permanent failure is an answer that it treats as permanent.
 func TestARelayTellsItsExporterWhatIsFinal(t *testing.T) {
 	for status := 300; status < 600; status++ {
 		c, _ := transportTo(t, &vendor{answer: func(string, []byte) (int, string) { return status, "" }}, "datadog", 1_000)

@@ -71,7 +71,7 @@ const (
 	final
 )
 
-// Answers of a server to whom the request is too large, or too long on its way.
+// tooLarge reports whether the server rejects the size of the request.
 func tooLarge(status int) bool { return status == http.StatusRequestEntityTooLarge }
 
 // mayPass reports whether the same request may be accepted later. What is not here is final: a wrong key, address,
@@ -183,8 +183,8 @@ type delivery struct {
 	dropped map[string][]int
 }
 
-// deliver sends records, in parts if it must. An answer or error says that the rest is to be tried again, or is
-// not taken at all (a permanent error).
+// deliver sends records, in parts if it must. An answer or error means that the rest is to be retried, or
+// is permanently rejected (a permanent error).
 func (d *delivery) deliver(records []int) (*http.Response, error) {
 	if len(records) == 0 {
 		return nil, nil
@@ -214,7 +214,7 @@ func (d *delivery) deliver(records []int) (*http.Response, error) {
 	r := d.parcel.refused(answer.StatusCode, text)
 	switch {
 	case r.kind == again && (answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusServiceUnavailable):
-		// Which may say when.
+		// The answer may carry Retry-After.
 		return answer, nil
 	case r.kind == again:
 		// Of some of these exporters think that they are final.

@@ -25,7 +25,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// vendor answers what answer says of an uncompressed body.
+// vendor answers what answer returns for an uncompressed body.
 type vendor struct {
 	answer   func(path string, body []byte) (int, string)
 	requests int

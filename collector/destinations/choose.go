@@ -23,7 +23,7 @@ type destination struct {
 	Routes routes `mapstructure:"routes"`
 }
 
-// routes says which variable names the route, and the names; the first is taken where it is not set.
+// routes are the variable that selects the route, and the routes; the first is the default.
 type routes struct {
 	Variable string   `mapstructure:"variable"`
 	Names    []string `mapstructure:"names"`
@@ -45,7 +45,7 @@ func (r routes) chosen(getenv func(string) string) (string, error) {
 }
 
 // choose returns the names of the destinations that are on, sorted. Errors are one line,
-// name the variable and say what to do: they are all that a user sees of a failed start.
+// name the variable and what to do: they are all that a user sees of a failed start.
 func choose(declared map[string]destination, getenv func(string) string) ([]string, error) {
 	if named := fields(getenv(variable)); len(named) > 0 {
 		return named, complete(named, declared, getenv)
@@ -76,7 +76,7 @@ func choose(declared map[string]destination, getenv func(string) string) ([]stri
 	return on, nil
 }
 
-// complete says what the destinations that were asked for by name lack.
+// complete returns what the destinations that were requested by name lack.
 func complete(named []string, declared map[string]destination, getenv func(string) string) error {
 	for _, name := range named {
 		d, known := declared[name]

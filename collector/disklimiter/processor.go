@@ -1,7 +1,7 @@
 // Package disklimiter is a processor that refuses data before the queues' volume is full.
 //
 // It is for the disk what the memory_limiter is for memory. A queue that has no room left to write cannot note what
-// it delivers either, and loses it; one that is refused by the receiver is kept, and sent again, by who sent it. It
+// it delivers either, and loses it; data that the receiver refuses is kept and resent by the sender. It
 // belongs before the fork: a refusal behind it would double what the other destinations already have.
 package disklimiter
 

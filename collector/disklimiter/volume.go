@@ -26,7 +26,7 @@ type volume struct {
 
 const mebibyte = 1 << 20
 
-// How often it is said that telemetry is refused.
+// How often a refusal is logged.
 const reminder = time.Minute
 
 // admit reserves room for data of so many bytes, until done is called. An error means that there is none.
@@ -49,10 +49,10 @@ func (v *volume) admit(size int64) (done func(), err error) {
 	}, nil
 }
 
-// full says why so many bytes more do not fit, empty if they do.
+// full returns why so many more bytes do not fit, empty if they do.
 func (v *volume) full(more int64) string {
 	var stat syscall.Statfs_t
-	// What cannot be told is not refused: the queues themselves will say what is wrong.
+	// Without a figure nothing is refused: the queues themselves will report the error.
 	if err := syscall.Statfs(v.directory, &stat); err != nil {
 		return ""
 	}

@@ -1,10 +1,10 @@
 // Package environment reads variables into the configuration, as `${env:NAME:-default}`.
 //
-// It is the collector's own provider but for three things. A variable that is set to nothing counts as not
-// set, as the OpenTelemetry specification has it for all SDKs: Compose files, Helm charts and Task
-// definitions pass on empty variables where nobody set any, and the default is meant for those too. Blanks
-// around a value are no part of it, such as the newline at the end of a Kubernetes secret. And a value is taken
-// as it stands: in a token, $$ is two dollar signs, and ${…} names no other variable.
+// It is the collector's own provider with three differences. An empty variable counts as not set, as the
+// OpenTelemetry specification requires of all SDKs: Compose files, Helm charts and task definitions pass on empty
+// variables where nobody set any, and the default is meant for those too. Whitespace around a value is removed,
+// such as the newline at the end of a Kubernetes secret. And a value is literal: in a token, $$ is two dollar
+// signs, and ${…} is not another variable.
 package environment
 
 import (

@@ -1,6 +1,6 @@
 // Package listenerauth authenticates the senders of the collector's OTLP receivers.
 //
-// The shipped configuration requires a token of every sender and speaks TLS, both from environment
+// The shipped configuration requires a token of every sender and uses TLS, both from environment
 // variables; collector configuration has no "if", so this converter removes what they leave empty.
 // A receiver that would then listen beyond this machine without authentication is a start error, unless
 // that is allowed explicitly. The names of the variables are listed under a top-level `listener_auth:`:
@@ -85,9 +85,9 @@ func (c converter) check(d settings) error {
 	certificate, key, clients := c.getenv(d.Certificate), c.getenv(d.Key), c.getenv(d.ClientCA)
 	switch {
 	case certificate != "" && key == "":
-		return fmt.Errorf("%s is not set, but %s is: set both to speak TLS, or neither", d.Key, d.Certificate)
+		return fmt.Errorf("%s is not set, but %s is: set both for TLS, or neither", d.Key, d.Certificate)
 	case certificate == "" && key != "":
-		return fmt.Errorf("%s is not set, but %s is: set both to speak TLS, or neither", d.Certificate, d.Key)
+		return fmt.Errorf("%s is not set, but %s is: set both for TLS, or neither", d.Certificate, d.Key)
 	case certificate == "" && clients != "":
 		return fmt.Errorf("%s is set, but %s and %s are not: set both, as client certificates need TLS",
 			d.ClientCA, d.Certificate, d.Key)

@@ -8,16 +8,16 @@ import (
 	"regexp"
 )
 
-// found is what the beginning of a file says of all its lines.
+// found is what the beginning of a file contains about all its lines.
 type found struct {
 	flow, run string
-	// said is the beginning up to where it says both: a file that begins otherwise is another run's.
-	said []byte
+	// text is the beginning up to where both are known: a file that begins otherwise is another run's.
+	text []byte
 }
 
 func (f found) isComplete() bool { return f.flow != "" && f.run != "" }
 
-// head is how much of a file is looked at, in bytes: Metaflow says both names before the first
+// head is how much of a file is looked at, in bytes: Metaflow prints both names before the first
 // task starts, but warnings of imported packages may come first.
 const head = 64 << 10
 
@@ -28,7 +28,7 @@ var (
 	starting = regexp.MustCompile(`Workflow starting \(run-id ([^)]+)\)`)
 )
 
-// read looks at the beginning of the file at path. A file that is gone says nothing.
+// read looks at the beginning of the file at path. A file that is gone is an error.
 func read(path string) (found, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -56,15 +56,15 @@ func group(pattern *regexp.Regexp, text []byte) (string, int) {
 	return string(text[match[2]:match[3]]), match[1]
 }
 
-// begins says whether the file at path still begins so. One that is gone, or away for a while, does: what was read
-// of it was.
-func begins(path string, said []byte) bool {
+// begins reports whether the file at path still begins with start. One that is gone or unavailable does: what was read
+// of it stays valid.
+func begins(path string, start []byte) bool {
 	file, err := os.Open(path)
 	if err != nil {
 		return true
 	}
 	defer file.Close()
-	text := make([]byte, len(said))
+	text := make([]byte, len(start))
 	_, err = io.ReadFull(file, text)
-	return err == nil && bytes.Equal(text, said)
+	return err == nil && bytes.Equal(text, start)
 }

@@ -1,7 +1,7 @@
 // Package runlookup is a processor that adds the flow and run id to log lines read from a file.
 //
 // What `python flow.py run 2>&1 | tee run.log` writes names the flow once, in its first line, and the run
-// in its third; the lines themselves say at most run, step and task. The processor sees in the
+// in its third; the lines themselves contain at most run, step and task. The processor takes from the
 // attribute log.file.path of a record where it was read, looks the names up in the beginning of that
 // file, and puts them on the record where they are not known yet. It keeps no state that a restart
 // could lose.
@@ -48,7 +48,7 @@ type origins struct {
 	known map[string]file
 }
 
-// file is what is known of one, and what it said before it was written anew: lines of that may still come.
+// file is what is known of one, and of its contents before it was overwritten: lines of those may still come.
 type file struct{ now, before found }
 
 func newOrigins() *origins { return &origins{known: map[string]file{}} }
@@ -79,7 +79,7 @@ func (o *origins) name(attributes pcommon.Map, seen map[string]file) {
 		seen[path.Str()] = f
 	}
 	of := f.now
-	if run, says := attributes.Get(runKey); says && run.Str() != "" && run.Str() == f.before.run {
+	if run, known := attributes.Get(runKey); known && run.Str() != "" && run.Str() == f.before.run {
 		of = f.before
 	}
 	put(attributes, flowKey, of.flow)
@@ -89,7 +89,7 @@ func (o *origins) name(attributes pcommon.Map, seen map[string]file) {
 // of remembers only what is complete: the run's id may not be written yet.
 func (o *origins) of(path string) file {
 	f, ok := o.known[path]
-	if ok && begins(path, f.now.said) {
+	if ok && begins(path, f.now.text) {
 		return f
 	}
 	now, err := read(path)

@@ -148,7 +148,7 @@ func check(path string) (err error) {
 	}
 	db, err := bbolt.Open(path, 0, &bbolt.Options{Timeout: time.Second, NoSync: true, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bbolt.ErrTimeout) {
-		return nil // Another collector's: the start will say so.
+		return nil // Another collector's: the start will report that.
 	}
 	if err != nil {
 		return err

@@ -1,11 +1,11 @@
 // Package storage is the collector's file_storage extension, in which a damaged file or a full volume costs nothing but itself.
 //
-// It is upstream's extension with the same configuration and the same files, and three things around it:
+// It is upstream's extension with the same configuration and the same files, and three additions:
 //
 //   - A folder that cannot be written, or that another collector uses, stops the start with one line.
-//   - A file that cannot be read, which upstream's extension dies of at every start, is set aside.
-//   - On a volume that others have filled, what is in a queue is still read from it: upstream's queue takes a
-//     failure to note that an item is being sent for a failure to read it, and drops the item.
+//   - A file that cannot be read, which makes upstream's extension crash at every start, is renamed.
+//   - On a volume that others have filled, what is in a queue is still read from it: upstream's queue treats a
+//     failure to record that an item is being sent as a failure to read it, and drops the item.
 package storage
 
 import (
@@ -96,7 +96,7 @@ func inUse(folder string) error {
 	return fmt.Errorf("another collector keeps its queues in %s: stop it, or set COLLECTOR_QUEUE_DIR to another folder", folder)
 }
 
-// lockable says whether nobody holds the lock that an open file has.
+// lockable reports whether nobody holds the lock that an open file has.
 func lockable(path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

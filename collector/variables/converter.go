@@ -1,6 +1,6 @@
 // Package variables validates, before the start, the environment variables that the configuration reads.
 //
-// A value that a variable cannot have would otherwise be taken for the default, or end in a page of errors that
+// An invalid value would otherwise be ignored in favour of the default, or end in a page of errors that
 // name everything but the variable. A configuration lists its variables under a top-level `variables:`, an
 // overlay adds its own:
 //
@@ -8,7 +8,7 @@
 //	  COLLECTOR_DEVELOPMENT: {kind: choice, values: [keep, drop]}
 //	  SPLUNK_HEC_URL: {kind: url, example: "https://splunk.example.com:8088/services/collector"}
 //
-// Blanks around a value, such as the newline at the end of a Kubernetes secret, are taken off for all who read it.
+// Whitespace around a value, such as the newline at the end of a Kubernetes secret, is removed for all readers.
 // A configuration without `variables:`, a user's own, passes untouched.
 package variables
 

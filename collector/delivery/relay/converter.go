@@ -1,8 +1,8 @@
-// Package relay is a converter that leads an exporter through the collector itself.
+// Package relay is a converter that routes an exporter through the collector itself.
 //
 // Datadog's exporter brings HTTP clients of its own, which take no middleware. So where an extension
 // metaflow_delivery has a `relay`, it listens on a port of this machine that nothing else uses, and here the
-// exporter is told to send there instead:
+// exporter is configured to send there instead:
 //
 //	extensions:
 //	  metaflow_delivery/datadog_logs:

@@ -1,6 +1,6 @@
 // Package delta is a processor that converts cumulative metrics to delta temporality.
 //
-// OpenTelemetry SDKs send cumulative counters and histograms unless told otherwise. Once the ids of run, task
+// OpenTelemetry SDKs send cumulative counters and histograms by default. Once the ids of run, task
 // and instance are taken off, those of several processes are one series, of which no difference means anything.
 // So this stands before that, where they still are apart: each point becomes what was added since the one before.
 //

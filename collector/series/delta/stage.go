@@ -14,7 +14,7 @@ type stage struct {
 	at            int64
 }
 
-// convert says whether nothing is left of a metric that was cumulative.
+// convert reports whether nothing is left of a metric that was cumulative.
 func (s *stage) convert(of series.Describer, metric pmetric.Metric) bool {
 	const cumulative, delta = pmetric.AggregationTemporalityCumulative, pmetric.AggregationTemporalityDelta
 	switch metric.Type() {
@@ -51,7 +51,7 @@ type point interface {
 	Flags() pmetric.DataPointFlags
 }
 
-// convert says whether the point adds nothing: it came before, or has no value. less turns it into the
+// convert reports whether the point adds nothing: it came before, or has no value. less turns it into the
 // difference to an earlier one and returns what it was; nil is none, and so is one that it cannot have followed.
 func convert[P point](s *stage, of series.Describer, each P, less func(each P, earlier *Seen) Seen) bool {
 	if each.Flags().NoRecordedValue() {

@@ -67,7 +67,7 @@ type point interface {
 	SetTimestamp(pcommon.Timestamp)
 }
 
-// merge says whether the point was added to one that is there already; else it gets a second of its own.
+// merge reports whether the point was added to an existing one; otherwise it gets a second of its own.
 func merge[P point](b *batch, seen map[slot]P, of series.Describer, each P, add func(to, from P) bool) bool {
 	at := slot{of.Identity(each.Attributes()), each.Timestamp().AsTime().Unix()}
 	first, known := seen[at]
