@@ -22,7 +22,7 @@ LEVELS = {endings.WARN: WARN, endings.ERROR: ERROR, endings.FATAL: ERROR}
 
 
 class Line(NamedTuple):
-    """One record: when (nanoseconds since 1970), how bad, from which stream or logger, and what; may hold newlines."""
+    """One record: when (nanoseconds since 1970), level, stream or logger, and text, which may hold newlines."""
 
     at: int
     level: int
@@ -67,7 +67,7 @@ def made(record: Dict[str, Any], redaction: Redaction) -> Line:
 
 
 def level(record: Dict[str, Any]) -> int:
-    """How bad a record is, by what it says of itself."""
+    """The level of a record, from its severity number."""
     number = int(record.get("severityNumber") or 0)
     if record["kind"] == layout.LOG:
         return ERROR if number >= 40 else WARN if number >= 30 else INFO if number >= 20 else DEBUG  # noqa: PLR2004 - logging's
@@ -75,7 +75,7 @@ def level(record: Dict[str, Any]) -> int:
 
 
 def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
-    """What the launcher itself printed, Metaflow's own messages; then why the run failed, if no attempt tells it."""
+    """What the launcher itself printed, Metaflow's own messages; then why the run failed, if no attempt did."""
     redaction = Redaction(pattern)
     tail = Tail(folder / layout.RUN_FILE, only=layout.LINE)
     before = -1
@@ -90,20 +90,20 @@ def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
 def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
     stream = str(record.get("stream", ""))
     text = redaction.line(str(record.get("body", "")), stream)
-    how_bad = INFO
+    severity = INFO
     if text.startswith("{"):
-        how_bad = _told(text, record["timeUnixNano"]) or INFO
+        severity = _level_of_json(text, record["timeUnixNano"]) or INFO
     elif "\r" in text:  # a progress bar shows its last state
         text = text.rstrip("\r").rpartition("\r")[2]
-    return Line(record["timeUnixNano"], how_bad, stream, text)
+    return Line(record["timeUnixNano"], severity, stream, text)
 
 
-def _told(text: str, written: int) -> Optional[int]:
-    """The level that a line of structlog or python-json-logger tells."""
+def _level_of_json(text: str, written: int) -> Optional[int]:
+    """The level in a line of structlog or python-json-logger."""
     from otel_metaflow.model import structured
 
-    said = structured.parse(text, written)
-    return _level(int(said.severity)) if said is not None and said.severity is not None else None
+    fields = structured.parse(text, written)
+    return _level(int(fields.severity)) if fields is not None and fields.severity is not None else None
 
 
 def _logged(record: Dict[str, Any], redaction: Redaction) -> Line:

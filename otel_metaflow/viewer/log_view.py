@@ -29,8 +29,8 @@ _NAMES = {log_lines.DEBUG: "DEBUG", log_lines.INFO: "INFO", log_lines.WARN: "WAR
 _COLOURS = {log_lines.DEBUG: "bright_black", log_lines.WARN: "yellow", log_lines.ERROR: "red"}
 
 
-class Said(NamedTuple):
-    """One line, and of which attempt; of none, if the launcher said it."""
+class Entry(NamedTuple):
+    """One line, and the attempt that it is of; None if it is the launcher's."""
 
     key: Optional[AttemptKey]
     line: Line
@@ -49,7 +49,7 @@ class Feed:
         self._masks: Dict[Optional[AttemptKey], Redaction] = {}
         self._logs: Dict[AttemptKey, AttemptLogs] = {}
         self._read_out: set[AttemptKey] = set()
-        self._has_told_end = False
+        self._has_read_end = False
 
     @property
     def is_over(self) -> bool:
@@ -63,49 +63,49 @@ class Feed:
         wanted = [attempt for key, attempt in run.attempts.items() if self._wanted(key)]
         return not wanted or any(map(run.is_recorded, wanted))
 
-    def read(self) -> Iterator[Said]:
+    def read(self) -> Iterator[Entry]:
         """What came since the last call, in the order of time."""
         self._following.look()
-        found: List[Said] = []
+        found: List[Entry] = []
         if self._launcher is not None:
             before = -1
             while self._launcher.offset != before:
                 before = self._launcher.offset
                 redaction = self._mask(None)
-                found.extend(Said(None, log_lines.made(entry.record, redaction)) for entry in self._launcher.read())
+                found.extend(Entry(None, log_lines.made(entry.record, redaction)) for entry in self._launcher.read())
         run = self._following.run
         for key in run.attempts:
             if key not in self._read_out and self._wanted(key):
                 found.extend(self._of_attempt(key))
-        if self._launcher is not None and self.is_over and not self._has_told_end:
-            self._has_told_end = True
-            found.extend(Said(None, log_lines.noticed(notice, self._mask(None))) for notice in endings.of_run(run))
-        found.sort(key=lambda said: said.line.at)
+        if self._launcher is not None and self.is_over and not self._has_read_end:
+            self._has_read_end = True
+            found.extend(Entry(None, log_lines.noticed(notice, self._mask(None))) for notice in endings.of_run(run))
+        found.sort(key=lambda entry: entry.line.at)
         yield from found
 
-    def _of_attempt(self, key: AttemptKey) -> Iterator[Said]:
+    def _of_attempt(self, key: AttemptKey) -> Iterator[Entry]:
         logs = self._logs.setdefault(key, AttemptLogs(self._following.folder, key, Cursor()))
         final = key in self._following.settled
         for entry in logs.read(final=final):
-            yield Said(key, log_lines.made(entry.record, self._mask(key)))
+            yield Entry(key, log_lines.made(entry.record, self._mask(key)))
         if final:
             self._read_out.add(key)
             run = self._following.run
             for notice in endings.of_attempt(run, run.attempts[key]):
-                yield Said(key, log_lines.noticed(notice, self._mask(key)))
+                yield Entry(key, log_lines.noticed(notice, self._mask(key)))
 
     def _mask(self, key: Optional[AttemptKey]) -> Redaction:
         return self._masks.setdefault(key, Redaction(self._pattern))
 
 
 def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) -> None:
-    """Print lines to standard output, `errors` only those that are; with `names`, say whose each is."""
+    """Print lines to standard output: with `errors` only ERROR, with `names` each behind its attempt's name."""
     is_empty = True
     while True:
-        for said in feed.read() if as_json else _folded(feed.read()):
-            if not errors or said.line.level >= log_lines.ERROR:
+        for entry in feed.read() if as_json else _folded(feed.read()):
+            if not errors or entry.line.level >= log_lines.ERROR:
                 is_empty = False
-                echo(_as_json(said) if as_json else _shown(said, names=names))
+                echo(_as_json(entry) if as_json else _shown(entry, names=names))
         if not follow or feed.is_over:
             break
         time.sleep(_LOOK_AGAIN)
@@ -118,46 +118,46 @@ def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) 
         )
 
 
-def _folded(lines: Iterator[Said]) -> Iterator[Said]:
+def _folded(lines: Iterator[Entry]) -> Iterator[Entry]:
     """Lines without Metaflow's own frames, be a traceback one record or printed line by line."""
     folds: Dict[Tuple[Optional[AttemptKey], str], Fold] = {}
-    latest: Dict[Tuple[Optional[AttemptKey], str], Said] = {}
-    for said in lines:
-        source = said.key, said.line.source
-        latest[source] = said
-        if "\n" in said.line.text:
-            yield _with(said, folded(said.line.text))
+    latest: Dict[Tuple[Optional[AttemptKey], str], Entry] = {}
+    for entry in lines:
+        source = entry.key, entry.line.source
+        latest[source] = entry
+        if "\n" in entry.line.text:
+            yield _with(entry, folded(entry.line.text))
         else:
-            for text in folds.setdefault(source, Fold()).add(said.line.text):
-                yield _with(said, text)
+            for text in folds.setdefault(source, Fold()).add(entry.line.text):
+                yield _with(entry, text)
     for source, fold in folds.items():
         for text in fold.end():
             yield _with(latest[source], text)
 
 
-def _with(said: Said, text: str) -> Said:
-    return said._replace(line=said.line._replace(text=text))
+def _with(entry: Entry, text: str) -> Entry:
+    return entry._replace(line=entry.line._replace(text=text))
 
 
-def _shown(said: Said, *, names: bool) -> str:
-    line = said.line
+def _shown(entry: Entry, *, names: bool) -> str:
+    line = entry.line
     at = datetime.fromtimestamp(line.at / 1e9).astimezone().strftime("%H:%M:%S.%f")[:-3]
-    whose = f"{_whose(said):<14}  " if names else ""
+    whose = f"{_whose(entry):<14}  " if names else ""
     head = f"{at}  {whose}{_NAMES[line.level]:<5}  "
     first, *more = formatting.coloured(line.text).split("\n")
     text = "\n".join([first, *(" " * len(head) + one for one in more)])
     return click.style(head, fg=_COLOURS.get(line.level)) + text
 
 
-def _whose(said: Said) -> str:
-    return "launcher" if said.key is None else formatting.plain(story.name(said.key))
+def _whose(entry: Entry) -> str:
+    return "launcher" if entry.key is None else formatting.plain(story.name(entry.key))
 
 
-def _as_json(said: Said) -> str:
-    line = said.line
+def _as_json(entry: Entry) -> str:
+    line = entry.line
     values = {"timeUnixNano": line.at, "severity": _NAMES[line.level], "source": line.source, "body": line.text}
-    if said.key is not None:
-        values.update({"step": said.key.step, "task": said.key.task, "attempt": said.key.attempt})
+    if entry.key is not None:
+        values.update({"step": entry.key.step, "task": entry.key.task, "attempt": entry.key.attempt})
     return json.dumps(values)
 
 

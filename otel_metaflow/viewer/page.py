@@ -1,6 +1,6 @@
-"""A run as one HTML file that holds all it needs: it asks the network for nothing, and runs nothing it was told.
+"""A run as one HTML file that holds all it needs: it asks the network for nothing, and runs nothing that was printed.
 
-What the run said travels as compressed JSON and is put on the page as text, never as markup; a policy in the
+What the run printed travels as compressed JSON and is put on the page as text, never as markup; a policy in the
 page's head lets no script run but its own, known by its hash. Why it is drawn by hand stands in docs/design.md.
 """
 
@@ -27,9 +27,9 @@ from otel_metaflow.viewer import log_lines, report, spans
 from otel_metaflow.viewer.log_lines import Line
 
 MOST_LINES = 200_000
-"""How many log lines a page holds; of more, each attempt keeps its errors and what it said last."""
+"""How many log lines a page holds; of more, each attempt keeps its errors and its last lines."""
 
-_LEAST = 100  # lines that every attempt may keep, however much the others said
+_LEAST = 100  # lines that every attempt may keep, however many the others have
 _CHUNK = 1 << 18  # characters of log lines that are unpacked together
 _MOST_SPANS = 20_000  # spans of user code
 _LONGEST = 20_000  # characters of a line: more is nothing to look at on a page
@@ -37,7 +37,7 @@ _LAUNCHER = "launcher"
 
 
 class Part(NamedTuple):
-    """The lines of one attempt, or of the launcher; `cut` says how many more there are."""
+    """The lines of one attempt, or of the launcher; `cut` is how many more there are."""
 
     name: str
     lines: List[Line]
@@ -68,7 +68,7 @@ def html(environment: Settings, folder: Path) -> str:
 
 
 def note(text: str) -> str:
-    """A page that only says why there is none."""
+    """A page that only states why there is none."""
     return f'<!DOCTYPE html><meta charset="utf-8"><title>otel-metaflow</title><p>{_escaped(text)}</p>'
 
 

@@ -73,7 +73,11 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
     usage = attempt.usage
     requested = run.steps.get(attempt.key.step, {}).get("requested") or {}
     if usage:
-        cores = f" of {requested['cpu']:g} cores requested" if "cpu" in requested else ""
+        cores = (
+            f" of {requested['cpu']:g} core{'' if requested['cpu'] == 1 else 's'} requested"
+            if "cpu" in requested
+            else ""
+        )
         memory = f" of {size(int(requested['memory'] * (1 << 20)))} requested" if "memory" in requested else ""
         yield (
             f"cpu {usage.get('cpu', 0):.2f}s{cores}; memory {size(int(usage.get('memoryPeak', 0))) or '0 B'}{memory}; "

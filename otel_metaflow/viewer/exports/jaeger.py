@@ -25,7 +25,7 @@ def document(requests: List[Tuple[str, otlp_json.Message]]) -> Dict[str, Any]:
 
 
 def _process(processes: Dict[str, Any], resource: Dict[str, Any]) -> str:
-    """The name under which a resource is told; one for each that is different."""
+    """The name under which a resource is listed; one for each that is different."""
     made = {"serviceName": str(resource.get("service.name", "metaflow")), "tags": list(_tags(resource))}
     for name, known in processes.items():
         if known == made:

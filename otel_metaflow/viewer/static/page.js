@@ -63,7 +63,7 @@ const clock = (nano) => new Date(nano / 1e6).toLocaleString();
 
 function exactly(milliseconds) {
   const date = new Date(milliseconds);
-  return Number.isNaN(date.getTime()) ? "" : date.toISOString();  // a damaged journal may say any time
+  return Number.isNaN(date.getTime()) ? "" : date.toISOString();  // a damaged journal may hold any time
 }
 
 const figure = (count) => count.toLocaleString("en").replaceAll(",", " ");
@@ -212,7 +212,7 @@ class Page {
     this.chosen = null;
     this.rows = new Window($("rows"), this.rowHeight(), (item, index) => this.drawRow(item, index));
     this.log = new Window($("log"), LINE, (item) => this.drawLine(item));
-    this.said = [];
+    this.records = [];
   }
 
   draw() {
@@ -350,9 +350,9 @@ class Page {
       members.sort((one, other) => first.get(one.task) - first.get(other.task) || ORDER.compare(one.task, other.task) || one.attempt - other.attempt);
       if (members.length <= FEW || this.run.attempts.length <= MANY) this.open.add(step);
     }
-    const told = Object.entries(this.run.spans || {});
+    const spansOf = Object.entries(this.run.spans || {});
     // Those of user code only where they leave the attempts in sight.
-    if (told.reduce((sum, [, spans]) => sum + spans.length, this.run.attempts.length) <= ROWS) told.forEach(([name]) => this.open.add(name));
+    if (spansOf.reduce((sum, [, spans]) => sum + spans.length, this.run.attempts.length) <= ROWS) spansOf.forEach(([name]) => this.open.add(name));
     this.open.add(this.run.failure);
     return groups;
   }
@@ -531,13 +531,13 @@ class Page {
     const one = item.attempt, read = one.inputs || [], readers = this.readers.get(one.name) || [];
     const related = new Set([...read, ...readers, one.retries]);
     for (const [index, node] of this.rows.shown) if (related.has(this.rows.items[index].key)) node.classList.add("linked");
-    const said = [];
-    if (read.length) said.push(`reads from ${listed(read, one.inputCount)}`);
-    if (readers.length) said.push(`read by ${listed(readers, readers.length)}`);
-    if (one.retries) said.push(`a retry of ${one.retries}`);
-    if (one.retried) said.push("retried");
-    if (one.clonedFrom) said.push(`cloned from ${one.clonedFrom}`);
-    $("links").textContent = said.length ? `${one.name}: ${said.join("; ")}` : "";
+    const links = [];
+    if (read.length) links.push(`reads from ${listed(read, one.inputCount)}`);
+    if (readers.length) links.push(`read by ${listed(readers, readers.length)}`);
+    if (one.retries) links.push(`a retry of ${one.retries}`);
+    if (one.retried) links.push("retried");
+    if (one.clonedFrom) links.push(`cloned from ${one.clonedFrom}`);
+    $("links").textContent = links.length ? `${one.name}: ${links.join("; ")}` : "";
   }
 
   // The attempt that made the run fail; of a run that did not, the first that failed, then the first whose exception was caught.
@@ -578,11 +578,11 @@ class Page {
     this.drawFacts(this.attempts.get(name));
     const chunk = this.about(name).chunk;
     if (!this.unpacked.has(chunk)) this.unpacked.set(chunk, unpack(this.blocks[chunk]));
-    const said = await this.unpacked.get(chunk);
+    const lines = await this.unpacked.get(chunk);
     if (this.chosen !== name) return;
-    const [since, levels, sources, texts] = said[name] || [[], [], [], []];
+    const [since, levels, sources, texts] = lines[name] || [[], [], [], []];
     let at = 0;
-    this.said = texts.map((text, index) => {
+    this.records = texts.map((text, index) => {
       at += since[index] / 1000;
       return { at, level: levels[index], source: sources[index], plain: text.replace(ESCAPES, ""), text };
     });
@@ -611,7 +611,7 @@ class Page {
     add("started up", seconds(between(one.startTimeUnixNano, one.codeStartTimeUnixNano)));
     add("user code", seconds(between(one.codeStartTimeUnixNano, one.codeEndTimeUnixNano)));
     add("stored", seconds(between(one.codeEndTimeUnixNano, one.endTimeUnixNano)));
-    add("CPU", beside(usage.cpu === undefined ? "" : `${usage.cpu.toFixed(2)} s`, requested.cpu && `${requested.cpu} cores`));
+    add("CPU", beside(usage.cpu === undefined ? "" : `${usage.cpu.toFixed(2)} s`, requested.cpu && many(requested.cpu, "core")));
     add("memory", beside(bytes(usage.memoryPeak || 0), requested.memory && bytes(requested.memory)));
     add("read, written", usage.read || usage.written ? `${bytes(usage.read) || "0 B"}, ${bytes(usage.written) || "0 B"}` : "");
     add("artifacts", one.artifacts && one.artifacts.count ? `${one.artifacts.count}, ${bytes(one.artifacts.bytes)}` : "");
@@ -639,18 +639,18 @@ class Page {
 
   filter() {
     const level = Number($("level").value), query = $("search").value.toLowerCase();
-    const found = this.said.filter((line) => line.level >= level && (!query || line.plain.toLowerCase().includes(query)));
+    const found = this.records.filter((line) => line.level >= level && (!query || line.plain.toLowerCase().includes(query)));
     const items = [], columns = $("wrap").checked ? this.columns() : Infinity;
     for (const { line, shown } of query ? found.map((line) => ({ line })) : unframed(found)) items.push(...wrapped(line, shown || styled(line), query, columns));
     this.log.show(items);
     for (const node of $("log").querySelectorAll(".empty")) node.remove();
     if (!items.length) {
       const one = this.attempts.get(this.chosen), why = Number($("level").value) === 4 && !query ? "No errors."
-        : this.said.length ? "No line matches." : one && one.recorded === false ? "Not recorded: its step has no @otel." : "No output.";
+        : this.records.length ? "No line matches." : one && one.recorded === false ? "Not recorded: its step has no @otel." : "No output.";
       $("log").append(make("p", "empty", why));
     }
     const cut = this.about(this.chosen).cut;
-    $("count").textContent = `${found.length === this.said.length ? "" : `${figure(found.length)} of `}${many(this.said.length, "record")}`
+    $("count").textContent = `${found.length === this.records.length ? "" : `${figure(found.length)} of `}${many(this.records.length, "record")}`
       + (cut ? `; ${figure(cut)} more are not on this page` : "");
   }
 
@@ -725,9 +725,9 @@ class Page {
     $("rows").addEventListener("keydown", (event) => this.onRowKey(event));
     $("rows").addEventListener("mouseleave", () => this.showLinks({}));
     window.addEventListener("beforeprint", () => {
-      const said = this.log.items.length;
+      const count = this.log.items.length;
       this.rows.print([0, Math.min(this.rows.items.length, MOST_PRINTED)]);
-      this.log.print([Math.max(0, said - MOST_LINES_PRINTED), said]);
+      this.log.print([Math.max(0, count - MOST_LINES_PRINTED), count]);
     });
     window.addEventListener("afterprint", () => {
       this.rows.print(null);
@@ -766,7 +766,7 @@ class Page {
 }
 
 const isBad = (attempt) => ["failure", "error", "timeout"].includes(attempt.state);
-// Nobody saw what it did when: its step has no @otel, or it left no journal of its own.
+// It is not known what it did when: its step has no @otel, or it left no journal of its own.
 const isUnseen = (one) => (one.recorded === false || one.partial) && one.codeStartTimeUnixNano === undefined && one.state !== "skip";
 const known = (one) => (one.recorded === false ? "not recorded, its step has no @otel" : one.partial ? "partly recorded" : "");
 const listed = (names, count) => names.slice(0, FEW).join(", ") + (count > FEW ? ` and ${count - FEW} more` : "");
