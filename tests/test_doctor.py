@@ -43,7 +43,7 @@ def ask(place: Place, env: dict[str, str], *options: str) -> Report:
         if legs.get(finding["leg"], {}).get("state") != "failed":
             legs[finding["leg"]] = finding
     assert json.loads(done.stdout)["ok"] is (done.returncode == 0)
-    assert all(bool(found["do"]) == (found["state"] in ("failed", "warning")) for found in legs.values())
+    assert all(bool(found["fix"]) == (found["state"] in ("failed", "warning")) for found in legs.values())
     return Report(done.returncode, legs, done.stdout)
 
 
@@ -55,7 +55,7 @@ def test_a_way_without_faults_is_well(place: Place, protocol: str) -> None:
     assert (report.code, report.failed) == (0, [])
     assert sorted(path for path, _ in endpoint.requests) == ["/v1/logs", "/v1/metrics", "/v1/traces"]
     ((span, resource),) = endpoint.spans()
-    assert span.trace_id.hex() in report.legs["look for"]["says"]
+    assert span.trace_id.hex() in report.legs["look for"]["message"]
     (record,) = (
         record
         for message in endpoint.of(ExportLogsServiceRequest)
@@ -93,8 +93,8 @@ def test_a_fault_over_http(place: Place, fault: str, says: str, do: str) -> None
         report = ask(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
     assert (report.code, report.failed) == (1, ["traces", "metrics", "logs"])
     for leg in report.failed:
-        assert says in report.legs[leg]["says"]
-        assert do in report.legs[leg]["do"]
+        assert says in report.legs[leg]["message"]
+        assert do in report.legs[leg]["fix"]
     assert "look for" not in report.legs
 
 
@@ -114,15 +114,15 @@ def test_a_fault_over_grpc(place: Place, fault: str, do: str) -> None:
         report = ask(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, **GRPC})
     assert report.failed == ["traces", "metrics", "logs"]
     for leg in report.failed:
-        assert fault in report.legs[leg]["says"]
-        assert do in report.legs[leg]["do"]
+        assert fault in report.legs[leg]["message"]
+        assert do in report.legs[leg]["fix"]
 
 
 def test_a_rejected_record_is_not_well(place: Place) -> None:
     with Endpoint("partial") as endpoint:
         report = ask(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
     assert report.failed == ["logs"]
-    assert "too old" in report.legs["logs"]["says"]
+    assert "too old" in report.legs["logs"]["message"]
 
 
 @pytest.mark.parametrize(("protocol", "spoken"), [("grpc", "http"), ("http/protobuf", "grpc")])
@@ -132,7 +132,7 @@ def test_the_other_protocols_port_is_told(place: Place, protocol: str, spoken: s
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
         report = ask(place, env)
     expected = {"http": "http/protobuf", "grpc": "grpc"}[spoken]
-    assert f"export OTEL_EXPORTER_OTLP_PROTOCOL={expected}" in report.legs["traces"]["do"]
+    assert f"export OTEL_EXPORTER_OTLP_PROTOCOL={expected}" in report.legs["traces"]["fix"]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -150,28 +150,28 @@ def test_tls(place: Place, protocol: str) -> None:
         renamed = endpoint.url.replace("127.0.0.1", "localhost")
         other = ask(place, {**trusting, "OTEL_EXPORTER_OTLP_ENDPOINT": renamed})
     assert stranger.failed == ["tls"]
-    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in stranger.legs["tls"]["do"]
-    assert stranger.legs["traces"]["says"] == "not tried"
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in stranger.legs["tls"]["fix"]
+    assert stranger.legs["traces"]["message"] == "not tried"
     assert plain.failed == ["traces", "metrics", "logs"]
-    assert "to https://" in plain.legs["traces"]["do"]
+    assert "to https://" in plain.legs["traces"]["fix"]
     assert other.failed == ["tls"]
-    assert "a name that the certificate covers" in other.legs["tls"]["do"]
+    assert "a name that the certificate covers" in other.legs["tls"]["fix"]
     with Endpoint(protocol=protocol) as endpoint:
         report = ask(place, {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url.replace("http:", "https:")})
     assert report.failed == ["tls"]
-    assert "to http://" in report.legs["tls"]["do"]
+    assert "to http://" in report.legs["tls"]["fix"]
 
 
 def test_where_nobody_is(place: Place) -> None:
     (port,) = free_ports(1)
     refused = ask(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"})
     assert refused.failed == ["tcp"]
-    assert "refused" in refused.legs["tcp"]["says"]
-    assert "start the collector" in refused.legs["tcp"]["do"]
+    assert "refused" in refused.legs["tcp"]["message"]
+    assert "start the collector" in refused.legs["tcp"]["fix"]
     unknown = ask(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://no-such-host.invalid:4318"})
     assert unknown.failed == ["name"]
-    assert "host in OTEL_EXPORTER_OTLP_ENDPOINT" in unknown.legs["name"]["do"]
-    assert [unknown.legs[leg]["says"] for leg in ("tcp", "tls", "logs")] == ["not tried"] * 3
+    assert "host in OTEL_EXPORTER_OTLP_ENDPOINT" in unknown.legs["name"]["fix"]
+    assert [unknown.legs[leg]["message"] for leg in ("tcp", "tls", "logs")] == ["not tried"] * 3
 
 
 def test_a_port_that_swallows_connections(place: Place) -> None:
@@ -188,7 +188,7 @@ def test_a_port_that_swallows_connections(place: Place) -> None:
         for each in waiting:
             each.close()
     assert report.failed == ["tcp"]
-    assert "firewalls" in report.legs["tcp"]["do"]
+    assert "firewalls" in report.legs["tcp"]["fix"]
 
 
 def test_variables_are_told_without_what_is_secret(place: Place) -> None:
@@ -230,7 +230,7 @@ def test_a_host_that_is_none_is_told_without_a_traceback(place: Place, host: str
     assert report.code != 0
     (leg,) = report.failed
     assert leg in ("variables", "name")
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in report.legs[leg]["says"] + report.legs[leg]["do"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in report.legs[leg]["message"] + report.legs[leg]["fix"]
 
 
 def test_a_file_without_certificates_is_told(place: Place) -> None:
@@ -240,8 +240,8 @@ def test_a_file_without_certificates_is_told(place: Place) -> None:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(file)}
         report = ask(place, env)
     assert report.failed == ["tls"]
-    assert str(file) in report.legs["tls"]["says"]
-    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in report.legs["tls"]["do"]
+    assert str(file) in report.legs["tls"]["message"]
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in report.legs["tls"]["fix"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_file_without_certificates_is_told(place: Place) -> None:
 def test_variables_that_send_nothing(place: Place, env: dict[str, str], do: str) -> None:
     report = ask(place, env)
     assert (report.code, report.failed) == (1, ["variables"])
-    assert do in report.legs["variables"]["do"]
+    assert do in report.legs["variables"]["fix"]
 
 
 def test_a_signal_with_an_endpoint_of_its_own_is_a_way_of_its_own(place: Place) -> None:
@@ -295,8 +295,8 @@ def test_a_vendor_that_takes_nothing_is_told(place: Place, tmp_path: Path, answe
             env, addresses = bundled(collector)
             report = ask(place, env, *addresses)
     assert report.failed == ["to splunk_hec", "to splunk_hec/metrics"]
-    assert "SPLUNK_HEC_TOKEN" in report.legs["to splunk_hec"]["do"]
-    found = report.legs["to splunk_hec"]["says"]
+    assert "SPLUNK_HEC_TOKEN" in report.legs["to splunk_hec"]["fix"]
+    found = report.legs["to splunk_hec"]["message"]
     assert ("queued" if answer == "nobody" else "permanently rejected") in found
 
 
@@ -305,7 +305,7 @@ def test_an_unwell_collector_is_told(place: Place) -> None:
     with Endpoint() as endpoint:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         wrong = ask(place, env, "--health", "http://127.0.0.1:1/")
-        assert (wrong.failed, wrong.legs["collector"]["do"]) == (["collector"], "check the address after --health")
+        assert (wrong.failed, wrong.legs["collector"]["fix"]) == (["collector"], "check the address after --health")
         unwell = ask(place, env, "--health", f"{endpoint.url}/health")
         assert unwell.failed == ["collector"]
 
@@ -323,7 +323,7 @@ def test_a_proxy_is_told_and_reached_first(place: Place) -> None:
     """What the exporter would go through, too."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example:4318", "HTTP_PROXY": "http://127.0.0.1:1"}
     report = ask(place, {**env, "http_proxy": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""})
-    assert "127.0.0.1:1, for collector.example:4318" in report.legs["proxy"]["says"]
+    assert "127.0.0.1:1, for collector.example:4318" in report.legs["proxy"]["message"]
     assert report.failed == ["tcp"]
 
 

@@ -34,12 +34,12 @@ class State(Enum):
 
 
 class Finding(NamedTuple):
-    """What was found on one leg; `do` is there where something is to be done."""
+    """What was found on one leg; `fix` is what to do where something is wrong."""
 
     leg: str
     state: State
-    says: str
-    do: str = ""
+    message: str
+    fix: str = ""
 
 
 def not_tried(leg: str) -> Finding:
