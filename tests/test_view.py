@@ -301,6 +301,7 @@ def test_what_others_wrote_does_not_move_the_cursor(tmp_path: Path) -> None:
     evil = "\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1b[5A\x07\u202eback\x9b1m"
     assert formatting.coloured(evil) == "\x1b[31mred\x1b[0mback1m\x1b[0m"
     assert formatting.plain(evil) == "redback1m"
+    assert formatting.plain("\x1b[38:5:1mred\x1b[>4;1m\x1b[0m") == "red"
     home = tmp_path / "home"
     made = Journals(home, "Evil")
     failure = {"type": evil, "message": evil, "stacktrace": evil}

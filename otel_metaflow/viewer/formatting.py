@@ -21,11 +21,11 @@ _WIDE = 200
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # What moves a terminal's cursor or changes its state; colours (SGR) may stay.
 _MOVES = re.compile(
-    r"\x1b\[(?![0-9;]*m)[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b(?!\[)."
+    r"\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b(?!\[)."
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]",
     re.DOTALL,
 )
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b")
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m|\x1b")
 
 
 def console() -> Console:

@@ -1,6 +1,6 @@
 """Tracebacks without Metaflow's own frames, which are the same for every step; those of user code stay.
 
-Only what is shown is folded: `view --json` and back ends have all of it. page.js does the same for the page.
+Only what is shown is folded: `view --json` and back ends have all of it. static/log_text.js does the same for the page.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ _CHUNK = 1 << 18  # characters of log lines that are unpacked together
 _MOST_SPANS = 20_000  # spans of user code
 _LONGEST = 20_000  # characters of a line: more is nothing to look at on a page
 _LAUNCHER = "launcher"
+_SCRIPTS = ("graph.js", "log_text.js", "page.js")  # one script, in this order
 
 
 class Part(NamedTuple):
@@ -74,7 +75,8 @@ def note(text: str) -> str:
 
 def _filled(run: Run, blocks: Sequence[str]) -> str:
     static = resources.files("otel_metaflow.viewer") / "static"
-    style, script, page = ((static / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))
+    style, page, *scripts = ((static / name).read_text("utf-8") for name in ("page.css", "page.html", *_SCRIPTS))
+    script = "\n".join(scripts)
     policy = (
         f"default-src 'none'; script-src 'sha256-{_hash(script)}'; style-src 'sha256-{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
