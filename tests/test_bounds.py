@@ -27,8 +27,9 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.checkpoint import Checkpoint
 from otel_metaflow.journal.layout import GIVEN_UP
+from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.reader import Tail
-from otel_metaflow.journal.writer import Journal, process_start
+from otel_metaflow.journal.writer import Journal
 from otel_metaflow.shipper.retention import prune
 
 DAY = 86_400.0

@@ -87,7 +87,7 @@ def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
 
 
 def test_runs_without_an_endpoint_are_listed_and_sent_on_demand_and_never_unasked(place: Place) -> None:
-    """As each of them said when it ended; the shipper of a later run sweeps up what was meant to be sent, not these."""
+    """As each of them said when it ended; the shipper of a later run delivers the backlog, not these."""
     kept = [place.run(ROOT / "examples/hello.py") for _ in range(2)]
     for run in kept:
         assert f"not exported (no endpoint). View: otel-metaflow view HelloFlow/{run.run}\n" in run.stderr

@@ -11,7 +11,7 @@ from journals import Journals
 from running import Place
 
 from otel_metaflow.core import names, settings
-from otel_metaflow.journal.writer import process_start
+from otel_metaflow.journal.processes import process_start
 from otel_metaflow.model.run import load
 from otel_metaflow.testing import run
 from otel_metaflow.viewer import log_lines, page

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from running import Finished, Place, eventually
 
 from otel_metaflow.core import ids
-from otel_metaflow.journal.writer import process_start
+from otel_metaflow.journal.processes import process_start
 from otel_metaflow.viewer.exports import otlp_json
 
 FLOW = """

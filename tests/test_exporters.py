@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from otel_metaflow.core.settings import Destination
 from otel_metaflow.shipper import signal_worker
-from otel_metaflow.shipper.signal_worker import Batch, Lane, Unfit
+from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
 from otel_metaflow.shipper.sinks import answers, otlp
 from otel_metaflow.shipper.sinks.answers import Answer, Verdict
 
@@ -113,11 +113,11 @@ def test_a_retry_after_is_seconds_or_a_date() -> None:
     assert answers.from_http(503, "", email.utils.formatdate(time.time() - 60, usegmt=True), "").wait == 0
 
 
-# The lane: real threads and queues, the answers of a script, no backoff
+# The worker: real threads and queues, the answers of a script, no backoff
 
 
 class Ledger:
-    """What became of each record that a lane was offered."""
+    """What became of each record that a worker was given."""
 
     def __init__(self) -> None:
         self.taken: Counter[int] = Counter()
@@ -135,8 +135,8 @@ class Ledger:
         return Batch(records, settled)
 
 
-def run(exporter: Callable[[Sequence[int]], Answer], batches: Sequence[Sequence[int]]) -> tuple[Ledger, Lane]:
-    """Deliver `batches` through a lane to its end; fails after more requests than any end can need."""
+def run(exporter: Callable[[Sequence[int]], Answer], batches: Sequence[Sequence[int]]) -> tuple[Ledger, SignalWorker]:
+    """Deliver `batches` through a worker to its end; fails after more requests than any end can need."""
     ledger = Ledger()
     wake = threading.Event()
 
@@ -147,7 +147,7 @@ def run(exporter: Callable[[Sequence[int]], Answer], batches: Sequence[Sequence[
             ledger.taken.update(records)
         return answer
 
-    made = Lane("logs", lambda: counted, wake)
+    made = SignalWorker("logs", lambda: counted, wake)
     waiting = list(batches)
     most = 20 * sum(map(len, batches)) + 200
     while waiting or made.is_busy:
@@ -156,7 +156,7 @@ def run(exporter: Callable[[Sequence[int]], Answer], batches: Sequence[Sequence[
         if made.is_parked:
             break
         if made.is_idle and waiting:
-            made.offer(ledger.batch(waiting.pop(0)))
+            made.submit(ledger.batch(waiting.pop(0)))
         if made.is_busy:
             wake.wait(0.1)
         assert ledger.requests < most, "an endless loop"
@@ -185,7 +185,7 @@ def numbered(sizes: Sequence[int]) -> list[list[int]]:
 def test_what_cannot_be_encoded_is_given_up_one_by_one_and_never_blamed_on_the_endpoint(
     broken: set[int], sizes: list[int]
 ) -> None:
-    """However many in a row: the lane goes on, and all others are delivered."""
+    """However many in a row: the worker goes on, and all others are delivered."""
 
     def exporter(records: Sequence[int]) -> Answer:
         return UNFIT if broken & set(records) else OK
@@ -212,8 +212,8 @@ def test_what_a_batch_raises_while_it_is_made_is_about_its_records() -> None:
     batch = ledger.batch(range(8))
     batch.wrap = lambda records: [8 // (record - 3) for record in records]
     wake = threading.Event()
-    made = Lane("logs", lambda: lambda _: OK, wake)
-    made.offer(batch)
+    made = SignalWorker("logs", lambda: lambda _: OK, wake)
+    made.submit(batch)
     while made.is_busy:
         assert wake.wait(10)
         wake.clear()
@@ -300,7 +300,7 @@ def test_a_slow_endpoint_is_sent_what_it_can_take_in_time(capacity: int, monkeyp
 
 
 def test_after_a_black_hole_requests_grow_again() -> None:
-    """Halved down to single records while nothing answered, a lane is soon back at full size."""
+    """Halved down to single records while nothing answered, a worker is soon back at full size."""
     requests_made: list[int] = []
 
     def hole(batch: Sequence[int]) -> Answer:
@@ -318,7 +318,7 @@ def test_after_a_black_hole_requests_grow_again() -> None:
 
 
 def test_a_lane_whose_exporter_never_returns_goes_on_with_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte a second keeps a client's timeout from ever passing; the lane's own patience ends it."""
+    """A byte a second keeps a client's timeout from ever passing; the worker's own patience ends it."""
     monkeypatch.setattr(signal_worker, "_PATIENCE", 0.3)
     stuck = threading.Event()
     calls: list[int] = []
@@ -331,8 +331,8 @@ def test_a_lane_whose_exporter_never_returns_goes_on_with_a_new_one(monkeypatch:
 
     wake = threading.Event()
     ledger = Ledger()
-    made = Lane("logs", lambda: exporter, wake)
-    made.offer(ledger.batch(range(10)))
+    made = SignalWorker("logs", lambda: exporter, wake)
+    made.submit(ledger.batch(range(10)))
     deadline = time.monotonic() + 30
     while made.is_busy and time.monotonic() < deadline:
         wake.wait(0.05)
@@ -350,8 +350,8 @@ def test_an_exporter_that_cannot_be_built_parks_the_lane_and_says_why() -> None:
 
     wake = threading.Event()
     ledger = Ledger()
-    made = Lane("logs", build, wake)
-    made.offer(ledger.batch([1]))
+    made = SignalWorker("logs", build, wake)
+    made.submit(ledger.batch([1]))
     assert wake.wait(10)
     made.step()
     made.close()
@@ -371,8 +371,8 @@ def test_a_lane_that_leaves_waits_for_the_answer_that_is_due_and_sends_nothing_m
         return LATER
 
     ledger = Ledger()
-    made = Lane("logs", lambda: exporter, wake)
-    made.offer(ledger.batch(range(10)))
+    made = SignalWorker("logs", lambda: exporter, wake)
+    made.submit(ledger.batch(range(10)))
     made.is_leaving = True
     assert made.is_sending
     go.set()

@@ -20,7 +20,7 @@ from otel_metaflow.shipper import log_files
 from otel_metaflow.shipper.convert.events import Events
 from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.convert.resources import Resources
-from otel_metaflow.shipper.usage_sampler import Pulse
+from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 FANOUT = ROOT / "examples/fanout.py"
 
@@ -48,7 +48,7 @@ def of(directory: Path, ended: Finished) -> log_files.Files:
     following = Following(ended.home, ended.folder)
     following.look()
     resources, redaction = Resources(following.run), Redaction()
-    events = Events(following.run, resources, redaction, Pulse())
+    events = Events(following.run, resources, redaction, UsageSampler())
     return log_files.Files(directory, following, LogRecords(following.run, resources), events)
 
 

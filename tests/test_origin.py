@@ -13,7 +13,7 @@ from otel_metaflow.launcher import provenance
 from otel_metaflow.model.run import Run
 from otel_metaflow.shipper.convert.resources import Resources
 from otel_metaflow.shipper.convert.spans import Spans
-from otel_metaflow.shipper.usage_sampler import Pulse
+from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 UPSTREAM = [
     {"type": "run", "timestamp": 2, "name": "metaflow.UpFlow.end", "id": "UpFlow/argo-up-x7/end/t-9"},
@@ -42,7 +42,7 @@ def test_the_span_of_a_triggered_run_is_linked_to_that_of_the_other(tmp_path: Pa
     """By ids that need not be handed on: the upstream run computed the same."""
     start = {"timeUnixNano": 1, "triggers": ["UpFlow/argo-up-x7"]}
     run = Run(RunKey("DownFlow", "argo-down-1"), start=start, end={"timeUnixNano": 2, "result": "success"})
-    span = Spans(tmp_path, run, Resources(run), Redaction(), Pulse(), detail=1).of_run()
+    span = Spans(tmp_path, run, Resources(run), Redaction(), UsageSampler(), detail=1).of_run()
     (link,) = span.links
     assert f"{link.context.trace_id:032x}" == ids.trace_id("UpFlow", "argo-up-x7")
     assert f"{link.context.span_id:016x}" == ids.run_span_id("UpFlow", "argo-up-x7")

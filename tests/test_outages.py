@@ -142,7 +142,7 @@ def test_an_endpoint_that_takes_small_requests_only_gets_everything(
 def test_a_byte_a_second_is_given_up_and_asked_again(
     place: Place, kept: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each byte keeps the client's own timeout from passing; the lane's patience ends it, and it is named."""
+    """Each byte keeps the client's own timeout from passing; the worker's patience ends it, and it is named."""
     monkeypatch.setattr(signal_worker, "_PATIENCE", 1.5)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setenv("OTEL_METAFLOW_HOME", str(place.home))

@@ -15,7 +15,7 @@ from journals import Journals, moment, wide
 from running import Finished, Place, eventually
 
 from otel_metaflow.core import settings
-from otel_metaflow.journal.writer import process_start
+from otel_metaflow.journal.processes import process_start
 from otel_metaflow.model.run import load
 from otel_metaflow.viewer import page as pages
 

@@ -35,7 +35,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail, parse
 from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper.convert import user_telemetry
-from otel_metaflow.task.otel_api import offer, sdk_metrics, sdk_spans
+from otel_metaflow.task.otel_api import attempt_recorder, sdk_metrics, sdk_spans
 from otel_metaflow.testing import run
 
 pytestmark = pytest.mark.range
@@ -730,7 +730,9 @@ class Written:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.outlet = offer.Outlet(f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False)
+        self.recorder = attempt_recorder.AttemptRecorder(
+            f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False
+        )
 
     def records(self) -> list[dict[str, Any]]:
         return [parse(line.encode()) for line in self.lines]
@@ -752,7 +754,7 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
 ) -> None:
     """Whatever it is called and holds."""
     written = Written()
-    provider = sdk_spans.provider(written.outlet)
+    provider = sdk_spans.provider(written.recorder)
     plain = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(plain))
     tracer = provider.get_tracer("library", "1", attributes={"of": "scope"})
@@ -777,7 +779,7 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", buckets)
     written = Written()
-    journal = sdk_metrics.JournalMetrics(written.outlet, lambda: None)
+    journal = sdk_metrics.JournalMetrics(written.recorder, lambda: None)
     meter = journal.provider.get_meter("library", "1")
     parent = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)))
     with trace.use_span(parent):  # for exemplars

@@ -217,7 +217,7 @@ def _attributes(message: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["span", "metric"])
 def test_spans_and_metrics_that_cannot_be_converted_are_given_up_by_name(tmp_path: Path, kind: str) -> None:
-    """More in a row than a lane takes from an endpoint, and each of another kind of wrong."""
+    """More in a row than a worker takes from an endpoint, and each of another kind of wrong."""
     at = BEGIN + 10**9
     good = {
         "span": {

@@ -86,7 +86,7 @@ def test_waiting_is_never_negative_and_begins_when_the_last_input_is_over(run: R
         if attempt.is_cloned:
             assert waited is None
             continue
-        ready = max((gate.ended_at for gate in story.gates(run, attempt)), default=0)
+        ready = max((one.ended_at for one in story.prerequisites(run, attempt)), default=0)
         assert waited == attempt.started_at - ready
         assert waited >= 0
 

@@ -22,7 +22,7 @@ from running import Finished, Place, eventually
 from otel_metaflow.cli.view import view
 from otel_metaflow.core import ids
 from otel_metaflow.journal.layout import AttemptKey, RunKey
-from otel_metaflow.journal.writer import process_start
+from otel_metaflow.journal.processes import process_start
 from otel_metaflow.model.run import Run, load
 from otel_metaflow.viewer import comparison, formatting, frames
 from otel_metaflow.viewer.run_view import graph

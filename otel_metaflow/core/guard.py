@@ -23,7 +23,7 @@ _keep: Optional[Note] = None
 _hidden: Set[CodeType] = set()
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line of ours on stderr, or nowhere if stderr is gone."""
     try:
         sys.stderr.write(f"otel: {line}\n")
@@ -47,15 +47,15 @@ def report(error: BaseException, what: str = UNKNOWN) -> None:
     if _keep is not None:
         _keep(what, reason)
     elif not _reported:
-        say_unrecorded({what: reason})
+        print_unrecorded({what: reason})
     _reported.add(what)
 
 
-def say_unrecorded(reasons: Mapping[str, str]) -> None:
+def print_unrecorded(reasons: Mapping[str, str]) -> None:
     """Print the one line about what goes unrecorded, given with the reason of each."""
     if reasons:
         (reason, *_) = reasons.values()
-        say(f"telemetry is incomplete, not recorded: {', '.join(reasons)} ({reason}); the run goes on")
+        print_line(f"telemetry is incomplete, not recorded: {', '.join(reasons)} ({reason}); the run goes on")
 
 
 def is_from_signal(error: BaseException) -> bool:

@@ -1,8 +1,8 @@
-"""What the launcher has found out already, handed on to its tasks in one environment variable.
+"""What a launcher passes to its tasks in one environment variable: the settings of the run, already checked.
 
 Each task would otherwise read and check the same settings and describe the same host again, which costs
 it some milliseconds of imports. A task whose own `OTEL_*` variables differ, by `@environment` say, and one
-without a launcher finds everything out by itself.
+without a launcher reads everything itself.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ VARIABLE = "OTEL_METAFLOW_LAUNCHED"
 WITHIN = "OTEL_METAFLOW_WITHIN"
 
 
-class Handover(NamedTuple):
+class LaunchContext(NamedTuple):
     """The settings of a run, as far as its tasks need them.
 
     `folder` is where the journals of the run are, None where none can be written; `trace_url` the template of
-    links.py.
+    core/trace_links.py.
     """
 
     flow: str
@@ -35,17 +35,17 @@ class Handover(NamedTuple):
     trace_url: str
 
 
-def give(handover: Handover, environ: Mapping[str, str]) -> str:
+def encode(context: LaunchContext, environ: Mapping[str, str]) -> str:
     """The value of the variable; `environ` is what the settings were read from."""
-    values = handover._replace(folder=handover.folder and str(handover.folder))  # type: ignore[arg-type]
+    values = context._replace(folder=context.folder and str(context.folder))  # type: ignore[arg-type]
     return json.dumps([_fingerprint(environ), *values], separators=(",", ":"))
 
 
-def take(flow: str, run: str) -> Optional[Handover]:
-    """What the launcher of this very run handed on; None where there is none, or its word does not hold here."""
+def decode(flow: str, run: str) -> Optional[LaunchContext]:
+    """The context from this run's own launcher; None where there is none, or where this task's variables differ."""
     try:
         mark, *values = json.loads(os.environ[VARIABLE])
-        found = Handover(*values)
+        found = LaunchContext(*values)
     except (KeyError, ValueError, TypeError):
         return None
     # A step that launches another flow, whose tasks inherit the variable.
@@ -55,9 +55,9 @@ def take(flow: str, run: str) -> Optional[Handover]:
 
 
 def _fingerprint(environ: Mapping[str, str]) -> int:
-    said = sorted(
+    settings = sorted(
         f"{name}={value}"
         for name, value in environ.items()
         if name.startswith("OTEL_") and name not in (VARIABLE, WITHIN)
     )
-    return crc32("\0".join(said).encode("utf-8", "surrogateescape"))
+    return crc32("\0".join(settings).encode("utf-8", "surrogateescape"))

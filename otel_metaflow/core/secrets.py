@@ -84,8 +84,8 @@ class Mask:
         return self._pattern.sub(MASK, text)
 
 
-def listen(pipe: Path) -> Optional[int]:
-    """Open the launcher's end of the pipe by which tasks tell it secrets; None where there can be none."""
+def open_pipe(pipe: Path) -> Optional[int]:
+    """Open the launcher's end of the pipe by which tasks send it secrets; None where there can be none."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkfifo(pipe, 0o600)
@@ -95,8 +95,8 @@ def listen(pipe: Path) -> Optional[int]:
         return None
 
 
-def tell(pipe: Path, values: Set[str]) -> None:
-    """Tell the launcher, if one listens, what to mask in the output that it reads."""
+def send(pipe: Path, values: Set[str]) -> None:
+    """Send the launcher, if there is one, what it has to mask in the output that it reads."""
     if not values:
         return
     try:
@@ -112,8 +112,8 @@ def tell(pipe: Path, values: Set[str]) -> None:
         os.close(descriptor)
 
 
-def heard(descriptor: int) -> Set[str]:
-    """What tasks told since the last call, without waiting."""
+def receive(descriptor: int) -> Set[str]:
+    """What tasks have sent since the last call, without waiting."""
     try:
         data = os.read(descriptor, 1 << 20)
     except BlockingIOError:

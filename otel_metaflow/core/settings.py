@@ -1,8 +1,8 @@
-"""What the environment says, read once and checked before anything is started.
+"""The settings of a run: environment variables, read once and checked before anything is started.
 
 Standard `OTEL_*` variables keep the meaning that the OpenTelemetry specification gives them; the few of
 our own begin with `OTEL_METAFLOW_`. A value that cannot be used is a `Problem`: one line that names the
-variable, what is wrong with it and what to type. A problem never stops a run, it stops the sending.
+variable, what is wrong with it and what to type. A problem never stops a run, it stops the export.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 from otel_metaflow.core import sdk_variables, trace_links
+from otel_metaflow.core.container import in_container
 
 SIGNALS = ("traces", "metrics", "logs")
 SAMPLERS = (
@@ -76,20 +77,10 @@ class Settings(NamedTuple):
         return bool(self.destinations) or self.log_dir is not None
 
     @property
-    def goals(self) -> str:
-        """Where telemetry goes, for messages."""
+    def targets(self) -> str:
+        """Where telemetry is exported to, for messages."""
         hosts = sorted({destination.host for destination in self.destinations.values()})
         return ", ".join([*hosts, *([str(self.log_dir)] if self.log_dir else [])])
-
-
-def in_container(environ: Mapping[str, str]) -> bool:
-    """Whether a process left behind would die with this one: a container, or a CI job."""
-    return (
-        bool(environ.get("KUBERNETES_SERVICE_HOST"))
-        or bool(environ.get("CI"))
-        or os.path.exists("/.dockerenv")
-        or os.path.exists("/run/.containerenv")
-    )
 
 
 def read(environ: Optional[Mapping[str, str]] = None) -> Settings:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.writer import is_alive, process_start
+from otel_metaflow.journal.processes import is_alive, process_start
 
 _OWNER = "shipper.owner"
 _owned: Dict[int, Path] = {}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from otel_metaflow.core.guard import say
+from otel_metaflow.core.guard import print_line
 
 
-def say_unwritable(error: OSError, home: Path) -> None:
-    """The one line about a folder of journals that takes none."""
-    say(
+def print_unwritable(error: OSError, home: Path) -> None:
+    """The one line about a folder in which no journal can be written."""
+    print_line(
         f"no telemetry for this run: cannot write journals in {home} ({error.strerror}); "
         "set OTEL_METAFLOW_HOME to a writable folder"
     )
 
 
-def say_lost(error: OSError) -> None:
-    """The one line about a journal that takes no more."""
-    say(f"telemetry is incomplete: cannot write to the journal ({error.strerror}); the run goes on")
+def print_unwritten(error: OSError) -> None:
+    """The one line about a journal that cannot be written any more."""
+    print_line(f"telemetry is incomplete: cannot write to the journal ({error.strerror}); the run goes on")

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import sys
-import time
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -39,7 +38,7 @@ def _parked(descriptor: int) -> int:
 
 
 class Journal:
-    """One journal, open for appending; `on_failure` hears once of a disk that takes no more."""
+    """One journal, open for appending; `on_failure` is called once, when the disk takes no more."""
 
     def __init__(self, path: Path, on_failure: Callable[[OSError], None], most_bytes: Optional[int] = None) -> None:
         """Open `path`, which is created for its owner alone; beyond `most_bytes` lines and logs are given up.
@@ -111,48 +110,3 @@ class Journal:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def process_start(pid: Optional[int] = None) -> Optional[int]:
-    """When a process started, in clock ticks since boot: with its pid, that names a process for good.
-
-    None where there is no such process, or no /proc.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        with open(f"/proc/{pid or 'self'}/stat", "rb") as stat:
-            # The name of the command, in parentheses, may hold anything (proc(5)); starttime is field 22.
-            return int(stat.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def process_start_time() -> Optional[int]:
-    """When this process started, in nanoseconds since 1970, to the tick of the kernel (10 ms); Linux only."""
-    ticks = process_start()
-    if ticks is None:
-        return None
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return clock.now() - int(age * 1e9)
-
-
-def is_alive(pid: int, start: Optional[int]) -> bool:
-    """Whether the process that was `pid` when it started at `start` still runs."""
-    if start is not None and sys.platform.startswith("linux"):
-        return process_start(pid) == start and not _is_zombie(pid)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (OSError, IndexError):
-        return True

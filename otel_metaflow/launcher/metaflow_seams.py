@@ -355,7 +355,7 @@ def _number(value: Any) -> float:
         return 0.0
 
 
-def hand_over(cli_args: Any, name: str, value: str) -> None:
+def set_variable(cli_args: Any, name: str, value: str) -> None:
     """Set a variable of a task that is about to be launched.
 
     A task that gets none finds everything out by itself: nothing is lost but milliseconds.

@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 from otel_metaflow.core import long_lines, secrets
 from otel_metaflow.core.stream_tap import StreamTap, tap
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.writer import Journal, process_start
+from otel_metaflow.journal.processes import process_start
+from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher.raw_lines import RawLines, Writer
 
 
@@ -33,8 +34,8 @@ class Output:
         self._on_failure = on_failure
         self._most_bytes = most_bytes
         self._streams_of = streams_of
-        self._raw = Writer(mask, self.hear_secrets)
-        self._told = secrets.listen(folder / layout.SECRETS_PIPE)
+        self._raw = Writer(mask, self.receive_secrets)
+        self._secrets_pipe = secrets.open_pipe(folder / layout.SECRETS_PIPE)
         self._recorded: Set[layout.AttemptKey] = set()
         self._unrecorded = 0
         self._pid = os.getpid()
@@ -87,7 +88,7 @@ class Output:
             self._unrecorded += 1
             return None
         self._recorded.add(key)
-        self.hear_secrets()  # also of tasks that print nothing, or the pipe fills up
+        self.receive_secrets()  # also of tasks that print nothing, or the pipe fills up
         path = layout.output_file(self._folder, key)
         journal = Journal(path, self._on_failure, self._most_bytes)
         if layout.is_cut(path):
@@ -108,10 +109,10 @@ class Output:
             },
         )
 
-    def hear_secrets(self) -> None:
-        """Learn what tasks told of their secrets; they tell before their step can print one."""
-        if self._told is not None:
-            values = secrets.heard(self._told)
+    def receive_secrets(self) -> None:
+        """Mask the secrets that tasks have sent; they send them before their step can print one."""
+        if self._secrets_pipe is not None:
+            values = secrets.receive(self._secrets_pipe)
             if values:
                 self._mask.add(values)
 

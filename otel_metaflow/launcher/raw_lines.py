@@ -141,7 +141,7 @@ class Writer:
             for attempt in list(self._attempts.values()):
                 lines = attempt.take()
                 if lines:
-                    # After the lines were read: a task tells its secrets before it can print one.
+                    # After the lines were read: a task sends its secrets before it can print one.
                     self._before()
                     attempt.append(lines, self._mask)
                     is_quiet = False

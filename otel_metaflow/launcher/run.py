@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from otel_metaflow.core import ids, launch_context, resource, secrets, settings, trace_context, trace_links
-from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, say, say_unrecorded
+from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, print_line, print_unrecorded
 from otel_metaflow.core.metaflow_seams import facts, flow_name
 from otel_metaflow.journal import layout, unrecorded
-from otel_metaflow.journal.notices import say_lost, say_unwritable
-from otel_metaflow.journal.writer import Journal, process_start
+from otel_metaflow.journal.notices import print_unwritable, print_unwritten
+from otel_metaflow.journal.processes import process_start
+from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher import metaflow_seams, provenance, spawn, summary, tracing
 from otel_metaflow.launcher.output import Output
 
 _run: Optional[Run] = None
-_handed: Optional[launch_context.Handover] = None  # as soon as the first step asked
+_launch_context: Optional[launch_context.LaunchContext] = None  # from the first step on
 
 
 class Run:
@@ -32,12 +33,12 @@ class Run:
         self.key = key
         self.environment = environment
         self.folder = folder
-        self._has_said_lost = False
-        self._journal = Journal(folder / layout.RUN_FILE, self._say_lost)
+        self._has_reported_unwritten = False
+        self._journal = Journal(folder / layout.RUN_FILE, self._report_unwritten)
         self._mask = secrets.Mask(secrets.known(os.environ))
         self._steps: Dict[str, Sequence[str]] = {}
         self._output = Output(
-            folder, self._journal, self._mask, self._say_lost, environment.journal_max_bytes, self._steps.get
+            folder, self._journal, self._mask, self._report_unwritten, environment.journal_max_bytes, self._steps.get
         )
         self._unrecorded: Dict[str, str] = {}
         self._unfinished = 0
@@ -64,7 +65,7 @@ class Run:
             self._output.tap_launcher()
         tracing.make_current(trace_context.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key)))
         for problem in (*self.environment.problems, *self.environment.notices):
-            say(problem)
+            print_line(problem)
         self.ensure_shipper()
 
     def describe_steps(self, flow: Any, graph: Any) -> None:
@@ -95,35 +96,35 @@ class Run:
         self._journal.append(layout.END, fields)
         self.ensure_shipper()
 
-    def _say_lost(self, error: OSError) -> None:
-        """A journal of the run takes no more: say so once, whoever met it."""
-        if not self._has_said_lost:
-            self._has_said_lost = True
-            say_lost(error)
+    def _report_unwritten(self, error: OSError) -> None:
+        """A journal of the run cannot be written: report that once, for whichever journal it is."""
+        if not self._has_reported_unwritten:
+            self._has_reported_unwritten = True
+            print_unwritten(error)
 
     def _at_exit(self) -> None:
-        """The launcher has printed all it prints: say where the telemetry is."""
+        """The launcher has printed everything: print what became of the telemetry."""
         if os.getpid() != self._pid:
             return
         self._output.close()
         self._journal.append(layout.CLOSED, {})
         # What the tasks could not record, too: one line for all of them, apart from their own output.
-        say_unrecorded({**unrecorded.read(self.folder), **self._unrecorded})
+        print_unrecorded({**unrecorded.read(self.folder), **self._unrecorded})
         with contextlib.suppress(OSError):
-            self._say_lost(OSError(0, (self.folder / layout.UNWRITTEN_MARK).read_text()))
+            self._report_unwritten(OSError(0, (self.folder / layout.UNWRITTEN_MARK).read_text()))
         self.ensure_shipper()
         if self.environment.is_shipping:
             # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
             summary.wait(self.folder, self.environment.flush_timeout)
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
-            say(summary.line(self.folder, self.key, self.environment, *self._output.counts()))
+            print_line(summary.line(self.folder, self.key, self.environment, *self._output.counts()))
             if self.environment.trace_url and self.environment.is_shipping:
-                say(f"trace {self._trace_url()}")
+                print_line(f"trace {self._trace_url()}")
 
     def _trace_url(self) -> str:
-        lead = trace_context.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key))
-        trace_id, span_id = lead.split("-")[1:3]
+        traceparent = trace_context.below(os.environ, ids.trace_id(*self.key), ids.run_span_id(*self.key))
+        trace_id, span_id = traceparent.split("-")[1:3]
         return trace_links.fill(self.environment.trace_url, self.key.flow, self.key.run, trace_id, span_id)
 
 
@@ -136,12 +137,12 @@ def _result(exception: Optional[BaseException]) -> str:
 @guarded
 def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -> None:
     """A decorated step of a run that begins; `flow` and `graph` are Metaflow's."""
-    global _run, _handed
-    if _handed is None:
+    global _run, _launch_context
+    if _launch_context is None:
         environment = settings.read()
         key = layout.RunKey(flow_name(flow), run, environment.namespace)
         _run = None if environment.disabled else _open(key, environment)
-        _handed = launch_context.Handover(
+        _launch_context = launch_context.LaunchContext(
             key.flow,
             run,
             key.namespace,
@@ -163,17 +164,19 @@ def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Run(key, environment, folder)
     except OSError as error:
-        say_unwritable(error, environment.home)
+        print_unwritable(error, environment.home)
         return None
 
 
 @guarded
 def launching(cli_args: Any) -> None:
-    """A task is about to be launched: hand on what it needs to know, see that a shipper is at work."""
+    """A task is about to be launched: pass it the launch context, and make sure that a shipper runs."""
     if _run is not None:
         _run.ensure_shipper()
-    if _handed is not None:
-        metaflow_seams.hand_over(cli_args, launch_context.VARIABLE, launch_context.give(_handed, os.environ))
+    if _launch_context is not None:
+        metaflow_seams.set_variable(
+            cli_args, launch_context.VARIABLE, launch_context.encode(_launch_context, os.environ)
+        )
 
 
 @guarded

@@ -43,7 +43,7 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
         if environment.problems:
             return f"recorded {attempts}, not exported (invalid settings, see above). {view}"
         return f"recorded {attempts}, not exported (no endpoint). {view}"
-    hosts = environment.goals
+    hosts = environment.targets
     checkpoint = Checkpoint.read(folder)
     dropped = sum(checkpoint.given_up.values())
     logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")

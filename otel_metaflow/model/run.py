@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
-from otel_metaflow.journal.writer import is_alive
+from otel_metaflow.journal.processes import is_alive
 
 Record = Dict[str, Any]
 

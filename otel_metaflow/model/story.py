@@ -55,7 +55,7 @@ def first_failure(run: Run) -> Optional[Attempt]:
     return min(failed, key=lambda one: (_over_at(one), one.key), default=None)
 
 
-def gates(run: Run, attempt: Attempt) -> Iterator[Attempt]:
+def prerequisites(run: Run, attempt: Attempt) -> Iterator[Attempt]:
     """What had to be over before the attempt could start: the attempt before it, else all that it read."""
     before = previous(run, attempt)
     if before is not None:
@@ -71,12 +71,12 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
     """How long the attempt waited for its launch after all that it needed was there; None if nobody saw."""
     if attempt.launch is None or run.start is None:
         return None
-    needed = list(gates(run, attempt))
+    needed = list(prerequisites(run, attempt))
     if attempt.key.attempt == 0:
         inputs = run.inputs_of(attempt)
         if inputs is None or not all(_is_known(run, key) for key in inputs) or (inputs and not needed):
             return None
-    ready = max((_over_at(gate) for gate in needed), default=run.started_at)
+    ready = max((_over_at(one) for one in needed), default=run.started_at)
     return max(0, int(attempt.launch["timeUnixNano"]) - ready)
 
 
@@ -106,7 +106,7 @@ def critical_path(run: Run) -> CriticalPath:
     seen = {chain[0].key}
     while True:
         # A journal that was tampered with may name a circle.
-        before = [gate for gate in gates(run, chain[-1]) if not gate.is_cloned and gate.key not in seen]
+        before = [one for one in prerequisites(run, chain[-1]) if not one.is_cloned and one.key not in seen]
         if not before:
             break
         chain.append(max(before, key=_rank))

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     # Ctrl-C is meant for the run. A terminal that closes is none of our business either.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # What exporters log about failures is said better by the lanes.
+    # What exporters log about failures is reported better by the signal workers.
     logging.getLogger().addHandler(logging.NullHandler())
     lock = locks.try_lock(folder)
     if lock is None:

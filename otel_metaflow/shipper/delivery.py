@@ -26,10 +26,10 @@ from otel_metaflow.shipper.convert.resources import Resources
 from otel_metaflow.shipper.convert.spans import Spans
 from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.log_files import Files
-from otel_metaflow.shipper.signal_worker import Batch, Lane, Unfit
+from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
 from otel_metaflow.shipper.sinks import otlp
 from otel_metaflow.shipper.sinks.otlp import Exporter
-from otel_metaflow.shipper.usage_sampler import Pulse
+from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
 _POLL = 0.4
@@ -66,24 +66,24 @@ class Delivery:
         self._following = Following(home, folder)
         self._following.look()
         run = self.run = self._following.run
-        self._offered: Set[Tuple[str, str]] = set()  # signal and name of what a lane has, or had
+        self._submitted: Set[Tuple[str, str]] = set()  # signal and name of what a signal worker has, or had
         self._is_sampled = sampling.is_sampled(run, environment)
         self._keeps_failed = environment.keep_failed
         self._redaction = Redaction(environment.redact)
         self._resources = Resources(run, sampled=self._is_sampled or self._keeps_failed)
-        pulse = Pulse()
-        self._spans = Spans(home, run, self._resources, self._redaction, pulse, detail=environment.detail)
-        events = Events(run, self._resources, self._redaction, pulse)
+        usage_sampler = UsageSampler()
+        self._spans = Spans(home, run, self._resources, self._redaction, usage_sampler, detail=environment.detail)
+        events = Events(run, self._resources, self._redaction, usage_sampler)
         self._metrics = Metrics(run, self._resources)
-        self._users = {
+        self._user_telemetry = {
             "traces": user_telemetry.UserRecords(folder, layout.SPAN, self._cursor),
             "metrics": user_telemetry.UserRecords(folder, layout.METRIC, self._cursor),
         }
         records = LogRecords(run, self._resources, environment.redact)
         self._logs = LogFeed(self._following, records, events, self._cursor, partial(self._is_new, "events"))
         self.wake = wake
-        self.lanes = {
-            signal: Lane(signal, partial(build, destination), self.wake)
+        self.workers = {
+            signal: SignalWorker(signal, partial(build, destination), self.wake)
             for signal, destination in environment.destinations.items()
         }
         self._files: Optional[Files] = None
@@ -100,12 +100,12 @@ class Delivery:
         try:
             self._work(linger, give_way or (lambda: False))
         finally:
-            for lane in self.lanes.values():
-                lane.finish()
-                lane.close()
+            for worker in self.workers.values():
+                worker.finish()
+                worker.close()
         self._note_corrupt()
         written = self._files is None or self._files.at_end()
-        self.checkpoint.complete = written and all(lane.is_done for lane in self.lanes.values())
+        self.checkpoint.complete = written and all(worker.is_done for worker in self.workers.values())
         self.checkpoint.stalled = not self.checkpoint.complete
         self.checkpoint.write()
         return self.checkpoint.complete
@@ -116,14 +116,14 @@ class Delivery:
         while True:
             self.wake.clear()
             self._following.look()
-            for lane in self.lanes.values():
-                lane.step()
+            for worker in self.workers.values():
+                worker.step()
             fed = self._feed()
             if self._files is not None:
                 fed |= self._files.feed()
                 self.checkpoint.delivered["files"] = self._files.written
             self._note_trouble(is_stalled=not fed and self._is_stalled())
-            idle = not fed and not any(lane.is_busy for lane in self.lanes.values())
+            idle = not fed and not any(worker.is_busy for worker in self.workers.values())
             if self._following.run_is_over and idle and self._all_read():
                 break
             if self._following.run_is_over and self._trouble():
@@ -134,24 +134,24 @@ class Delivery:
             else:
                 since = None
             if is_leaving:
-                for lane in self.lanes.values():
-                    lane.is_leaving = True
-                if not any(lane.is_sending for lane in self.lanes.values()):
+                for worker in self.workers.values():
+                    worker.is_leaving = True
+                if not any(worker.is_sending for worker in self.workers.values()):
                     break
             if not fed:
                 self.wake.wait(_POLL)
 
     def _all_read(self) -> bool:
-        """Whether the journals hold nothing that was not handed to a lane."""
+        """Whether the journals hold nothing that was not handed to a worker."""
         self._following.look()
         if not self._following.run_is_over or not self._users_are_read():
             return False
         if self._files is not None and not self._files.at_end():
             return False
-        lane = self.lanes.get("logs")
-        return lane is None or lane.is_parked or self._logs.is_read()
+        worker = self.workers.get("logs")
+        return worker is None or worker.is_parked or self._logs.is_read()
 
-    # Feeding the lanes
+    # Feeding the workers
 
     def _feed(self) -> bool:
         fed = False
@@ -162,11 +162,11 @@ class Delivery:
             ("metrics", partial(self._user_batch, "metrics", user_telemetry.of_metric, user_telemetry.together)),
             ("metrics", self._metric_batch),
         ):
-            lane = self.lanes.get(signal)
-            if lane is not None and lane.is_idle:
+            worker = self.workers.get(signal)
+            if worker is not None and worker.is_idle:
                 made = batch()
                 if made is not None:
-                    lane.offer(made)
+                    worker.submit(made)
                     fed = True
         return fed
 
@@ -185,10 +185,10 @@ class Delivery:
                 if len(records) >= _MOST_RECORDS or size >= _MOST_BYTES:
                     break
         if not records and not progress.unfit:
-            if self.lanes["logs"].is_done:  # what is in doubt may have to be read again
+            if self.workers["logs"].is_done:  # what is in doubt may have to be read again
                 self._note_logs(progress)
             return None
-        self._offered.update(("events", name) for name in progress.events)
+        self._submitted.update(("events", name) for name in progress.events)
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
             self._note_logs(progress)
@@ -208,7 +208,9 @@ class Delivery:
         if signal == "traces" and not self._sends_spans():
             return None
         cursors: Dict[str, Cursor] = {}
-        said = self._users[signal].take(self.run.attempts, self._following.tails, cursors, _MOST_RECORDS, _MOST_BYTES)
+        said = self._user_telemetry[signal].take(
+            self.run.attempts, self._following.tails, cursors, _MOST_RECORDS, _MOST_BYTES
+        )
         if not said:
             return None
         never: List[Unfit] = []
@@ -225,11 +227,13 @@ class Delivery:
         return Batch(records, settled, wrap)
 
     def _users_are_read(self) -> bool:
-        """Whether all that user code said is with a lane, as far as there is one that takes it."""
+        """Whether all that user code said is with a worker, as far as there is one that takes it."""
         return all(
             records.is_read(self._following.tails)
-            for signal, records in self._users.items()
-            if signal in self.lanes and not self.lanes[signal].is_parked and (signal != "traces" or self._sends_spans())
+            for signal, records in self._user_telemetry.items()
+            if signal in self.workers
+            and not self.workers[signal].is_parked
+            and (signal != "traces" or self._sends_spans())
         )
 
     def _span_batch(self) -> Optional[Batch]:
@@ -276,7 +280,7 @@ class Delivery:
         ]
 
     def _is_new(self, signal: str, name: str) -> bool:
-        return name not in self.checkpoint.sent[signal] and (signal, name) not in self._offered
+        return name not in self.checkpoint.sent[signal] and (signal, name) not in self._submitted
 
     def _run_is_due(self, signal: str) -> bool:
         """Whether the run's own span or metrics can be made: it has a launcher, and all its attempts went before."""
@@ -290,13 +294,13 @@ class Delivery:
 
     def _logs_are_over(self) -> bool:
         """Whether it is known how many log records were given up."""
-        lane = self.lanes.get("logs")
-        return lane is None or lane.is_parked or (lane.is_idle and self._logs.is_read())
+        worker = self.workers.get("logs")
+        return worker is None or worker.is_parked or (worker.is_idle and self._logs.is_read())
 
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:
             return None
-        self._offered.update((signal, item.name) for item in items)
+        self._submitted.update((signal, item.name) for item in items)
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
             self.checkpoint.sent[signal].update(item.name for item in items)
@@ -324,19 +328,19 @@ class Delivery:
         self.checkpoint.corrupt = self._corrupt_before + self._logs.corrupt
 
     def _trouble(self) -> Dict[str, str]:
-        trouble = {signal: lane.trouble for signal, lane in self.lanes.items()}
+        trouble = {signal: worker.trouble for signal, worker in self.workers.items()}
         if self._files is not None:
             trouble["files"] = self._files.trouble
         return {name: reason for name, reason in trouble.items() if reason}
 
     def _is_stalled(self) -> bool:
         """Whether the run is over and each signal that is not delivered has failed at least once."""
-        busy = [lane for lane in self.lanes.values() if lane.is_busy]
-        failed = [lane for lane in self.lanes.values() if lane.has_failed]
+        busy = [worker for worker in self.workers.values() if worker.is_busy]
+        failed = [worker for worker in self.workers.values() if worker.has_failed]
         files = self._files
         return (
             self._following.run_is_over
-            and all(lane.has_failed for lane in busy)
+            and all(worker.has_failed for worker in busy)
             and (files is None or bool(files.trouble) or files.at_end())
             and bool(failed or (files is not None and files.trouble))
         )

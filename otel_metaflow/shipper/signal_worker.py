@@ -1,7 +1,7 @@
 """One signal's way to its endpoint: one batch at a time, until the endpoint has answered for each record.
 
-Exports run in a thread of the lane's own, so that an endpoint that stalls holds up its signal and
-nothing else. What the lane was offered stays with it until it is settled; the journal stays on disk
+Exports run in a thread of the worker's own, so that an endpoint that stalls holds up its signal and
+nothing else. What the worker was submitted stays with it until it is settled; the journal stays on disk
 whatever happens here.
 """
 
@@ -49,7 +49,7 @@ class Batch:
     wrap: Callable[[Sequence[Any]], Any] = field(default=lambda records: records)
 
 
-class Lane:
+class SignalWorker:
     """Delivers the batches of one signal."""
 
     def __init__(self, signal: str, build: Callable[[], Exporter], wake: threading.Event) -> None:
@@ -101,12 +101,12 @@ class Lane:
         threading.Thread(target=work, name=f"export {self.signal}", daemon=True).start()
 
     def close(self) -> None:
-        """End the lane's thread, as soon as its endpoint lets it."""
+        """End the worker's thread, as soon as its endpoint lets it."""
         self._requests.put(None)
 
     @property
     def is_idle(self) -> bool:
-        """Whether the lane can take a batch."""
+        """Whether the worker can take a batch."""
         return self._batch is None and not self.is_parked and not self.is_leaving
 
     @property
@@ -126,10 +126,10 @@ class Lane:
 
     @property
     def is_done(self) -> bool:
-        """Whether all that was offered is settled."""
+        """Whether all that was submitted is settled."""
         return self._batch is None and not self._doubted
 
-    def offer(self, batch: Batch) -> None:
+    def submit(self, batch: Batch) -> None:
         """Take a batch to deliver; only when idle. One without records is settled in its turn."""
         self._batch = batch
         self._pieces = deque([batch.records] if batch.records else [])
@@ -141,7 +141,7 @@ class Lane:
         self.step()
 
     def finish(self) -> None:
-        """Nothing more will be offered: what is in doubt is bad if the endpoint took other records, else it is kept."""
+        """Nothing more will be submitted: doubted records are bad if others were accepted, else kept."""
         if self._has_delivered and not self.is_parked:
             self._settle_doubted()
 
@@ -259,7 +259,7 @@ class Lane:
     def _settle(self) -> None:
         """All pieces are answered for. If none was taken, that is in doubt until another batch is.
 
-        So is, in a lane that has delivered nothing, what cannot be encoded: perhaps nothing can.
+        So is, in a worker that has delivered nothing, what cannot be encoded: perhaps nothing can.
         """
         batch, self._batch = self._batch, None
         if batch is None:

@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     gpu: Optional[gpu.Use] = None
 
 
-class Pulse:
+class UsageSampler:
     """Samples attempts, and remembers the largest memory of each."""
 
     def __init__(self) -> None:

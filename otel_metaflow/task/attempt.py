@@ -19,12 +19,14 @@ from otel_metaflow.core import metaflow_seams as shared
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes
 from otel_metaflow.core.stream_tap import StreamTap, tap
 from otel_metaflow.journal import layout, unrecorded
-from otel_metaflow.journal.notices import say_lost, say_unwritable
-from otel_metaflow.journal.writer import Journal, process_start, process_start_time, quoted
+from otel_metaflow.journal.notices import print_unwritable, print_unwritten
+from otel_metaflow.journal.processes import process_start, process_start_time
+from otel_metaflow.journal.writer import Journal, quoted
 from otel_metaflow.task import lineage, metaflow_seams, usage
 from otel_metaflow.task.exceptions import describe_exception
 from otel_metaflow.task.logging_tap import LoggingTap
-from otel_metaflow.task.otel_api import offer
+from otel_metaflow.task.otel_api import auto_instrumentation, import_hook
+from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
 # Bound before user code runs, which may put others in their place.
 _getpid = os.getpid
@@ -49,7 +51,7 @@ class Attempt:
         self._taps: Iterable[StreamTap] = ()
         self._logging: Optional[LoggingTap] = None
         self._traceparent = ""
-        self._outlet: Optional[offer.Outlet] = None
+        self._recorder: Optional[AttemptRecorder] = None
 
     def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
         """Write the first record and begin to listen to stdout, stderr and logging."""
@@ -100,26 +102,26 @@ class Attempt:
 
     def echo_to(self, outer: Path) -> None:
         """Report each line also to the journal of the task whose output this process shares."""
-        self._outer = Journal(outer, partial(_note_lost, self._folder))
+        self._outer = Journal(outer, partial(_note_unwritten, self._folder))
 
     def learn_secrets(self) -> None:
-        """Take in what `@secrets` and `@environment` set, and tell the launcher, which cannot see it.
+        """Take in what `@secrets` and `@environment` set, and send it to the launcher, which cannot see it.
 
         The launcher reads this task's output too. The values go to it through a named pipe, never
         through a file.
         """
         self._mask.add(secrets.known(os.environ))
-        secrets.tell(self._folder / layout.SECRETS_PIPE, self._mask.values)
+        secrets.send(self._folder / layout.SECRETS_PIPE, self._mask.values)
 
-    def offer_api(self) -> None:
-        """Be there for user code that uses OpenTelemetry, and for the subprocesses it starts."""
+    def record_user_telemetry(self) -> None:
+        """Record what user code reports through the OpenTelemetry API, as children of this attempt."""
         tap = self._logging
-        self._outlet = offer.Outlet(
+        self._recorder = AttemptRecorder(
             self._traceparent, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
         )
-        offer.offer(self._outlet)
+        import_hook.install(self._recorder)
         if tap is not None:
-            offer.mute_repeaters()
+            auto_instrumentation.mute()
 
     def note_trace_url(self, template: str, metadata: Any, fields: Dict[str, Any]) -> None:
         """Register the link to this attempt's span as metadata of the task; with a metadata service, one request."""
@@ -150,8 +152,8 @@ class Attempt:
         if self._ended or _getpid() != self._pid:
             return
         self._ended = True
-        if self._outlet is not None:
-            self._outlet.close()
+        if self._recorder is not None:
+            self._recorder.close()
         self.note_error()
         error = self._exception
         hide_frames(error)
@@ -207,44 +209,44 @@ def begin(
     `flow`, `graph`, `inputs`, `output` and `metadata` are Metaflow's.
     """
     name = shared.flow_name(flow)
-    handed = launch_context.take(name, run)
+    context = launch_context.decode(name, run)
     described: Dict[str, Any] = {}
-    if handed is None:
-        handed = _found_out(name, run)
-        if handed is None:
+    if context is None:
+        context = _described_here(name, run)
+        if context is None:
             return None
         from otel_metaflow.core import resource
 
         described["resource"] = resource.describe(name, run, shared.facts())
-    if handed.folder is None:
+    if context.folder is None:
         return None
     try:
-        handed.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        context.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = Journal(
-            layout.attempt_file(handed.folder, layout.AttemptKey(step, task, attempt)),
-            partial(_note_lost, handed.folder),
-            handed.most_bytes,
+            layout.attempt_file(context.folder, layout.AttemptKey(step, task, attempt)),
+            partial(_note_unwritten, context.folder),
+            context.most_bytes,
         )
     except OSError as error:
-        # A launcher has said so for the whole run.
+        # A launcher has reported that for the whole run.
         if launch_context.VARIABLE not in os.environ:
-            say_unwritable(error, handed.folder.parent.parent)
+            print_unwritable(error, context.folder.parent.parent)
         return None
     if launch_context.VARIABLE in os.environ:
-        keep_notes(unrecorded.keep_in(handed.folder))
+        keep_notes(unrecorded.keep_in(context.folder))
     mask = secrets.Mask(secrets.known(os.environ))
     node = shared.node(graph, step)
-    made = Attempt(journal, mask, handed.folder, output, is_parallel=node.is_parallel)
+    made = Attempt(journal, mask, context.folder, output, is_parallel=node.is_parallel)
     outer = os.environ.get(launch_context.WITHIN)
-    is_within = bool(outer) and Path(str(outer)).parent == handed.folder and Path(str(outer)) != journal.path
+    is_within = bool(outer) and Path(str(outer)).parent == context.folder and Path(str(outer)) != journal.path
     if is_within:
         made.echo_to(Path(str(outer)))
         described["within"] = Path(str(outer)).name
-    sources = [name for name in (options.get("logs") or handed.logs) if name in handed.logs]
+    sources = [name for name in (options.get("logs") or context.logs) if name in context.logs]
     fields = {
         "flow": name,
         "run": run,
-        "namespace": handed.namespace,
+        "namespace": context.namespace,
         "step": step,
         "task": task,
         "attempt": attempt,
@@ -257,21 +259,21 @@ def begin(
         **described,
     }
     made.start(fields, sources)
-    if handed.trace_url:
-        guarded(made.note_trace_url)(handed.trace_url, metadata, fields)
+    if context.trace_url:
+        guarded(made.note_trace_url)(context.trace_url, metadata, fields)
     metaflow_seams.watch_registering(metadata, made.note_error)
     return made
 
 
-def _found_out(flow: str, run: str) -> Optional[launch_context.Handover]:
-    """What a launcher would have handed on; None where telemetry is off."""
+def _described_here(flow: str, run: str) -> Optional[launch_context.LaunchContext]:
+    """The context of a task without a launcher; None where telemetry is off."""
     from otel_metaflow.core import settings
 
     environment = settings.read()
     if environment.disabled:
         return None
     folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
-    return launch_context.Handover(
+    return launch_context.LaunchContext(
         flow,
         run,
         environment.namespace,
@@ -282,10 +284,10 @@ def _found_out(flow: str, run: str) -> Optional[launch_context.Handover]:
     )
 
 
-def _note_lost(folder: Path, error: OSError) -> None:
-    """Say that the journal takes no more, or have the launcher say it, once for the whole run."""
+def _note_unwritten(folder: Path, error: OSError) -> None:
+    """Report that the journal cannot be written, or have the launcher report it, once for the whole run."""
     if launch_context.VARIABLE not in os.environ:
-        say_lost(error)
+        print_unwritten(error)
         return
     try:
         (folder / layout.UNWRITTEN_MARK).write_text(str(error.strerror))

@@ -20,7 +20,7 @@ def pre_step(**arguments: Any) -> Optional[Attempt]:
 @guarded
 def before_user_code(attempt: Attempt) -> None:
     """All decorators' pre-steps have run: what they set in the environment is known now."""
-    attempt.offer_api()
+    attempt.record_user_telemetry()
     attempt.enter_user_code()
 
 

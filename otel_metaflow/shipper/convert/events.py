@@ -16,7 +16,7 @@ from otel_metaflow.model import endings, story
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.convert import spans
 from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
-from otel_metaflow.shipper.usage_sampler import Pulse
+from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 _SCOPE = InstrumentationScope(names.SCOPE, __version__)
 _NANO = 1_000_000_000
@@ -35,11 +35,11 @@ class Event(NamedTuple):
 class Events:
     """Tells what is due of one run."""
 
-    def __init__(self, run: Run, resources: Resources, redaction: Redaction, pulse: Pulse) -> None:
+    def __init__(self, run: Run, resources: Resources, redaction: Redaction, usage_sampler: UsageSampler) -> None:
         self._run = run
         self._resources = resources
         self._redaction = redaction
-        self._pulse = pulse
+        self._usage_sampler = usage_sampler
 
     def of_attempt(self, attempt: Attempt, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
         """What can be said of an attempt now and was not; `is_over` when nothing more will be heard of it."""
@@ -99,7 +99,7 @@ class Events:
         if elapsed < _FIRST_BEAT:
             return
         number = (elapsed - _FIRST_BEAT) // _BEAT
-        sample = self._pulse.of(attempt)
+        sample = self._usage_sampler.of(attempt)
         if sample is None:
             return
         facts: Dict[str, Any] = {

@@ -52,7 +52,7 @@ class _Collector(LogRecordProcessor):
         return True
 
 
-class _Origin(NamedTuple):
+class _Source(NamedTuple):
     """What all records of an attempt, or of the launcher, have in common."""
 
     span_id: str
@@ -69,22 +69,22 @@ class LogRecords:
         self._redaction = Redaction(redact)
         self._collector = _Collector()
         self._handler: Optional[logging.Handler] = None
-        self._origins: Dict[Tuple[Optional[AttemptKey], bool], _Origin] = {}
+        self._sources: Dict[Tuple[Optional[AttemptKey], bool], _Source] = {}
 
     def of_attempt(self, attempt: Attempt, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line, of a logging record, or of one of the logs API, of an attempt."""
-        origin = self._origin(attempt)
-        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{origin.span_id}-{uid}"}
+        source = self._source(attempt)
+        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{source.span_id}-{uid}"}
         if record["kind"] == layout.LOG:
-            return self._of_logging(record, attributes, origin)
+            return self._of_logging(record, attributes, source)
         if record["kind"] == layout.RECORD:
-            return self._of_api(record, attributes, origin)
-        return self._of_line(record, attributes, origin, _STDIO)
+            return self._of_api(record, attributes, source)
+        return self._of_line(record, attributes, source, _STDIO)
 
     def of_launcher(self, record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """The log record of a line of the launcher, which may speak of an attempt."""
-        origin = self._origin(None)
-        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{origin.span_id}-{uid}"}
+        source = self._source(None)
+        attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{source.span_id}-{uid}"}
         body = str(record.get("body", ""))
         message = _MESSAGE.match(body)
         if message:
@@ -92,33 +92,33 @@ class LogRecords:
             if message.group(2):
                 attributes[names.STEP_NAME] = message.group(2)
                 attributes[names.TASK_ID] = message.group(3)
-        return self._of_line(record, attributes, origin, _LAUNCHER)
+        return self._of_line(record, attributes, source, _LAUNCHER)
 
     def plain(self, attempt: Optional[Attempt], record: Dict[str, Any], uid: str) -> ReadableLogRecord:
         """As a line of text what cannot be made of all that the record says; without `attempt` it is the launcher's."""
-        origin = self._origin(attempt)
-        body, marks = _clean(self._masked(record, origin), None)
+        source = self._source(attempt)
+        body, marks = _clean(self._masked(record, source), None)
         made = LogRecord(
             timestamp=record["timeUnixNano"],
-            context=origin.context,
+            context=source.context,
             severity_number=SeverityNumber.INFO,
             severity_text="INFO",
             body=body,
-            attributes={names.LOG_RECORD_UID: f"{origin.span_id}-{uid}", **marks},
+            attributes={names.LOG_RECORD_UID: f"{source.span_id}-{uid}", **marks},
         )
-        return ReadableLogRecord(made, origin.resource, _LAUNCHER if attempt is None else _STDIO)
+        return ReadableLogRecord(made, source.resource, _LAUNCHER if attempt is None else _STDIO)
 
-    def _origin(self, attempt: Optional[Attempt]) -> _Origin:
+    def _source(self, attempt: Optional[Attempt]) -> _Source:
         # What a task says of itself comes with its start; the launcher may have read lines of it before.
         key = (None, True) if attempt is None else (attempt.key, attempt.start is not None)
-        origin = self._origins.get(key)
-        if origin is None:
+        source = self._sources.get(key)
+        if source is None:
             if attempt is None:
                 span_id, resource = run_span_id(self._run.key), self._resources.of_run()
             else:
                 span_id, resource = attempt_span_id(self._run.key, attempt.key), self._resources.of_attempt(attempt)
-            origin = self._origins[key] = _Origin(span_id, self._resources.context(span_id), resource)
-        return origin
+            source = self._sources[key] = _Source(span_id, self._resources.context(span_id), resource)
+        return source
 
     def _make_handler(self) -> logging.Handler:
         # As slow to import as the rest of the SDK, and not needed by runs that only print.
@@ -128,7 +128,7 @@ class LogRecords:
         provider.add_log_record_processor(self._collector)
         return LoggingHandler(logger_provider=provider)
 
-    def _of_logging(self, record: Dict[str, Any], attributes: Dict[str, Any], origin: _Origin) -> ReadableLogRecord:
+    def _of_logging(self, record: Dict[str, Any], attributes: Dict[str, Any], source: _Source) -> ReadableLogRecord:
         """Through the ecosystem's own handler, so that the mapping is the one that users know."""
         body, marks = _clean(self._redaction.text(str(record.get("body", ""))), record.get("length"))
         attributes.update(marks)
@@ -155,7 +155,7 @@ class LogRecords:
         extra = self._redaction.attributes(extra if told is None else {**told[1], **extra})
         if self._handler is None:
             self._handler = self._make_handler()
-        token = attach(origin.context)
+        token = attach(source.context)
         try:
             self._handler.emit(rebuilt)
         finally:
@@ -166,11 +166,11 @@ class LogRecords:
         made.log_record.timestamp = record["timeUnixNano"]
         # Not through the handler: SDKs before 1.45 empty lists of mixed types, and all of them take their time.
         made.log_record.attributes = {**(made.log_record.attributes or {}), **extra, **attributes}
-        return ReadableLogRecord(made.log_record, origin.resource, made.instrumentation_scope, made.limits)
+        return ReadableLogRecord(made.log_record, source.resource, made.instrumentation_scope, made.limits)
 
-    def _of_api(self, record: Dict[str, Any], attributes: Dict[str, Any], origin: _Origin) -> ReadableLogRecord:
+    def _of_api(self, record: Dict[str, Any], attributes: Dict[str, Any], source: _Source) -> ReadableLogRecord:
         """As user code emitted it through the logs API."""
-        context = origin.context
+        context = source.context
         if record.get("spanId") and record.get("traceId"):
             context = set_span_in_context(NonRecordingSpan(user_telemetry.span_context(record)), Context())
         if "pid" in record:
@@ -186,16 +186,16 @@ class LogRecords:
             attributes={**self._redaction.attributes(record.get("attributes") or {}), **attributes},
             event_name=record.get("eventName"),
         )
-        return ReadableLogRecord(made, origin.resource, user_telemetry.scope(record, self._redaction))
+        return ReadableLogRecord(made, source.resource, user_telemetry.scope(record, self._redaction))
 
     def _of_line(
         self,
         record: Dict[str, Any],
         attributes: Dict[str, Any],
-        origin: _Origin,
+        source: _Source,
         scope: InstrumentationScope,
     ) -> ReadableLogRecord:
-        body, marks = _clean(self._masked(record, origin), record.get("length"))
+        body, marks = _clean(self._masked(record, source), record.get("length"))
         attributes.update(marks)
         attributes[names.LOG_IOSTREAM] = record.get("stream", "")
         if "pid" in record:
@@ -203,17 +203,17 @@ class LogRecords:
         said = structured.parse(body, record["timeUnixNano"], (self._run.start or {}).get("timeUnixNano"))
         made = LogRecord(
             timestamp=(said and said.at) or record["timeUnixNano"],
-            context=origin.context,
+            context=source.context,
             severity_number=SeverityNumber((said and said.severity) or SeverityNumber.INFO.value),
             severity_text=(said and said.severity_text) or "INFO",
             body=body if said is None else said.body,
             attributes=attributes if said is None else {**self._redaction.attributes(said.attributes), **attributes},
         )
-        return ReadableLogRecord(made, origin.resource, scope)
+        return ReadableLogRecord(made, source.resource, scope)
 
-    def _masked(self, record: Dict[str, Any], origin: _Origin) -> str:
+    def _masked(self, record: Dict[str, Any], source: _Source) -> str:
         """The line, masked; streams are told apart by their span, a private key is printed into one of them."""
-        stream = f"{origin.span_id} {record.get('stream')} {record.get('pid')}"
+        stream = f"{source.span_id} {record.get('stream')} {record.get('pid')}"
         return self._redaction.line(otlp_values.text(record.get("body", "")), stream)
 
 

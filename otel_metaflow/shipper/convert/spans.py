@@ -17,7 +17,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id, span_context
-from otel_metaflow.shipper.usage_sampler import Pulse
+from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 _SCOPE = InstrumentationScope(names.SCOPE, __version__)
 _NANO = 1_000_000_000
@@ -34,13 +34,20 @@ class Spans:
     """Makes the spans of one run; `home` is where the journals of the runs that it came from may be."""
 
     def __init__(
-        self, home: Path, run: Run, resources: Resources, redaction: Redaction, pulse: Pulse, *, detail: int
+        self,
+        home: Path,
+        run: Run,
+        resources: Resources,
+        redaction: Redaction,
+        usage_sampler: UsageSampler,
+        *,
+        detail: int,
     ) -> None:
         self._home = home
         self._run = run
         self._resources = resources
         self._redaction = redaction
-        self._pulse = pulse
+        self._usage_sampler = usage_sampler
         self._detail = detail
         self._origin: Optional[Run] = None
         self._failures: Optional[List[Optional[Attempt]]] = None
@@ -54,8 +61,8 @@ class Spans:
             names.FIRST_FAILURE: True if run_is_over and attempt is self._failure() else None,
             **_place(attempt, run.steps.get(attempt.key.step, {})),
             **_times(run, attempt),
-            **_use(attempt, run.steps.get(attempt.key.step, {}), self._pulse.peak(attempt.key)),
-            names.TASK_GPU_MEMORY_PEAK: self._pulse.gpu_peak(attempt.key) or None,
+            **_use(attempt, run.steps.get(attempt.key.step, {}), self._usage_sampler.peak(attempt.key)),
+            names.TASK_GPU_MEMORY_PEAK: self._usage_sampler.gpu_peak(attempt.key) or None,
             names.PARTIAL: attempt.is_partial or None,
         }
         if isinstance(attributes.get(names.FOREACH_VALUE), str):

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry import context, trace
 from opentelemetry.context.context import Context, _RuntimeContext
 
-from otel_metaflow.task.otel_api import offer
+from otel_metaflow.task.otel_api import attempt_recorder
 
 
 class AttemptContext(_RuntimeContext):
@@ -38,11 +38,11 @@ class AttemptContext(_RuntimeContext):
         self._inner.detach(token)
 
 
-def install(outlet: offer.Outlet) -> None:
+def install(recorder: attempt_recorder.AttemptRecorder) -> None:
     """Put the attempt's context in place."""
     if isinstance(context._RUNTIME_CONTEXT, AttemptContext):
         return
-    attempt = _span(outlet.traceparent)
+    attempt = _span(recorder.traceparent)
     # No public seam: OTEL_PYTHON_CONTEXT is read when the API is imported, and inherited by subprocesses.
     context._RUNTIME_CONTEXT = AttemptContext(context._RUNTIME_CONTEXT, trace.set_span_in_context(attempt, Context()))
     if trace.get_current_span().get_span_context() != attempt.get_span_context():

@@ -10,8 +10,8 @@ from opentelemetry._logs import _internal as internal
 from opentelemetry.environment_variables import _OTEL_PYTHON_LOGGER_PROVIDER
 
 from otel_metaflow.core.guard import contain
-from otel_metaflow.task.otel_api import api_seams, offer
-from otel_metaflow.task.otel_api.set_once import Gate
+from otel_metaflow.task.otel_api import api_seams, attempt_recorder
+from otel_metaflow.task.otel_api.replaceable_once import ReplaceableOnce
 
 
 class AttemptLoggerProvider(internal.ProxyLoggerProvider):
@@ -34,9 +34,9 @@ class AttemptLoggerProvider(internal.ProxyLoggerProvider):
     def real(self) -> _logs.LoggerProvider:
         """The SDK's, made when the first record asks for it."""
         if self._real is None:
-            if offer.outlet is None:
+            if attempt_recorder.current is None:
                 return _logs.NoOpLoggerProvider()
-            self._real = _make(offer.outlet)
+            self._real = _make(attempt_recorder.current)
         return self._real
 
 
@@ -45,9 +45,9 @@ class AttemptLogger(internal.ProxyLogger):
 
     _resolved: Optional[Tuple[_logs.LoggerProvider, _logs.Logger]] = None
 
-    def __init__(self, *asked: Any) -> None:
-        super().__init__(*asked)
-        self._asked = asked  # what it was asked for by, as the provider of the day is
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._arguments = arguments  # of get_*, for whichever provider is set by then
 
     @property
     def _logger(self) -> _logs.Logger:
@@ -55,16 +55,16 @@ class AttemptLogger(internal.ProxyLogger):
         provider = PROVIDER.real if current is PROVIDER else current
         resolved = self._resolved
         if resolved is None or resolved[0] is not provider:
-            logger = provider.get_logger(*self._asked)
+            logger = provider.get_logger(*self._arguments)
             resolved = self._resolved = (provider, logger)
         return resolved[1]
 
 
-def _make(outlet: offer.Outlet) -> _logs.LoggerProvider:
+def _make(recorder: attempt_recorder.AttemptRecorder) -> _logs.LoggerProvider:
     try:
         from otel_metaflow.task.otel_api import sdk_logs
 
-        return sdk_logs.provider(outlet)
+        return sdk_logs.provider(recorder)
     except Exception as error:  # noqa: BLE001 - a limit that is no number, say: the step runs without these records
         contain(error)
         return _logs.NoOpLoggerProvider()
@@ -75,7 +75,7 @@ PROVIDER = AttemptLoggerProvider()
 
 def provider() -> AttemptLoggerProvider:
     """The entry point, for who names it in OTEL_PYTHON_LOGGER_PROVIDER."""
-    internal._LOGGER_PROVIDER_SET_ONCE = Gate(internal, "_LOGGER_PROVIDER", PROVIDER)
+    internal._LOGGER_PROVIDER_SET_ONCE = ReplaceableOnce(internal, "_LOGGER_PROVIDER", PROVIDER)
     return PROVIDER
 
 
@@ -83,7 +83,7 @@ def install() -> None:
     """Answer for the API where nobody does."""
     api_seams.verify(internal, api_seams.LOGS)
     if (
-        offer.outlet is not None
+        attempt_recorder.current is not None
         and internal._LOGGER_PROVIDER is None
         and not os.environ.get(_OTEL_PYTHON_LOGGER_PROVIDER)
     ):

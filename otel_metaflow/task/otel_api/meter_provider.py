@@ -16,8 +16,8 @@ from opentelemetry.environment_variables import OTEL_PYTHON_METER_PROVIDER
 from opentelemetry.metrics import _internal as internal
 
 from otel_metaflow.core.guard import contain, guarded, seam
-from otel_metaflow.task.otel_api import api_seams, offer
-from otel_metaflow.task.otel_api.set_once import Gate
+from otel_metaflow.task.otel_api import api_seams, attempt_recorder
+from otel_metaflow.task.otel_api.replaceable_once import ReplaceableOnce
 
 if TYPE_CHECKING:
     from otel_metaflow.task.otel_api.sdk_metrics import JournalMetrics
@@ -45,13 +45,13 @@ class AttemptMeter(internal._ProxyMeter):
 
     def __init__(self, name: str, version: Optional[str], schema_url: Optional[str], attributes: Any) -> None:
         super().__init__(name, version=version, schema_url=schema_url)
-        self._asked = name, version, schema_url, attributes
+        self._arguments = name, version, schema_url, attributes
 
     @seam("a measurement of user code")
     def realize(self, instrument: Any) -> None:
         """Put an instrument of the SDK behind `instrument`."""
         provider = PROVIDER.real
-        instrument.on_meter_set(provider.get_meter(*self._asked))
+        instrument.on_meter_set(provider.get_meter(*self._arguments))
 
     def reset(self) -> None:
         """Begin again, in a forked child. What is observed there is its parent's to report."""
@@ -136,11 +136,11 @@ class AttemptMeterProvider(internal._ProxyMeterProvider):
     def real(self) -> metrics.MeterProvider:
         """The SDK's, made when the first measurement asks for it."""
         with self._making:
-            if self._journal is None and self._broken is None and offer.outlet is not None:
+            if self._journal is None and self._broken is None and attempt_recorder.current is not None:
                 try:
                     from otel_metaflow.task.otel_api import sdk_metrics
 
-                    self._journal = sdk_metrics.JournalMetrics(offer.outlet, self.close)
+                    self._journal = sdk_metrics.JournalMetrics(attempt_recorder.current, self.close)
                 except Exception as error:  # noqa: BLE001 - a variable that the SDK does not take: the step goes on
                     self._broken = metrics.NoOpMeterProvider()
                     contain(error)
@@ -182,8 +182,8 @@ class AttemptMeterProvider(internal._ProxyMeterProvider):
 PROVIDER = AttemptMeterProvider()
 
 
-class _MeterGate(Gate):
-    """A gate that tells our provider of the one that replaces it: meters were handed out already."""
+class _MeterOnce(ReplaceableOnce):
+    """Notifies our provider of the one that replaces it: meters were handed out already."""
 
     def do_once(self, func: Any) -> bool:
         """Run `func` unless the user's is set; whether it ran."""
@@ -196,16 +196,16 @@ class _MeterGate(Gate):
 
 def provider() -> AttemptMeterProvider:
     """The entry point, for who names it in OTEL_PYTHON_METER_PROVIDER."""
-    internal._METER_PROVIDER_SET_ONCE = _MeterGate(internal, "_METER_PROVIDER", PROVIDER)
+    internal._METER_PROVIDER_SET_ONCE = _MeterOnce(internal, "_METER_PROVIDER", PROVIDER)
     return PROVIDER
 
 
 def install() -> None:
     """Answer for the API where nobody does."""
-    if offer.outlet is not None:
+    if attempt_recorder.current is not None:
         meter = internal._ProxyMeter("verify")
         proxies = internal._ProxyMeterProvider(), meter, meter.create_counter("verify")
         api_seams.verify(internal, api_seams.METRICS, *proxies)
-        offer.outlet.at_end(PROVIDER.close)
+        attempt_recorder.current.at_end(PROVIDER.close)
         if internal._METER_PROVIDER is None and not os.environ.get(OTEL_PYTHON_METER_PROVIDER):
             metrics.set_meter_provider(provider())

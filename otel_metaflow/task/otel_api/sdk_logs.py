@@ -14,7 +14,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from otel_metaflow.core.guard import guarded
 from otel_metaflow.journal import layout
 from otel_metaflow.task.otel_api import json_values
-from otel_metaflow.task.otel_api.offer import Outlet
+from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
 
 class _Provider(LoggerProvider):
@@ -28,14 +28,14 @@ class _Provider(LoggerProvider):
 class JournalRecords(LogRecordProcessor):
     """Writes each record as it is emitted."""
 
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def __init__(self, recorder: AttemptRecorder) -> None:
+        self._recorder = recorder
 
     @guarded
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Write the record, unless it is what a handler makes of a logging record that is written already."""
-        if not self._outlet.is_logged():
-            self._outlet.append_lines([json_values.line(_record(log_record, self._outlet))])
+        if not self._recorder.is_logged():
+            self._recorder.append_lines([json_values.line(_record(log_record, self._recorder))])
 
     def shutdown(self) -> None:
         """Nothing to end."""
@@ -45,9 +45,9 @@ class JournalRecords(LogRecordProcessor):
         return True
 
 
-def _record(emitted: ReadWriteLogRecord, outlet: Outlet) -> Dict[str, Any]:
+def _record(emitted: ReadWriteLogRecord, recorder: AttemptRecorder) -> Dict[str, Any]:
     """The record, as docs/journal.md describes it."""
-    text = outlet.mask
+    text = recorder.mask
     given = emitted.log_record
     observed = given.observed_timestamp or time.time_ns()
     record: Dict[str, Any] = {
@@ -67,17 +67,17 @@ def _record(emitted: ReadWriteLogRecord, outlet: Outlet) -> Dict[str, Any]:
     if given.trace_id and given.span_id:
         record.update({"traceId": format_trace_id(given.trace_id), "spanId": format_span_id(given.span_id)})
         record["flags"] = int(given.trace_flags or 0)
-    if os.getpid() != outlet.pid:
+    if os.getpid() != recorder.pid:
         record["pid"] = os.getpid()
     return record
 
 
-def provider(outlet: Outlet) -> LoggerProvider:
-    """A provider that writes to `outlet`; limits are the SDK's, by its variables.
+def provider(recorder: AttemptRecorder) -> LoggerProvider:
+    """A provider that writes to `recorder`; limits are the SDK's, by its variables.
 
     Raises:
         ValueError: a variable of the SDK's has a value that it does not take.
     """
     made = _Provider(resource=Resource.get_empty(), shutdown_on_exit=False)
-    made.add_log_record_processor(JournalRecords(outlet))
+    made.add_log_record_processor(JournalRecords(recorder))
     return made

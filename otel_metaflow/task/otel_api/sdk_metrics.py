@@ -27,7 +27,7 @@ from otel_metaflow.core import temporality
 from otel_metaflow.core.guard import guarded
 from otel_metaflow.journal import layout
 from otel_metaflow.task.otel_api import json_values
-from otel_metaflow.task.otel_api.offer import Outlet
+from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
 # What `os._exit` may wait for: a signal handler may have called it while this very thread was measuring.
 _PATIENCE = 1.0
@@ -43,9 +43,9 @@ class _Provider(MeterProvider):
 class JournalMetrics:
     """The SDK's provider of one process, and the way of its figures to the journal."""
 
-    def __init__(self, outlet: Outlet, close: Callable[[], None]) -> None:
+    def __init__(self, recorder: AttemptRecorder, close: Callable[[], None]) -> None:
         """`close` is called when the process ends, by whichever way it can be seen."""
-        self._outlet = outlet
+        self._recorder = recorder
         aggregation: Any = (
             {Histogram: ExponentialBucketHistogramAggregation()} if temporality.prefers_exponential() else None
         )
@@ -60,13 +60,13 @@ class JournalMetrics:
         with self._lock:
             data = self._reader.get_metrics_data()
         lines = [
-            json_values.line(_record(metric, scope.scope, self._outlet))
+            json_values.line(_record(metric, scope.scope, self._recorder))
             for resource in (data.resource_metrics if data is not None else ())
             for scope in resource.scope_metrics
             for metric in scope.metrics
         ]
         if lines:
-            self._outlet.append_lines(lines)
+            self._recorder.append_lines(lines)
 
 
 def _close_before_exit(close: Callable[[], None]) -> None:
@@ -88,9 +88,9 @@ def _close_before_exit(close: Callable[[], None]) -> None:
     os._exit = write_and_leave  # type: ignore[assignment]
 
 
-def _record(metric: Metric, scope: Any, outlet: Outlet) -> Dict[str, Any]:
+def _record(metric: Metric, scope: Any, recorder: AttemptRecorder) -> Dict[str, Any]:
     """The record of a metric, as docs/journal.md describes it."""
-    text = outlet.mask
+    text = recorder.mask
     record: Dict[str, Any] = {
         "kind": layout.METRIC,
         "timeUnixNano": time.time_ns(),
@@ -99,7 +99,7 @@ def _record(metric: Metric, scope: Any, outlet: Outlet) -> Dict[str, Any]:
         "description": text(metric.description or ""),
     }
     data = metric.data
-    points: Dict[str, Any] = {"dataPoints": [_point(point, outlet) for point in data.data_points]}
+    points: Dict[str, Any] = {"dataPoints": [_point(point, recorder) for point in data.data_points]}
     if isinstance(data, Gauge):
         record["gauge"] = points
     else:
@@ -113,9 +113,9 @@ def _record(metric: Metric, scope: Any, outlet: Outlet) -> Dict[str, Any]:
     return {**record, "scope": json_values.scope(scope, text)}
 
 
-def _point(point: Any, outlet: Outlet) -> Dict[str, Any]:
+def _point(point: Any, recorder: AttemptRecorder) -> Dict[str, Any]:
     made: Dict[str, Any] = {
-        **json_values.attributes(point.attributes, outlet.mask),
+        **json_values.attributes(point.attributes, recorder.mask),
         "startTimeUnixNano": point.start_time_unix_nano or 0,
         "timeUnixNano": point.time_unix_nano,
     }
@@ -129,14 +129,14 @@ def _point(point: Any, outlet: Outlet) -> Dict[str, Any]:
             made[name] = {"offset": buckets.offset, "bucketCounts": list(buckets.bucket_counts)}
     else:
         made["asInt" if isinstance(point.value, int) else "asDouble"] = point.value
-    exemplars = _exemplars(point.exemplars, outlet)
+    exemplars = _exemplars(point.exemplars, recorder)
     return {**made, "exemplars": exemplars} if exemplars else made
 
 
-def _exemplars(given: Sequence[Any], outlet: Outlet) -> List[Dict[str, Any]]:
+def _exemplars(given: Sequence[Any], recorder: AttemptRecorder) -> List[Dict[str, Any]]:
     return [
         {
-            "filteredAttributes": json_values.value(each.filtered_attributes, outlet.mask),
+            "filteredAttributes": json_values.value(each.filtered_attributes, recorder.mask),
             "timeUnixNano": each.time_unix_nano,
             "asInt" if isinstance(each.value, int) else "asDouble": each.value,
             **({"spanId": format_span_id(each.span_id)} if each.span_id else {}),

@@ -26,7 +26,7 @@ from otel_metaflow.core import names
 from otel_metaflow.core.guard import guarded
 from otel_metaflow.journal import layout
 from otel_metaflow.task.otel_api import json_values
-from otel_metaflow.task.otel_api.offer import Outlet
+from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
 # So many open spans are remembered, to be closed at the attempt's end: a loop that never ends its spans
 # must not keep them all.
@@ -57,8 +57,8 @@ class _Provider(TracerProvider):
 class JournalSpans(SpanProcessor):
     """Writes spans that ended, and at the attempt's end those that never did."""
 
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def __init__(self, recorder: AttemptRecorder) -> None:
+        self._recorder = recorder
         self._open: Dict[int, Span] = {}
         self._closed: Dict[int, bool] = {}
         # What was open in the parent is the parent's to write.
@@ -93,16 +93,16 @@ class JournalSpans(SpanProcessor):
 
     def _write(self, span: ReadableSpan, end: int, marks: Dict[str, Any]) -> None:
         if _context(span).trace_flags.sampled:
-            self._outlet.append_lines([json_values.line(_record(span, end, marks, self._outlet))])
+            self._recorder.append_lines([json_values.line(_record(span, end, marks, self._recorder))])
 
 
 def _context(span: ReadableSpan) -> SpanContext:
     return span.get_span_context() or INVALID_SPAN_CONTEXT  # typed as if a span could be without
 
 
-def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], outlet: Outlet) -> Dict[str, Any]:
+def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], recorder: AttemptRecorder) -> Dict[str, Any]:
     """The record of a span, as docs/journal.md describes it."""
-    text = outlet.mask
+    text = recorder.mask
     given = json_values.attributes(span.attributes, text)
     if marks:
         given["attributes"] = {**given.get("attributes", {}), **marks}
@@ -142,13 +142,13 @@ def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], outlet: Outlet)
         record["status"] = {"code": span.status.status_code.value}
         if span.status.description:
             record["status"]["message"] = text(span.status.description)
-    if os.getpid() != outlet.pid:
+    if os.getpid() != recorder.pid:
         record["pid"] = os.getpid()
     return record
 
 
-def provider(outlet: Outlet) -> TracerProvider:
-    """A provider that writes to `outlet`; limits are the SDK's, by its variables.
+def provider(recorder: AttemptRecorder) -> TracerProvider:
+    """A provider that writes to `recorder`; limits are the SDK's, by its variables.
 
     Whether the spans are wanted is decided by the shipper, for the run as a whole.
 
@@ -158,7 +158,7 @@ def provider(outlet: Outlet) -> TracerProvider:
     # Older SDKs count their spans in metrics, which would be taken for the user's.
     meters = NoOpMeterProvider()
     made = _Provider(ALWAYS_ON, Resource.get_empty(), False, id_generator=_Ids(), meter_provider=meters)
-    spans = JournalSpans(outlet)
+    spans = JournalSpans(recorder)
     made.add_span_processor(spans)
-    outlet.at_end(spans.close)
+    recorder.at_end(spans.close)
     return made

@@ -9,8 +9,8 @@ from opentelemetry import trace
 from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
 
 from otel_metaflow.core.guard import contain
-from otel_metaflow.task.otel_api import api_seams, context, offer
-from otel_metaflow.task.otel_api.set_once import Gate
+from otel_metaflow.task.otel_api import api_seams, attempt_recorder, context
+from otel_metaflow.task.otel_api.replaceable_once import ReplaceableOnce
 
 
 class AttemptTracerProvider(trace.ProxyTracerProvider):
@@ -37,9 +37,9 @@ class AttemptTracerProvider(trace.ProxyTracerProvider):
     def real(self) -> trace.TracerProvider:
         """The SDK's, made when the first span asks for it."""
         if self._real is None:
-            if offer.outlet is None:
+            if attempt_recorder.current is None:
                 return trace.NoOpTracerProvider()
-            self._real = _make(offer.outlet)
+            self._real = _make(attempt_recorder.current)
         return self._real
 
 
@@ -48,9 +48,9 @@ class AttemptTracer(trace.ProxyTracer):
 
     _resolved: Optional[Tuple[trace.TracerProvider, trace.Tracer]] = None
 
-    def __init__(self, *asked: Any) -> None:
-        super().__init__(*asked)
-        self._asked = asked  # what it was asked for by, as the provider of the day is
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._arguments = arguments  # of get_*, for whichever provider is set by then
 
     @property
     def _tracer(self) -> trace.Tracer:
@@ -58,16 +58,16 @@ class AttemptTracer(trace.ProxyTracer):
         provider = PROVIDER.real if current is PROVIDER else current
         resolved = self._resolved
         if resolved is None or resolved[0] is not provider:
-            tracer = provider.get_tracer(*self._asked)
+            tracer = provider.get_tracer(*self._arguments)
             resolved = self._resolved = (provider, tracer)
         return resolved[1]
 
 
-def _make(outlet: offer.Outlet) -> trace.TracerProvider:
+def _make(recorder: attempt_recorder.AttemptRecorder) -> trace.TracerProvider:
     try:
         from otel_metaflow.task.otel_api import sdk_spans
 
-        return sdk_spans.provider(outlet)
+        return sdk_spans.provider(recorder)
     except Exception as error:  # noqa: BLE001 - a limit that is no number, say: the step runs without spans
         contain(error)
         return trace.NoOpTracerProvider()
@@ -78,14 +78,14 @@ PROVIDER = AttemptTracerProvider()
 
 def provider() -> AttemptTracerProvider:
     """The entry point, for who names it in OTEL_PYTHON_TRACER_PROVIDER."""
-    trace._TRACER_PROVIDER_SET_ONCE = Gate(trace, "_TRACER_PROVIDER", PROVIDER)
+    trace._TRACER_PROVIDER_SET_ONCE = ReplaceableOnce(trace, "_TRACER_PROVIDER", PROVIDER)
     return PROVIDER
 
 
 def install() -> None:
     """Answer for the API where nobody does, and make the attempt the parent of what begins."""
-    if offer.outlet is not None:
+    if attempt_recorder.current is not None:
         api_seams.verify(trace, api_seams.TRACES)
-        context.install(offer.outlet)
+        context.install(attempt_recorder.current)
         if trace._TRACER_PROVIDER is None and not os.environ.get(OTEL_PYTHON_TRACER_PROVIDER):
             trace.set_tracer_provider(provider())

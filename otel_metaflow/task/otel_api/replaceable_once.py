@@ -8,7 +8,7 @@ from typing import Any, Callable
 from opentelemetry.util._once import Once
 
 
-class Gate(Once):
+class ReplaceableOnce(Once):
     """In place of the API's `Once`: open until a provider that is not ours was set.
 
     The API takes one provider, and only warns of a second. Ours is there from the start without anybody

@@ -1,0 +1,16 @@
+"""Whether this process runs where nothing outlives it."""
+
+from __future__ import annotations
+
+import os
+from typing import Mapping
+
+
+def in_container(environ: Mapping[str, str]) -> bool:
+    """Whether a process left behind would die with this one: a container, or a CI job."""
+    return (
+        bool(environ.get("KUBERNETES_SERVICE_HOST"))
+        or bool(environ.get("CI"))
+        or os.path.exists("/.dockerenv")
+        or os.path.exists("/run/.containerenv")
+    )

@@ -1,0 +1,55 @@
+"""Processes as journals name them: by pid and start, which no later process shares."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Optional
+
+from otel_metaflow.core import clock
+
+
+def process_start(pid: Optional[int] = None) -> Optional[int]:
+    """When a process started, in clock ticks since boot: with its pid, that names a process for good.
+
+    None where there is no such process, or no /proc.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        with open(f"/proc/{pid or 'self'}/stat", "rb") as stat:
+            # The name of the command, in parentheses, may hold anything (proc(5)); starttime is field 22.
+            return int(stat.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def process_start_time() -> Optional[int]:
+    """When this process started, in nanoseconds since 1970, to the tick of the kernel (10 ms); Linux only."""
+    ticks = process_start()
+    if ticks is None:
+        return None
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return clock.now() - int(age * 1e9)
+
+
+def is_alive(pid: int, start: Optional[int]) -> bool:
+    """Whether the process that was `pid` when it started at `start` still runs."""
+    if start is not None and sys.platform.startswith("linux"):
+        return process_start(pid) == start and not _is_zombie(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True

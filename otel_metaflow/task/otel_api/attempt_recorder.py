@@ -1,0 +1,49 @@
+"""What user telemetry is recorded by: the journal of the attempt, with its mask and its span as the parent."""
+
+from __future__ import annotations
+
+import os
+from typing import Callable, List, Optional, Sequence
+
+from otel_metaflow.core.guard import guarded
+
+
+class AttemptRecorder:
+    """Records what user code reports through the OpenTelemetry API as part of one attempt."""
+
+    def __init__(
+        self,
+        parent: str,
+        append_lines: Callable[[Sequence[str]], None],
+        mask: Callable[[str], str],
+        is_logged: Callable[[], bool],
+    ) -> None:
+        """`parent` is the traceparent of the attempt.
+
+        `is_logged` is true while this thread handles a logging record that is in the journal already.
+        """
+        self.traceparent = parent
+        self.append_lines = append_lines
+        self.mask = mask
+        self.is_logged = is_logged
+        self.pid = os.getpid()
+        self._closing: List[Callable[[], None]] = []
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Call `close` when the attempt ends."""
+        self._closing.append(guarded(close))
+
+    def close(self) -> None:
+        """Record what is known only at the end of the attempt."""
+        for close in self._closing:
+            close()
+
+
+current: Optional[AttemptRecorder] = None
+"""The recorder of this process's attempt: the API's hooks take no arguments, so it is kept in the module."""
+
+
+def set_current(recorder: AttemptRecorder) -> None:
+    """Record by `recorder` from now on."""
+    global current
+    current = recorder

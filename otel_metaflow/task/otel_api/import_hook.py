@@ -1,0 +1,79 @@
+"""Provides the OpenTelemetry API with our providers when user code imports it, and not before.
+
+Nothing here imports OpenTelemetry: `otel_metaflow.task.otel_api` is loaded by name, so that a step which does not use
+the API does not pay for it. Where user code has set a provider, that provider stays.
+
+OTEL_PYTHON_TRACER_PROVIDER and its sisters, by which the API loads a provider by name, are not used: every
+subprocess of the step inherits them, and a program whose environment has the API but not us would die of
+StopIteration in its first `get_tracer` (opentelemetry/util/_providers.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from otel_metaflow.core import trace_context
+from otel_metaflow.core.guard import contain, seam
+from otel_metaflow.task.otel_api import attempt_recorder
+
+# Modules of the API, and ours that installs a provider once they are imported.
+_PROVIDERS = {
+    "opentelemetry.trace": "otel_metaflow.task.otel_api.tracer_provider",
+    "opentelemetry.metrics": "otel_metaflow.task.otel_api.meter_provider",
+    "opentelemetry._logs": "otel_metaflow.task.otel_api.logger_provider",
+}
+
+
+def install(recorder: attempt_recorder.AttemptRecorder) -> None:
+    """Record by `recorder` what user code and its subprocesses report through the API from now on."""
+    attempt_recorder.set_current(recorder)
+    os.environ[trace_context.VARIABLE] = recorder.traceparent
+    if trace_context.VARIABLE.lower() in os.environ:
+        # Metaflow's own tracing hands it on in this form, to the children that `parallel_map` forks too.
+        os.environ[trace_context.VARIABLE.lower()] = recorder.traceparent
+    for name in _PROVIDERS:
+        if name in sys.modules:
+            _install_provider(name)
+    sys.meta_path.insert(0, _ImportHook())
+
+
+@seam("what user code records through OpenTelemetry")
+def _install_provider(name: str) -> None:
+    importlib.import_module(_PROVIDERS[name]).install()
+
+
+class _ImportHook:
+    """A finder that finds nothing itself, and wraps the loaders of the API's modules."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The spec that the other finders return, with our provider installed after the module's execution."""
+        if name not in _PROVIDERS:
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find is not None and finder is not self else None
+            if spec is not None:
+                try:
+                    _after(spec.loader, name)
+                except Exception as error:  # noqa: BLE001 - the import is the user's and goes on
+                    contain(error)
+                return spec
+        return None
+
+
+def _after(loader: Any, name: str) -> None:
+    """Install the provider when `loader` has executed the module `name`."""
+    execute = loader.exec_module
+
+    def execute_and_install(module: Any) -> None:
+        if module.__name__ != name:  # a loader of many modules, as for a zip file
+            execute(module)
+            return
+        loader.exec_module = execute
+        execute(module)
+        _install_provider(name)
+
+    loader.exec_module = execute_and_install
