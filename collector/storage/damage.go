@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -17,7 +18,8 @@ import (
 )
 
 const (
-	setAside = ".damaged-"
+	setAside   = ".damaged-"
+	unfinished = ".fresh"
 	// fileToCheck is set, to a list of paths, for a child process that does nothing but check those.
 	fileToCheck = "OTELCOL_METAFLOW_CHECK_FILES"
 	// patience is how long a check of all files may take, and how much longer for each MiB of them.
@@ -134,8 +136,37 @@ func timeFor(files []string) time.Duration {
 	return allowed
 }
 
-// check reads all of a file but the inside of its values.
-func check(path string) (err error) {
+// check reads a file and puts a fresh copy of what it holds in its place: not all damage shows in reading, some only
+// while the owner writes to pages that are not what they seem.
+func check(path string) error {
+	fresh := path + unfinished
+	os.Remove(fresh) // Of a check that was killed.
+	defer os.Remove(fresh)
+	err := read(path, func(db *bbolt.DB) error { return copyTo(db, fresh) })
+	switch {
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+		return nil // The volume is too full for a copy, and the file could be read.
+	case err != nil || !exists(fresh):
+		return err
+	}
+	return os.Rename(fresh, path)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func copyTo(from *bbolt.DB, path string) error {
+	to, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	return errors.Join(bbolt.Compact(to, from, 1<<20), to.Sync(), to.Close())
+}
+
+// read reads all of a file but the inside of its values, and hands it to then.
+func read(path string, then func(*bbolt.DB) error) (err error) {
 	defer func() {
 		if found := recover(); found != nil {
 			err = fmt.Errorf("%v", found)
@@ -176,15 +207,7 @@ func check(path string) (err error) {
 	}); err != nil {
 		return err
 	}
-	// As its owner will begin.
-	return db.Update(func(tx *bbolt.Tx) error {
-		bucket, err := tx.CreateBucketIfNotExists([]byte("default"))
-		if err != nil {
-			return err
-		}
-		probe := []byte("otelcol-metaflow.probe")
-		return errors.Join(bucket.Put(probe, probe), bucket.Delete(probe))
-	})
+	return then(db)
 }
 
 // touched keeps the compiler from leaving out what is read for nothing.

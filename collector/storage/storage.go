@@ -117,7 +117,9 @@ func stored(folder string) []string {
 		paths, _ := filepath.Glob(filepath.Join(escaped(folder), kind+"_*"))
 		found = append(found, paths...)
 	}
-	return slices.DeleteFunc(found, func(path string) bool { return strings.Contains(filepath.Base(path), setAside) })
+	return slices.DeleteFunc(found, func(path string) bool {
+		return strings.Contains(filepath.Base(path), setAside) || strings.HasSuffix(path, unfinished)
+	})
 }
 
 // escaped is a path as a pattern that nothing but this path matches.
