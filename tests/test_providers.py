@@ -716,7 +716,7 @@ ATTRIBUTES = st.dictionaries(
     st.one_of(
         st.text(),
         st.integers(-(2**63), 2**63 - 1),
-        st.floats(allow_nan=False),
+        st.floats(allow_nan=False, allow_infinity=False),
         st.booleans(),
         st.lists(st.text()),
         st.lists(st.integers(-(2**63), 2**63 - 1)),
