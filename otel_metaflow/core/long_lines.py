@@ -1,6 +1,6 @@
 """What is kept of a line that is longer than a journal holds; the same on whichever side the line is seen.
 
-A task and the launcher both cut a line, and the assembly knows it again by what is left and by its length.
+A task and the launcher both cut a line, and the shipper recognizes it by what is left and by its length.
 """
 
 from __future__ import annotations

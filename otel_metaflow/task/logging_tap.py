@@ -73,7 +73,7 @@ class LoggingTap:
             line += f',"pid":{_integer(process)}'
             if process != here:
                 # Sent here through a queue. A forked child has written it already, a spawned one has not:
-                # the assembly, which sees both files' worth, keeps one.
+                # the shipper, which sees both files' worth, keeps one.
                 line += ',"forwarded":true'
         exception = self._exception(record, shown)
         if exception is None and passage.exception is not None:

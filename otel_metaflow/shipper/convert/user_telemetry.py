@@ -1,6 +1,6 @@
 """What user code said through OpenTelemetry, from the journals to the SDK's objects: spans and metrics.
 
-Its log records go the way of all log records (assembly/logs.py, logs.py).
+Its log records go the way of all log records (model/attempt_logs.py, convert/logs.py).
 """
 
 from __future__ import annotations
