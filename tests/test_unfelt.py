@@ -169,7 +169,7 @@ def shown(finished: Finished) -> str:
     code, stdout, stderr = seen(finished)
     text = "\n".join([f"exit code {code}", *stdout, "stderr:", *stderr])
     # A launcher whose stdout takes nothing ends before any hook of ours that could hide our frame.
-    text = re.sub(r"  File \S+stdio.py\", line \d+, in write\n    return self._write\(text\)\n +\^+\n", "", text)
+    text = re.sub(r"  File \S+stream_tap.py\", line \d+, in write\n    return self._write\(text\)\n +\^+\n", "", text)
     return re.sub(r"0x[0-9a-f]{6,}", "ADDRESS", text)
 
 

@@ -40,7 +40,10 @@ def reasons_of(trouble: Mapping[str, str]) -> str:
     signals: Dict[str, List[str]] = {}
     for signal, reason in sorted(trouble.items()):
         signals.setdefault(reason, []).append(signal)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in signals.items())
+    # Of the run as a whole the reason is a sentence about it.
+    return "; ".join(
+        f"run {reason}" if names == ["run"] else f"{', '.join(names)}: {reason}" for reason, names in signals.items()
+    )
 
 
 def print_problems(environment: settings.Settings) -> None:
