@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
@@ -17,6 +19,9 @@ from otel_metaflow.core import settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.viewer.terminal import echo
+
+# How often a run's lock is tried while another process holds it, in seconds.
+_POLL = 0.05
 
 
 @click.command()
@@ -79,7 +84,7 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
 
     key = layout.run_key(environment.home, folder)
     result: Dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
-    lock = locks.try_lock(folder)
+    lock = _take_over(folder, wait)
     if lock is None:
         text = "being delivered by another process"
     else:
@@ -99,6 +104,27 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
     if not quiet:
         echo(f"{key}: {text}")
     return result
+
+
+def _take_over(folder: Path, wait: float) -> int | None:
+    """The lock of a run's delivery, within `wait` seconds; None where the run goes on, and its own shipper with it.
+
+    A shipper that fails after the run's end goes on for minutes, with the settings of when the run was launched.
+    Those of now are meant to replace them, so it is ended: it can be at any moment, without a loss.
+    """
+    from otel_metaflow.journal.checkpoint import Checkpoint
+    from otel_metaflow.shipper import backlog
+
+    deadline = time.monotonic() + wait
+    while True:
+        lock = locks.try_lock(folder)
+        if lock is not None or not backlog.is_closed(folder) or time.monotonic() > deadline:
+            return lock
+        holder = locks.holder(folder) if Checkpoint.read(folder).stalled else None
+        if holder is not None:
+            with contextlib.suppress(OSError):  # it has just ended, or is another user's
+                os.kill(holder, signal.SIGTERM)
+        time.sleep(_POLL)
 
 
 @contextlib.contextmanager

@@ -22,21 +22,42 @@ def is_shipping(folder: Path) -> bool:
 
 def is_free(folder: Path) -> bool:
     """Whether no shipper holds the lock; looking makes its file."""
-    lock = try_lock(folder)
+    lock = _try_lock(folder)
     if lock is None:
         return False
     release(lock)
     return True
 
 
+def holder(folder: Path) -> Optional[int]:
+    """The pid of the living process that took the lock last, which holds it unless it has let it go."""
+    try:
+        pid, start = json.loads((folder / layout.LOCK_FILE).read_bytes())
+        return int(pid) if is_alive(int(pid), start) else None
+    except (OSError, ValueError, TypeError):  # nobody took it yet, or it is just being written
+        return None
+
+
 def try_lock(folder: Path) -> Optional[int]:
     """Take the shipper's lock of a run: the descriptor that holds it, or None where another process does.
 
-    That its file is there says from then on that the run is meant to be delivered.
+    That its file is there says from then on that the run is meant to be delivered; it names this process.
 
     Raises:
         OSError: the folder cannot be written.
     """
+    descriptor = _try_lock(folder)
+    if descriptor is not None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _this_process(), 0)
+    return descriptor
+
+
+def _this_process() -> bytes:
+    return json.dumps([os.getpid(), process_start()]).encode()
+
+
+def _try_lock(folder: Path) -> Optional[int]:
     descriptor = os.open(folder / layout.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,8 +104,8 @@ def _own(folder: Path) -> bool:
                 return False
             path.unlink(missing_ok=True)
             continue
-        with os.fdopen(descriptor, "w") as file:
-            json.dump([os.getpid(), process_start()], file)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_this_process())
         return True
     return False
 

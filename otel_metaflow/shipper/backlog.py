@@ -58,11 +58,11 @@ def kept(home: Path) -> Iterator[Path]:
     """The folders of runs that ended without an endpoint to send them to, the oldest first."""
     for folder in _oldest_first([folder for folder in layout.run_folders(home) if not is_meant(folder)]):
         with contextlib.suppress(OSError):  # another user's
-            if any(folder.glob("*.jsonl")) and (_is_closed(folder) or not load(home, folder).is_running()):
+            if any(folder.glob("*.jsonl")) and (is_closed(folder) or not load(home, folder).is_running()):
                 yield folder
 
 
-def _is_closed(folder: Path) -> bool:
+def is_closed(folder: Path) -> bool:
     """Whether the launcher's last word says that it is; without reading all of the run."""
     try:
         with (folder / layout.RUN_FILE).open("rb") as file:
