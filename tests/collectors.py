@@ -15,6 +15,7 @@ brought into one shape: `Log`, `Span` and `Metric`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -40,7 +41,8 @@ PRODUCT = ROOT / "collector/dist/otelcol-metaflow"
 PRODUCT_CONFIG = ROOT / "collector/config/config.yaml"
 VENDORS = ROOT / "tests/vendors/dist/otelcol-vendors"
 VENDORS_CONFIG = ROOT / "tests/vendors/config.yaml"
-IMAGE = "localhost/otelcol-metaflow:latest"
+# A tag of this checkout's own: another one that is tested at the same time builds its image, too.
+IMAGE = f"localhost/otelcol-metaflow:test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 PODMAN = ["podman", "--runtime=runc"]
 
 START_TIMEOUT = 30.0
@@ -550,14 +552,14 @@ def collector(tmp_path: Path, vendors: Vendors) -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """Build the image as `make image` does and return its name."""
+    """Build the image as `make image` does, under a tag of this checkout, and return its name."""
     missing = [tool for tool in ("podman", "buildah", "runc") if not shutil.which(tool)]
     if missing:
         because = f"the image cannot be built and run here without {', '.join(missing)}"
         # A CI run that quietly left the container out would prove nothing about it.
         (pytest.fail if os.environ.get("CI") else pytest.skip)(because)
     build = subprocess.run(
-        ["make", "-f", "collector.mk", "image"], cwd=ROOT, check=False, capture_output=True, text=True
+        ["make", "-f", "collector.mk", "image", f"IMAGE={IMAGE}"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert build.returncode == 0, build.stdout + build.stderr
     return IMAGE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Collection, Dict, List, Mapping, NoReturn
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
 
 import click
 
@@ -37,7 +38,7 @@ def check_together(given: Collection[str], allowed: Collection[Collection[str]])
 
 def reasons_of(trouble: Mapping[str, str]) -> str:
     """Why something is not delivered, from the reason of each signal: each reason once."""
-    signals: Dict[str, List[str]] = {}
+    signals: dict[str, list[str]] = {}
     for signal, reason in sorted(trouble.items()):
         signals.setdefault(reason, []).append(signal)
     # Of the run as a whole the reason is a sentence about it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Iterator, List, NamedTuple, Tuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import click
 
@@ -89,9 +90,9 @@ def streams(pathspec: str) -> Iterator[Stream]:
                 yield Stream(task.pathspec, group or "", name)
 
 
-def _tasks(thing: Any) -> List[Any]:
-    found: List[Any] = []
-    levels: List[Tuple[int, Any]] = [(len(thing.pathspec.split("/")), thing)]
+def _tasks(thing: Any) -> list[Any]:
+    found: list[Any] = []
+    levels: list[tuple[int, Any]] = [(len(thing.pathspec.split("/")), thing)]
     while levels:
         level, each = levels.pop()
         if level == 4:  # noqa: PLR2004 - FLOW/RUN/STEP/TASK

@@ -5,7 +5,7 @@ Every command that takes a FLOW/RUN resolves it here, and shells complete it fro
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, List, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
@@ -55,9 +55,9 @@ def pick(flow: str, wanted: str, known: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def newest(environment: settings.Settings) -> List[layout.RunKey]:
+def newest(environment: settings.Settings) -> list[layout.RunKey]:
     """The runs that have a journal here, by when they started, the newest first."""
-    found: List[Tuple[int, layout.RunKey]] = []
+    found: list[tuple[int, layout.RunKey]] = []
     for folder in layout.run_folders(environment.home):
         key = layout.run_key(environment.home, folder)
         if key.namespace == environment.namespace:
@@ -65,10 +65,10 @@ def newest(environment: settings.Settings) -> List[layout.RunKey]:
     return [key for _, key in sorted(found, reverse=True)]
 
 
-def completion(parts: int = 2) -> Callable[[click.Context, click.Parameter, str], List[str]]:
+def completion(parts: int = 2) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Click's `shell_complete` of FLOW/RUN/STEP/TASK/ATTEMPT, of which an argument takes the first `parts` names."""
 
-    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> List[str]:
+    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         above, slash, last = incomplete.rpartition("/")
         names = above.split("/") if slash else []
         found = _below(settings.read(), names) if len(names) < parts else ()
@@ -77,7 +77,7 @@ def completion(parts: int = 2) -> Callable[[click.Context, click.Parameter, str]
     return complete
 
 
-def _below(environment: settings.Settings, above: List[str]) -> Iterator[str]:
+def _below(environment: settings.Settings, above: list[str]) -> Iterator[str]:
     """The names that may follow those `above`."""
     known = newest(environment)
     if not above:

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any
 
 import click
 
@@ -70,7 +71,7 @@ def ship(environment: settings.Settings, run: str | None, wait: float, *, everyt
     sys.exit(0 if all(one["state"] != "kept" for one in shipped) else 1)
 
 
-def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, quiet: bool) -> Dict[str, Any]:
+def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, quiet: bool) -> dict[str, Any]:
     """Report why a run is skipped, unless `quiet`."""
     key, reason = layout.run_key(environment.home, folder), setbacks.reason(folder)
     if not quiet:
@@ -78,12 +79,12 @@ def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, qu
     return {"flow": key.flow, "run": key.run, "state": "kept", "trouble": {"run": reason}}
 
 
-def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> Dict[str, Any]:
+def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> dict[str, Any]:
     """Deliver a run and report the result, unless `quiet`."""
     from otel_metaflow.journal.checkpoint import Checkpoint
 
     key = layout.run_key(environment.home, folder)
-    result: Dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
+    result: dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
     lock = _take_over(folder, wait)
     if lock is None:
         text = "being delivered by another process"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 import click
 
@@ -26,7 +26,7 @@ def status(*, as_json: bool) -> None:
 
     environment = settings.read()
     print_problems(environment)
-    waiting: List[Dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
     print_foreign(environment)
     for folder in [*backlog.kept(environment.home), *backlog.unfinished(environment.home)]:
         trouble = Checkpoint.read(folder).trouble

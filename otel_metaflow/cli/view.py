@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -161,7 +162,7 @@ def _list(environment: settings.Settings, flow: str, limit: int, *, as_json: boo
 _NONE = "run a flow with `python flow.py run --with otel`"
 
 
-def _chosen(run: Run, parts: Sequence[str]) -> List[Attempt]:
+def _chosen(run: Run, parts: Sequence[str]) -> list[Attempt]:
     """The attempts below STEP/TASK/ATTEMPT, or a part of it from the left; ends the program where there are none."""
     attempts = list(run.in_order)
     for index, part in enumerate(parts):

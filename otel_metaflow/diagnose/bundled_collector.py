@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import requests
 
@@ -25,17 +26,17 @@ _ADVICE = (
     ("forward", "check COLLECTOR_OTLP_FORWARD_ENDPOINT and …_HEADERS where the collector runs; see its log"),
 )
 
-Leg = Tuple[str, str, str]
+Leg = tuple[str, str, str]
 """Name, what was found, and what to do if that is bad."""
 
 
 class Counts(NamedTuple):
     """The counts of the exporters; keys are the name of the count, exporter and signal, if it has one."""
 
-    values: Dict[Tuple[str, str, str], float]
+    values: dict[tuple[str, str, str], float]
 
     @property
-    def queues(self) -> Sequence[Tuple[str, str]]:
+    def queues(self) -> Sequence[tuple[str, str]]:
         """Exporter and signal of each queue there is."""
         return sorted((exporter, signal) for name, exporter, signal in self.values if name == "queue_capacity")
 
@@ -51,7 +52,7 @@ class Counts(NamedTuple):
 class Collector:
     """The collector at a host, if there is one; `health` and `metrics` are its addresses if they are not the usual."""
 
-    def __init__(self, host: str, health: Optional[str], metrics: Optional[str]) -> None:
+    def __init__(self, host: str, health: str | None, metrics: str | None) -> None:
         shown = f"[{host}]" if ":" in host else host
         self._is_named = bool(health)
         self._health = health or f"http://{shown}:{_HEALTH_PORT}/"
@@ -69,18 +70,18 @@ class Collector:
             do = "see the collector's log: it is starting, stopping or out of memory"
             yield "collector", f"{self._health} answered {answer.status_code}", do
 
-    def counts(self) -> Optional[Counts]:
+    def counts(self) -> Counts | None:
         """The counts of its exporters; None where they cannot be scraped."""
         answer = _get(self._metrics, 2.0)
         if answer is None or not answer.ok:
             return None
-        values: Dict[Tuple[str, str, str], float] = {}
+        values: dict[tuple[str, str, str], float] = {}
         for name, text, value in _LINE.findall(answer.text):
             labels = dict(_LABEL.findall(text))
             values[name, labels.get("exporter", ""), labels.get("data_type", "")] = float(value)
         return Counts(values)
 
-    def onward(self, before: Optional[Counts], signals: Sequence[str], timeout: float) -> Iterator[Leg]:
+    def onward(self, before: Counts | None, signals: Sequence[str], timeout: float) -> Iterator[Leg]:
         """Report for each exporter whether it has sent what it was given since `before`."""
         if before is None:
             return
@@ -99,7 +100,7 @@ class Collector:
             yield f"to {exporter}", *_became(exporter, stuck, before, now)
 
 
-def _became(exporter: str, stuck: Sequence[str], before: Counts, now: Counts) -> Tuple[str, str]:
+def _became(exporter: str, stuck: Sequence[str], before: Counts, now: Counts) -> tuple[str, str]:
     if not stuck:
         return "sent", ""
     do = next((advice for part, advice in _ADVICE if part in exporter), "see the collector's log")
@@ -113,7 +114,7 @@ def _grew(before: Counts, now: Counts, what: str, exporter: str, signal: str) ->
     return now.of(what, exporter, signal) > before.of(what, exporter, signal)
 
 
-def _get(url: str, timeout: float) -> Optional[requests.Response]:
+def _get(url: str, timeout: float) -> requests.Response | None:
     try:
         return requests.get(url, timeout=timeout)
     except (requests.exceptions.RequestException, ValueError):  # the latter of a host that cannot be a name

@@ -11,8 +11,9 @@ import queue
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -49,7 +50,7 @@ class Marked:
 
 
 def examine(
-    environment: Settings, timeout: float, health: Optional[str] = None, metrics: Optional[str] = None
+    environment: Settings, timeout: float, health: str | None = None, metrics: str | None = None
 ) -> Iterator[Finding]:
     """Yield what is found, leg by leg, as it is found.
 
@@ -59,14 +60,14 @@ def examine(
     yield from _variables(environment)
     if environment.disabled or not environment.destinations:
         return
-    ways: Dict[Address, List[Destination]] = {}
+    ways: dict[Address, list[Destination]] = {}
     for destination in environment.destinations.values():
         ways.setdefault(Address.of(destination), []).append(destination)
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # its errors are reported as findings
     marked = mark(environment.namespace)
     collectors = {address.host: bundled_collector.Collector(address.host, health, metrics) for address in ways}
     counted = {host: collector.counts() for host, collector in collectors.items()}
-    taken: Dict[str, List[str]] = {host: [] for host in collectors}
+    taken: dict[str, list[str]] = {host: [] for host in collectors}
     for address, destinations in ways.items():
         signals = [destination.signal for destination in destinations]
         reached = True
@@ -173,9 +174,9 @@ def mark(namespace: str) -> Marked:
 
 def _send(address: Address, destinations: Sequence[Destination], marked: Marked, timeout: float) -> Iterator[Finding]:
     """Send each signal, all at once: an endpoint that swallows them is waited for once."""
-    answers: Dict[str, queue.SimpleQueue[Tuple[Answer, float]]] = {}
+    answers: dict[str, queue.SimpleQueue[tuple[Answer, float]]] = {}
     for destination in destinations:
-        answered: queue.SimpleQueue[Tuple[Answer, float]] = queue.SimpleQueue()
+        answered: queue.SimpleQueue[tuple[Answer, float]] = queue.SimpleQueue()
         answers[destination.signal] = answered
         work = (destination, marked.batches[destination.signal], answered.put)
         threading.Thread(target=_export, args=work, daemon=True).start()
@@ -195,7 +196,7 @@ def _send(address: Address, destinations: Sequence[Destination], marked: Marked,
         yield Finding(signal, State.FAILED, _what(answer), advice or _do(answer, address))
 
 
-def _export(destination: Destination, batch: Any, answered: Callable[[Tuple[Answer, float]], None]) -> None:
+def _export(destination: Destination, batch: Any, answered: Callable[[tuple[Answer, float]], None]) -> None:
     began = time.monotonic()
     try:
         answer = otlp.build(destination)(batch)

@@ -7,9 +7,10 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from otel_metaflow.core.settings import Destination
@@ -55,9 +56,9 @@ class Address(NamedTuple):
     port: int
     is_tls: bool
     variable: str
-    authority: Optional[str] = None
-    certificate: Optional[str] = None
-    key: Optional[str] = None
+    authority: str | None = None
+    certificate: str | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, destination: Destination) -> Address:
@@ -90,7 +91,7 @@ class Address(NamedTuple):
         return socket.create_connection((self.host, self.port), timeout)
 
 
-def _said(signal: str, name: str) -> Optional[str]:
+def _said(signal: str, name: str) -> str | None:
     special = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}")
     return special or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") or None
 
@@ -106,7 +107,7 @@ def reach(address: Address, timeout: float) -> Iterator[Finding]:
                 connection.close()
             yield finding
         return
-    connected: Optional[socket.socket] = None
+    connected: socket.socket | None = None
     for finding, connection in _connect(address, timeout):
         connected = connection or connected
         yield finding
@@ -120,7 +121,7 @@ def reach(address: Address, timeout: float) -> Iterator[Finding]:
             yield _shake_hands(address, connected)
 
 
-def _proxy(address: Address) -> Optional[SplitResult]:
+def _proxy(address: Address) -> SplitResult | None:
     from requests.utils import get_environ_proxies
 
     scheme = "https" if address.is_tls else "http"
@@ -129,7 +130,7 @@ def _proxy(address: Address) -> Optional[SplitResult]:
     return urlsplit(text if "://" in text else f"http://{text}") if text else None
 
 
-def _connect(address: Address, timeout: float) -> Iterator[Tuple[Finding, Optional[socket.socket]]]:
+def _connect(address: Address, timeout: float) -> Iterator[tuple[Finding, socket.socket | None]]:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # the latter of a host that cannot be a name at all
@@ -184,7 +185,7 @@ def _shake_hands(address: Address, connection: socket.socket) -> Finding:
         return Finding("tls", State.FAILED, f"the handshake failed: {error.strerror or error}", do)
 
 
-def _authorities(protocol: str) -> Optional[str]:
+def _authorities(protocol: str) -> str | None:
     """Whom its exporter trusts where nothing is said: requests brings a list of its own."""
     if protocol == GRPC:
         return os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or None
@@ -196,7 +197,7 @@ def _authorities(protocol: str) -> Optional[str]:
 
 def spoken(address: Address, timeout: float) -> str:
     """What an endpoint that was asked without TLS does speak: grpc, http/protobuf, tls, or nothing that is known."""
-    greetings: Tuple[Tuple[bytes, Callable[[bytes], bool], str], ...] = (
+    greetings: tuple[tuple[bytes, Callable[[bytes], bool], str], ...] = (
         (_PREFACE, lambda said: said[:4] != b"HTTP" and said[3:4] == bytes([_SETTINGS_FRAME]), GRPC),
         (_REQUEST, lambda said: said.startswith(b"HTTP/1"), HTTP),
     )

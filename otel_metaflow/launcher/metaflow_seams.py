@@ -13,20 +13,9 @@ launcher touches an attribute of Metaflow's. tests/test_seams.py takes away each
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timezone
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Protocol,
-    Sequence,
-    Tuple,
-)
+from typing import Any, NamedTuple, Protocol
 
 from otel_metaflow.core import clock
 from otel_metaflow.core.guard import hidden, let_pass, seam
@@ -80,10 +69,10 @@ class Lines(Protocol):
 class Listener(Protocol):
     """Hears of the processes that the launcher starts; output.py."""
 
-    def launched(self, key: AttemptKey, at: int, pid: int, inputs: Optional[Dict[str, List[str]]]) -> Optional[Lines]:
+    def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None) -> Lines | None:
         """A task's process was started, no sooner than `at`, to read from `inputs`; what takes its lines, if any."""
 
-    def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: Optional[bool]) -> None:
+    def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
         """A task's process is gone, and its pipes are read to the end; `ok` is Metaflow's word on a code of 0."""
 
     def cloned(self, key: AttemptKey, run: str, task: str, attempt: int) -> None:
@@ -159,7 +148,7 @@ def _watch_lines(listener: Listener) -> bool:
     given = _Given(emit_log)
 
     @seam("what only the launcher reads of tasks", lambda: True)
-    def is_echo(args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def is_echo(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Take in the line; whether it is a task's, rather than Metaflow's own words about it."""
         if given.value(args, kwargs, 3, "system_msg", default=False):
             return False
@@ -195,7 +184,7 @@ def _watch_clones(listener: Listener) -> None:
     given = _Given(clone)
 
     @seam("which tasks a resumed run took over")
-    def note(args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def note(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         run = str(given.value(args, kwargs, 1, "clone_run_id"))
         step = str(given.value(args, kwargs, 3, "step_name"))
         origin = str(given.value(args, kwargs, 4, "clone_task_id"))
@@ -219,7 +208,7 @@ def _origin_attempt(origins: Any, pathspec: str) -> int:
     return 0 if origin is None else int(origin.attempt or 0)
 
 
-def _launched_key(task: Any) -> Optional[AttemptKey]:
+def _launched_key(task: Any) -> AttemptKey | None:
     """The attempt that a process of the launcher makes; None of one that only takes over another run's task."""
     if task.is_cloned:
         return None
@@ -227,9 +216,9 @@ def _launched_key(task: Any) -> Optional[AttemptKey]:
 
 
 @seam("what tasks read from")
-def inputs(task: Any) -> Optional[Dict[str, List[str]]]:
+def inputs(task: Any) -> dict[str, list[str]] | None:
     """The tasks that it reads from, by step; None where that is not known, which is not the same as none."""
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     for path in task.input_paths or ():
         _, step, read = str(path).split("/")
         if step != "_parameters":  # what the run was started with, no task of the user's
@@ -238,7 +227,7 @@ def inputs(task: Any) -> Optional[Dict[str, List[str]]]:
 
 
 @seam("whether a process that ended with 0 left a result")
-def _has_result(task: Any) -> Optional[bool]:
+def _has_result(task: Any) -> bool | None:
     """Whether Metaflow will go on from the attempt, whose process ended with 0; None where that is not known.
 
     Not where the last result is that of an attempt before it, nor where user code left by `sys.exit(0)`: then
@@ -256,7 +245,7 @@ class _Given:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._positions = {name: place for place, name in enumerate(inspect.signature(function).parameters)}
 
-    def value(self, args: Tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, **default: Any) -> Any:
+    def value(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, **default: Any) -> Any:
         """The argument `name`, which Metaflow 2.19 has at `position`; `default` if it was not given.
 
         Raises:
@@ -276,7 +265,7 @@ class Origin(NamedTuple):
     """The run that is resumed, and FLOW/RUN of those whose end started this one."""
 
     resumed: str = ""
-    triggers: Tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
 
 
 @seam("what a run comes from", Origin)
@@ -300,7 +289,7 @@ class _Step(NamedTuple):
 
 
 @seam("the steps of the flow", list)
-def _steps(flow: Any) -> List[_Step]:
+def _steps(flow: Any) -> list[_Step]:
     found = []
     for step in flow:
         decorators = list(step.decorators)
@@ -308,11 +297,11 @@ def _steps(flow: Any) -> List[_Step]:
     return found
 
 
-def describe_steps(flow: Any, graph: Any) -> Iterable[Dict[str, Any]]:
+def describe_steps(flow: Any, graph: Any) -> Iterable[dict[str, Any]]:
     """Each step of the flow, by name: its place in the graph, what it asks for, whether it has `@otel`."""
     for step in _steps(flow):
         found = node_of(graph, step.name)
-        described: Dict[str, Any] = {
+        described: dict[str, Any] = {
             "step": step.name,
             "type": found.type,
             "parallel": found.is_parallel,
@@ -327,18 +316,18 @@ def describe_steps(flow: Any, graph: Any) -> Iterable[Dict[str, Any]]:
 
 
 @seam("what follows a step", list)
-def _following(graph: Any, step: str) -> List[str]:
+def _following(graph: Any, step: str) -> list[str]:
     return [str(name) for name in graph[step].out_funcs]
 
 
 @seam("where the code of a step stands", lambda: {"file": "", "line": 0})
-def _place(graph: Any, step: str) -> Dict[str, Any]:
+def _place(graph: Any, step: str) -> dict[str, Any]:
     return {"file": str(graph[step].source_file), "line": int(graph[step].func_lineno)}
 
 
 @seam("what steps ask of the machine", dict)
-def _requested(decorators: Iterable[Any]) -> Dict[str, float]:
-    requested: Dict[str, float] = {}
+def _requested(decorators: Iterable[Any]) -> dict[str, float]:
+    requested: dict[str, float] = {}
     for decorator in decorators:
         if decorator.name in _ASKING:
             for name in _ASKED:
@@ -376,7 +365,7 @@ def message(exception: BaseException) -> str:
 
 
 @seam("the times of lines that other machines sent")
-def unwrapped(line: bytes) -> Optional[Tuple[bytes, int]]:
+def unwrapped(line: bytes) -> tuple[bytes, int] | None:
     """The text and time of a line in Metaflow's own log format (metaflow/mflog/mflog.py); None if it is not in it."""
     from metaflow.mflog import mflog
 

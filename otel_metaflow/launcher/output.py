@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any
 
 from otel_metaflow.core import long_lines, secrets
 from otel_metaflow.core.stream_tap import StreamTap, tap
@@ -25,7 +26,7 @@ class Output:
         mask: secrets.Mask,
         on_failure: Callable[[OSError], None],
         most_bytes: int,
-        streams_of: Callable[[str], Optional[Sequence[str]]],
+        streams_of: Callable[[str], Sequence[str] | None],
     ) -> None:
         """`streams_of` gives the streams to keep of a step, or None for one without `@otel`."""
         self._folder = folder
@@ -36,10 +37,10 @@ class Output:
         self._streams_of = streams_of
         self._raw = Writer(mask, self.receive_secrets)
         self._secrets_pipe = secrets.open_pipe(folder / layout.SECRETS_PIPE)
-        self._recorded: Set[layout.AttemptKey] = set()
+        self._recorded: set[layout.AttemptKey] = set()
         self._unrecorded = 0
         self._pid = os.getpid()
-        self._taps: List[StreamTap] = []
+        self._taps: list[StreamTap] = []
 
     def tap_launcher(self) -> None:
         """Journal what the launcher prints, Metaflow's own messages with it, but not the echo of its tasks."""
@@ -60,12 +61,12 @@ class Output:
     def _on_own_line(self, stream: str, line: str, length: int, _by: str) -> None:
         if os.getpid() != self._pid:
             return
-        fields: Dict[str, Any] = {"stream": stream, "body": self._mask(line)}
+        fields: dict[str, Any] = {"stream": stream, "body": self._mask(line)}
         if length > long_lines.LONGEST_LINE:
             fields["length"] = length
         self._journal.append(layout.LINE, fields)
 
-    def counts(self) -> Tuple[int, int]:
+    def counts(self) -> tuple[int, int]:
         """How many attempts were recorded, and how many ran.
 
         Those that other tasks started are among them, as nodes of a `@parallel` step are.
@@ -74,8 +75,8 @@ class Output:
         return recorded, recorded + self._unrecorded
 
     def launched(
-        self, key: layout.AttemptKey, at: int, pid: int, inputs: Optional[Dict[str, List[str]]]
-    ) -> Optional[RawLines]:
+        self, key: layout.AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None
+    ) -> RawLines | None:
         """A task's process has been started, no sooner than `at`, to read from `inputs`, tasks by step, if known.
 
         What is read from it goes to what is returned; of a step without `@otel` to nothing.
@@ -116,11 +117,11 @@ class Output:
             if values:
                 self._mask.add(values)
 
-    def ended(self, key: layout.AttemptKey, code: int, *, killed: bool, ok: Optional[bool]) -> None:
+    def ended(self, key: layout.AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
         """A task's process is gone and its pipes are read to the end; `ok` is what Metaflow makes of a code of 0."""
         # Its lines first: whoever reads of its end may take it that no more will come.
         unwritten = self._raw.close(key)
-        fields: Dict[str, Any] = {**key._asdict(), "code": code, "killed": killed}
+        fields: dict[str, Any] = {**key._asdict(), "code": code, "killed": killed}
         if ok is not None:
             fields["ok"] = ok
         if unwritten:

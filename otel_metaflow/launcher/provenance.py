@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from otel_metaflow.core import trace_context
 from otel_metaflow.launcher import metaflow_seams
 
 
-def describe(environ: Mapping[str, str]) -> Dict[str, Any]:
+def describe(environ: Mapping[str, str]) -> dict[str, Any]:
     """`traceparent` if the launcher was started inside a trace, `origin` if it resumes a run, `triggers`."""
-    facts: Dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     joined = trace_context.read(environ)
     if joined:
         facts["traceparent"] = joined

@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
 
 from otel_metaflow.core import clock, long_lines
 from otel_metaflow.core.guard import contain
@@ -31,7 +31,7 @@ _QUIET = 0.5
 _MOST_LINES = 2_000
 _MFLOG = (b"[MFLOG|", b"[![MFLOG|")
 
-Line = Tuple[int, str, bytes]
+Line = tuple[int, str, bytes]
 
 # Bound before user code runs, which may put others in their place.
 _sleep = time.sleep
@@ -46,7 +46,7 @@ class RawLines:
         self._written = 0  # when the last lines were, 0 if it was noted since that no more followed
         self._streams = frozenset(streams)
         self._writer = writer
-        self._lines: List[Line] = []
+        self._lines: list[Line] = []
 
     def add(self, stream: str, data: bytes) -> None:
         """Put aside one line as it was read: with its newline, if it had one."""
@@ -59,7 +59,7 @@ class RawLines:
         elif len(lines) >= _MOST_LINES:
             self._writer.write()
 
-    def take(self) -> List[Line]:
+    def take(self) -> list[Line]:
         """What was put aside since the last call."""
         taken, self._lines = self._lines, []
         return taken
@@ -91,7 +91,7 @@ class RawLines:
         return f'{{{head},"lines":{lines},"monotonicNano":{at}{reported}}}'
 
     @property
-    def unwritten(self) -> Dict[str, int]:
+    def unwritten(self) -> dict[str, int]:
         """How many records of each kind the journal did not take."""
         return self._journal.unwritten
 
@@ -106,7 +106,7 @@ class Writer:
     def __init__(self, mask: Callable[[str], str], before: Callable[[], None]) -> None:
         self._mask = mask
         self._before = before
-        self._attempts: Dict[layout.AttemptKey, RawLines] = {}
+        self._attempts: dict[layout.AttemptKey, RawLines] = {}
         self._news = threading.Event()
         self._lock = threading.Lock()
         self._is_started = False
@@ -117,7 +117,7 @@ class Writer:
         self._attempts[key] = made
         return made
 
-    def close(self, key: layout.AttemptKey) -> Dict[str, int]:
+    def close(self, key: layout.AttemptKey) -> dict[str, int]:
         """Write what is left of an attempt, which is over; what its journal did not take."""
         lines = self._attempts.get(key)
         if lines is None:

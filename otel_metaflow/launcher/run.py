@@ -9,8 +9,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 from otel_metaflow.core import ids, launch_context, resource, secrets, settings, trace_context, trace_links
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, print_line, print_unrecorded
@@ -22,8 +23,8 @@ from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher import metaflow_seams, provenance, spawn, summary, tracing
 from otel_metaflow.launcher.output import Output
 
-_run: Optional[Run] = None
-_launch_context: Optional[launch_context.LaunchContext] = None  # from the first step on
+_run: Run | None = None
+_launch_context: launch_context.LaunchContext | None = None  # from the first step on
 
 
 class Run:
@@ -36,11 +37,11 @@ class Run:
         self._has_reported_unwritten = False
         self._journal = Journal(folder / layout.RUN_FILE, self._report_unwritten)
         self._mask = secrets.Mask(secrets.known(os.environ))
-        self._steps: Dict[str, Sequence[str]] = {}
+        self._steps: dict[str, Sequence[str]] = {}
         self._output = Output(
             folder, self._journal, self._mask, self._report_unwritten, environment.journal_max_bytes, self._steps.get
         )
-        self._unrecorded: Dict[str, str] = {}
+        self._unrecorded: dict[str, str] = {}
         self._unfinished = 0
         self._pid = os.getpid()
 
@@ -73,7 +74,7 @@ class Run:
         for step in metaflow_seams.describe_steps(flow, graph):
             self._journal.append(layout.STEP, step)
 
-    def add_step(self, name: str, options: Dict[str, Any]) -> None:
+    def add_step(self, name: str, options: dict[str, Any]) -> None:
         """A decorated step of the flow: its tasks are recorded, and their output as the options say."""
         self._unfinished += 1
         chosen = options.get("logs") or self.environment.logs
@@ -84,12 +85,12 @@ class Run:
         if self.environment.is_shipping:
             spawn.ensure(self.folder)
 
-    def finished(self, exception: Optional[BaseException]) -> None:
+    def finished(self, exception: BaseException | None) -> None:
         """One decorated step's runtime is finished; with the last one, the run is."""
         self._unfinished -= 1
         if self._unfinished:
             return
-        fields: Dict[str, Any] = {"result": _result(exception)}
+        fields: dict[str, Any] = {"result": _result(exception)}
         if exception is not None:
             message = self._mask(metaflow_seams.message(exception))
             fields["exception"] = {"type": type(exception).__name__, "message": message}
@@ -128,14 +129,14 @@ class Run:
         return trace_links.fill(self.environment.trace_url, self.key.flow, self.key.run, trace_id, span_id)
 
 
-def _result(exception: Optional[BaseException]) -> str:
+def _result(exception: BaseException | None) -> str:
     if exception is None:
         return "success"
     return "cancellation" if isinstance(exception, KeyboardInterrupt) else "failure"
 
 
 @guarded
-def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -> None:
+def start(flow: Any, run: str, graph: Any, step: str, options: dict[str, Any]) -> None:
     """A decorated step of a run that begins; `flow` and `graph` are Metaflow's."""
     global _run, _launch_context
     if _launch_context is None:
@@ -158,7 +159,7 @@ def start(flow: Any, run: str, graph: Any, step: str, options: Dict[str, Any]) -
         _run.add_step(step, options)
 
 
-def _open(key: layout.RunKey, environment: settings.Settings) -> Optional[Run]:
+def _open(key: layout.RunKey, environment: settings.Settings) -> Run | None:
     folder = layout.run_folder(environment.home, key)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ def launching(cli_args: Any) -> None:
 
 
 @guarded
-def finished(exception: Optional[BaseException]) -> None:
+def finished(exception: BaseException | None) -> None:
     """The runtime of one decorated step is finished."""
     hide_frames(exception)
     if _run is not None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Dict
+from typing import IO
 
 from otel_metaflow.core import standby
 from otel_metaflow.journal import layout, lock, setbacks
@@ -59,7 +59,7 @@ def _detached(module: str, folder: Path, log: IO[bytes]) -> None:
     )
 
 
-def _environment() -> Dict[str, str]:
+def _environment() -> dict[str, str]:
     """Our environment, with a PYTHONPATH that means the same in another folder.
 
     `opentelemetry-instrument` works by a folder on that path. It is meant for the flow: the shipper's own

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal.checkpoint import Checkpoint

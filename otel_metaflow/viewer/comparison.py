@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from rich.text import Text
 
@@ -29,8 +30,8 @@ class Change:
 
     step: str
     figure: str
-    before: Optional[float]
-    after: Optional[float]
+    before: float | None
+    after: float | None
     is_notable: bool
 
 
@@ -46,21 +47,21 @@ def changes(before: Run, after: Run) -> Iterator[Change]:
                 yield Change(step, figure, one, other, _is_notable(was, now, _LEAST[figure]))
 
 
-def _by_step(run: Run) -> Dict[str, List[Attempt]]:
+def _by_step(run: Run) -> dict[str, list[Attempt]]:
     found = report.by_step(run, [attempt for attempt in run.in_order if not attempt.is_running()])
     return {step: attempts for step, attempts in found.items() if attempts}
 
 
-def _used(name: str) -> Callable[[Run, Attempt], Optional[float]]:
+def _used(name: str) -> Callable[[Run, Attempt], float | None]:
     return lambda _, attempt: attempt.usage.get(name)
 
 
-def _queued(run: Run, attempt: Attempt) -> Optional[float]:
+def _queued(run: Run, attempt: Attempt) -> float | None:
     queued = story.queue_time(run, attempt)
     return None if queued is None else queued / 1e9
 
 
-_FIGURES: Dict[str, Callable[[Run, Attempt], Optional[float]]] = {
+_FIGURES: dict[str, Callable[[Run, Attempt], float | None]] = {
     "took": lambda _, attempt: (attempt.ended_at - attempt.started_at) / 1e9,
     "queued": _queued,
     "cpu": _used("cpu"),
@@ -80,7 +81,7 @@ def _is_notable(was: Sequence[float], now: Sequence[float], least: float) -> boo
     return other_low > high or other_high < low
 
 
-def as_values(before: Run, after: Run) -> Dict[str, Any]:
+def as_values(before: Run, after: Run) -> dict[str, Any]:
     """Both runs and every change, for scripts."""
     found = [
         {"step": one.step, "figure": one.figure, "before": one.before, "after": one.after, "notable": one.is_notable}
@@ -97,7 +98,7 @@ def show(before: Run, after: Run) -> None:
         state = Text(values["state"], style=STYLES.get(values["state"], ""))
         took = seconds(values["durationSeconds"])
         console.print(Text.assemble((plain(str(run.key)), "bold"), "  ", state, f"  {took}"))
-    found: Dict[str, Dict[str, Change]] = {}
+    found: dict[str, dict[str, Change]] = {}
     for change in changes(before, after):
         found.setdefault(change.step, {})[change.figure] = change
     counts = [{step: len(attempts) for step, attempts in _by_step(run).items()} for run in (before, after)]
@@ -112,7 +113,7 @@ def show(before: Run, after: Run) -> None:
     console.print(Text(RULE, style="dim"))
 
 
-def _cell(change: Optional[Change]) -> Text:
+def _cell(change: Change | None) -> Text:
     if change is None:
         return Text("")
     was, now = (_shown(change.figure, value) for value in (change.before, change.after))
@@ -122,13 +123,13 @@ def _cell(change: Optional[Change]) -> Text:
     return Text(f"{was} > {now} {'▲' if grew else '▼'}", style="red" if grew else "green")
 
 
-def _shown(figure: str, value: Optional[float]) -> str:
+def _shown(figure: str, value: float | None) -> str:
     if value is None:
         return "-"
     return (size(int(value)) or "0 B") if figure == "memory" else seconds(value)
 
 
-_WORDS: Dict[str, Tuple[str, str]] = {
+_WORDS: dict[str, tuple[str, str]] = {
     "took": ("slower", "faster"),
     "queued": ("queues longer", "queues less"),
     "cpu": ("uses more CPU", "uses less CPU"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import ContextManager, Optional, Sequence
 
 from rich.console import Console
 
@@ -34,7 +35,7 @@ def console() -> Console:
     return made if made.is_terminal else Console(file=made.file, width=_WIDE, highlight=False)
 
 
-def busy(what: str) -> ContextManager[object]:
+def busy(what: str) -> AbstractContextManager[object]:
     """A spinner on standard error, if that is a terminal, while something takes its time."""
     return Console(stderr=True).status(what)
 
@@ -61,7 +62,7 @@ def clock(at: int) -> str:
     return datetime.fromtimestamp(at / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def first_line(text: Optional[str]) -> str:
+def first_line(text: str | None) -> str:
     """The first line of a text, without what others may have written to move the cursor."""
     return plain((text or "").partition("\n")[0])
 

@@ -6,7 +6,7 @@ Only what is shown is folded: `view --json` and back ends have all of it. static
 from __future__ import annotations
 
 import re
-from typing import Iterator
+from collections.abc import Iterator
 
 # As traceback prints a frame; indented, and with bars, inside an exception group.
 _FRAME = re.compile(r'(?P<margin>[ |]*  )File "(?P<file>[^"]*)", line \d+, in ')

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
@@ -58,7 +59,7 @@ def noticed(notice: endings.Notice, redaction: Redaction) -> Line:
     return Line(notice.at, LEVELS[notice.severity], notice.event, redaction.text(notice.text))
 
 
-def made(record: Dict[str, Any], redaction: Redaction) -> Line:
+def made(record: dict[str, Any], redaction: Redaction) -> Line:
     """The line that a record of kind line, log or record is."""
     kind = record["kind"]
     if kind == layout.LINE:
@@ -66,7 +67,7 @@ def made(record: Dict[str, Any], redaction: Redaction) -> Line:
     return _logged(record, redaction) if kind == layout.LOG else _emitted(record, redaction)
 
 
-def level(record: Dict[str, Any]) -> int:
+def level(record: dict[str, Any]) -> int:
     """The level of a record, from its severity number."""
     number = int(record.get("severityNumber") or 0)
     if record["kind"] == layout.LOG:
@@ -87,7 +88,7 @@ def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
         yield from (noticed(notice, redaction) for notice in endings.of_run(run))
 
 
-def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
+def _printed(record: dict[str, Any], redaction: Redaction) -> Line:
     stream = str(record.get("stream", ""))
     text = redaction.line(str(record.get("body", "")), stream)
     severity = INFO
@@ -98,7 +99,7 @@ def _printed(record: Dict[str, Any], redaction: Redaction) -> Line:
     return Line(record["timeUnixNano"], severity, stream, text)
 
 
-def _level_of_json(text: str, written: int) -> Optional[int]:
+def _level_of_json(text: str, written: int) -> int | None:
     """The level in a line of structlog or python-json-logger."""
     from otel_metaflow.model import structured
 
@@ -106,7 +107,7 @@ def _level_of_json(text: str, written: int) -> Optional[int]:
     return _level(int(fields.severity)) if fields is not None and fields.severity is not None else None
 
 
-def _logged(record: Dict[str, Any], redaction: Redaction) -> Line:
+def _logged(record: dict[str, Any], redaction: Redaction) -> Line:
     text = redaction.text(str(record.get("body", "")))
     trace = (record.get("exception") or {}).get("stacktrace")
     if trace:
@@ -114,7 +115,7 @@ def _logged(record: Dict[str, Any], redaction: Redaction) -> Line:
     return Line(record["timeUnixNano"], level(record), str(record.get("logger", "root")), text)
 
 
-def _emitted(record: Dict[str, Any], redaction: Redaction) -> Line:
+def _emitted(record: dict[str, Any], redaction: Redaction) -> Line:
     body = redaction.value(record.get("body"))
     text = str(record.get("eventName") or "") if body is None else body if isinstance(body, str) else str(body)
     source = str((record.get("scope") or {}).get("name", ""))

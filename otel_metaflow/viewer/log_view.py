@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import click
 
@@ -32,7 +33,7 @@ _COLOURS = {log_lines.DEBUG: "bright_black", log_lines.WARN: "yellow", log_lines
 class Entry(NamedTuple):
     """One line, and the attempt that it is of; None if it is the launcher's."""
 
-    key: Optional[AttemptKey]
+    key: AttemptKey | None
     line: Line
 
 
@@ -46,8 +47,8 @@ class Feed:
         self._pattern = pattern
         self._wanted = wanted
         self._launcher = Tail(folder / layout.RUN_FILE, only=layout.LINE) if launcher else None
-        self._masks: Dict[Optional[AttemptKey], Redaction] = {}
-        self._logs: Dict[AttemptKey, AttemptLogs] = {}
+        self._masks: dict[AttemptKey | None, Redaction] = {}
+        self._logs: dict[AttemptKey, AttemptLogs] = {}
         self._read_out: set[AttemptKey] = set()
         self._has_read_end = False
 
@@ -66,7 +67,7 @@ class Feed:
     def read(self) -> Iterator[Entry]:
         """What came since the last call, in the order of time."""
         self._following.look()
-        found: List[Entry] = []
+        found: list[Entry] = []
         if self._launcher is not None:
             before = -1
             while self._launcher.offset != before:
@@ -94,7 +95,7 @@ class Feed:
             for notice in endings.of_attempt(run, run.attempts[key]):
                 yield Entry(key, log_lines.noticed(notice, self._mask(key)))
 
-    def _mask(self, key: Optional[AttemptKey]) -> Redaction:
+    def _mask(self, key: AttemptKey | None) -> Redaction:
         return self._masks.setdefault(key, Redaction(self._pattern))
 
 
@@ -120,8 +121,8 @@ def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) 
 
 def _folded(lines: Iterator[Entry]) -> Iterator[Entry]:
     """Lines without Metaflow's own frames, be a traceback one record or printed line by line."""
-    folds: Dict[Tuple[Optional[AttemptKey], str], Fold] = {}
-    latest: Dict[Tuple[Optional[AttemptKey], str], Entry] = {}
+    folds: dict[tuple[AttemptKey | None, str], Fold] = {}
+    latest: dict[tuple[AttemptKey | None, str], Entry] = {}
     for entry in lines:
         source = entry.key, entry.line.source
         latest[source] = entry
@@ -161,7 +162,7 @@ def _as_json(entry: Entry) -> str:
     return json.dumps(values)
 
 
-def counted(folder: Path, run: Run, attempt: Attempt) -> Tuple[int, int]:
+def counted(folder: Path, run: Run, attempt: Attempt) -> tuple[int, int]:
     """How many log records an attempt has, and how many of them are errors."""
     levels = [log_lines.level(entry.record) for entry in log_lines.read(folder, attempt)]
     levels += [log_lines.LEVELS[notice.severity] for notice in log_lines.notices(run, attempt)]

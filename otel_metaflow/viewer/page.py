@@ -13,10 +13,11 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
@@ -41,7 +42,7 @@ class Part(NamedTuple):
     """The lines of one attempt, or of the launcher; `cut` is how many more there are."""
 
     name: str
-    lines: List[Line]
+    lines: list[Line]
     cut: int = 0
 
 
@@ -53,9 +54,9 @@ def html(environment: Settings, folder: Path) -> str:
     values["drawnTimeUnixNano"] = time.time_ns()
     values["version"] = __version__
     values["spans"] = spans.of_users(folder, run, redaction, _MOST_SPANS)
-    chunks: List[str] = []
+    chunks: list[str] = []
     values["logs"] = {}
-    batch: List[Part] = []
+    batch: list[Part] = []
     size = 0
     for part in _parts(folder, run, environment.redact):
         values["logs"][part.name] = _about(part, len(chunks))
@@ -121,7 +122,7 @@ def _finite(values: Any) -> Any:
     return str(values) if isinstance(values, float) and not math.isfinite(values) else values
 
 
-def _about(part: Part, chunk: int) -> Dict[str, Any]:
+def _about(part: Part, chunk: int) -> dict[str, Any]:
     return {
         "chunk": chunk,
         "count": len(part.lines),
@@ -130,12 +131,12 @@ def _about(part: Part, chunk: int) -> Dict[str, Any]:
     }
 
 
-def _columns(parts: Sequence[Part], zero: int) -> Dict[str, List[List[Any]]]:
+def _columns(parts: Sequence[Part], zero: int) -> dict[str, list[list[Any]]]:
     """By attempt: microseconds since the line before, at first since the run began; levels; streams, loggers; texts.
 
     By columns, because what is alike is then side by side, which makes it smaller.
     """
-    found: Dict[str, List[List[Any]]] = {}
+    found: dict[str, list[list[Any]]] = {}
     for part in parts:
         times = [0, *((line.at - zero) // 1000 for line in part.lines)]
         since = [now - before for before, now in pairwise(times)]
@@ -160,7 +161,7 @@ def _parts(folder: Path, run: Run, pattern: str) -> Iterator[Part]:
 def _rank(run: Run) -> Any:
     critical = {attempt.key for attempt in story.critical_path(run).attempts}
 
-    def rank(attempt: Attempt) -> Tuple[bool, bool, int, Any]:
+    def rank(attempt: Attempt) -> tuple[bool, bool, int, Any]:
         return not attempt.failed, attempt.key not in critical, attempt.started_at, attempt.key
 
     return rank
@@ -168,7 +169,7 @@ def _rank(run: Run) -> Any:
 
 def _kept(name: str, found: Iterator[Line], most: int) -> Part:
     """At most `most` lines: all errors as far as they fit, and of the rest the last."""
-    kept: List[Line] = []
+    kept: list[Line] = []
     cut = 0
     for line in found:
         kept.append(line if len(line.text) <= _LONGEST else line._replace(text=line.text[:_LONGEST] + " …"))
@@ -181,7 +182,7 @@ def _kept(name: str, found: Iterator[Line], most: int) -> Part:
     return Part(name, sorted(shorter, key=lambda line: line.at), cut)
 
 
-def _shortened(kept: List[Line], most: int) -> List[Line]:
+def _shortened(kept: list[Line], most: int) -> list[Line]:
     if len(kept) <= most:
         return kept
     errors = [line for line in kept[:-most] if line.level >= log_lines.ERROR][: most // 2]

@@ -7,7 +7,7 @@ masked as those that leave: a page is made to be shown around.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Set
+from typing import Any
 
 from otel_metaflow.core import ids, trace_links
 from otel_metaflow.core.redaction import Redaction
@@ -15,7 +15,7 @@ from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
 
-Values = Dict[str, Any]
+Values = dict[str, Any]
 
 _NANO = 1e9
 _MEBIBYTE = 1 << 20
@@ -31,7 +31,7 @@ def attempt_state(attempt: Attempt) -> str:
     return "running" if attempt.end is None and attempt.is_running() else attempt.result
 
 
-def trace_url(run: Run, template: str) -> Optional[str]:
+def trace_url(run: Run, template: str) -> str | None:
     """Where the run's trace is shown, by the template of OTEL_METAFLOW_TRACE_URL; None without one."""
     if not template:
         return None
@@ -99,7 +99,7 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
     )
 
 
-def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: Set[AttemptKey]) -> Values:
+def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: set[AttemptKey]) -> Values:
     """One attempt; `critical` are those that decided how long the run took.
 
     It queued until `launchTimeUnixNano`, its process started at `startTimeUnixNano`, user code ran from
@@ -151,9 +151,9 @@ def ended_at(run: Run) -> int:
     return max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
 
 
-def by_step(run: Run, attempts: List[Attempt]) -> Dict[str, List[Attempt]]:
+def by_step(run: Run, attempts: list[Attempt]) -> dict[str, list[Attempt]]:
     """What ran of each step, in the order in which they began; then the steps of the flow's graph that did not."""
-    steps: Dict[str, List[Attempt]] = {}
+    steps: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         members = steps.setdefault(attempt.key.step, [])
         if not attempt.is_cloned:
@@ -161,7 +161,7 @@ def by_step(run: Run, attempts: List[Attempt]) -> Dict[str, List[Attempt]]:
     return {**steps, **{step: [] for step in run.steps if step not in steps}}
 
 
-def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
+def _of_step(run: Run, step: str, ran: list[Attempt]) -> Values:
     record = run.steps.get(step, {})
     requested = record.get("requested") or {}
     return _known(
@@ -178,7 +178,7 @@ def _of_step(run: Run, step: str, ran: List[Attempt]) -> Values:
     )
 
 
-def use(attempts: List[Attempt]) -> Values:
+def use(attempts: list[Attempt]) -> Values:
     """What attempts used: all of their CPU seconds and bytes read and written, the most cores and memory of one.
 
     Only how many they are, if none has a record of it.
@@ -198,7 +198,7 @@ def use(attempts: List[Attempt]) -> Values:
     }
 
 
-def _bytes(megabytes: Optional[float]) -> Optional[int]:
+def _bytes(megabytes: float | None) -> int | None:
     return None if megabytes is None else int(megabytes * _MEBIBYTE)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence
 
 from rich.console import Console
 from rich.progress import track
@@ -18,7 +18,7 @@ _SPARKS = 20
 _SLOW = 200  # runs, from which on reading them takes long enough for a progress bar
 
 
-def recent(home: Path, namespace: str, flow: str, limit: int) -> List[Run]:
+def recent(home: Path, namespace: str, flow: str, limit: int) -> list[Run]:
     """The runs that were written to last, of `flow` or of all flows; the newest first."""
     folders = [
         (folder.stat().st_mtime, folder)
@@ -34,7 +34,7 @@ def recent(home: Path, namespace: str, flow: str, limit: int) -> List[Run]:
 def show(runs: Sequence[Run]) -> None:
     """Print a row for each run, and a spark line for each flow."""
     console = formatting.console()
-    flows: Dict[str, List[report.Values]] = {}
+    flows: dict[str, list[report.Values]] = {}
     rows = []
     for run in runs:
         values = report.summary(run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Dict, FrozenSet, List
 
 from rich.console import Console
 from rich.text import Text
@@ -80,9 +79,9 @@ def _head(console: Console, run: Run, step: str, trace_url: str) -> None:
 def graph(run: Run) -> str:
     """The steps of the flow from start to end: side by side in parentheses, a foreach with its width."""
     following = {step: list(record.get("next") or ()) for step, record in run.steps.items()}
-    depth: Dict[str, int] = {}
+    depth: dict[str, int] = {}
 
-    def place(step: str, level: int, above: FrozenSet[str]) -> None:
+    def place(step: str, level: int, above: frozenset[str]) -> None:
         if step in above or depth.get(step, -1) >= level:  # a step that leads back to itself stays where it is
             return
         depth[step] = level
@@ -94,7 +93,7 @@ def graph(run: Run) -> str:
         if step not in led_to:
             place(step, 0, frozenset())
     width = Counter(key.step for key in {AttemptKey(key.step, key.task, 0) for key in run.attempts})
-    levels: Dict[int, List[str]] = {}
+    levels: dict[int, list[str]] = {}
     for step, level in depth.items():
         again = " ↺" if step in following.get(step, ()) else ""
         count = width.get(step, 0)
@@ -114,7 +113,7 @@ def _critical_path(run: Run, path: story.CriticalPath) -> str:
 _USE = ("step", "attempts", "CPU s", "cores", "CPU requested", "memory", "memory requested", "read", "written")
 
 
-def _show_use(console: Console, run: Run, chosen: List[Attempt]) -> None:
+def _show_use(console: Console, run: Run, chosen: list[Attempt]) -> None:
     """What the attempts of each step used, the largest of them, beside what the step requested."""
     rows = []
     for step, attempts in report.by_step(run, chosen).items():
@@ -143,7 +142,7 @@ def _delivery(folder: Path) -> str:
     if not (folder / layout.LOCK_FILE).exists():
         return "telemetry: kept here, nothing is sent (OTEL_EXPORTER_OTLP_ENDPOINT was not set)"
     checkpoint = Checkpoint.read(folder)
-    counts: Dict[str, int] = checkpoint.delivered
+    counts: dict[str, int] = checkpoint.delivered
     sent = ", ".join(f"{counts[signal]} {signal}" for signal in ("logs", "traces", "metrics") if signal in counts)
     if checkpoint.complete:
         state = "delivered"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
@@ -15,12 +15,12 @@ from otel_metaflow.viewer import report
 _ERROR = 2  # OTLP's status code
 
 
-def of_users(folder: Path, run: Run, redaction: Redaction, most: int) -> Dict[str, List[report.Values]]:
+def of_users(folder: Path, run: Run, redaction: Redaction, most: int) -> dict[str, list[report.Values]]:
     """Spans of user code by attempt, in the order in which they began; at most so many."""
-    found: Dict[str, List[report.Values]] = {}
+    found: dict[str, list[report.Values]] = {}
     left = most
     for attempt in run.in_order:
-        spans: List[report.Values] = []
+        spans: list[report.Values] = []
         tail = Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN)
         before = -1
         while tail.offset != before and left > 0:
@@ -35,7 +35,7 @@ def of_users(folder: Path, run: Run, redaction: Redaction, most: int) -> Dict[st
     return found
 
 
-def _span(record: Dict[str, Any], redaction: Redaction) -> Optional[report.Values]:
+def _span(record: dict[str, Any], redaction: Redaction) -> report.Values | None:
     """None of a record that is none: user code may put anything into it."""
     try:
         status = record.get("status") or {}

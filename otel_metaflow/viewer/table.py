@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -19,10 +19,10 @@ def show(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]],
     that is too wide as well, each row is its first cell and, below it, every other one behind its column's name.
     """
     right = [name not in left for name in names]
-    one_line: List[Sequence[str]] = [names]
+    one_line: list[Sequence[str]] = [names]
     parts = [name.rpartition(" ") for name in names]
     above, below = [first for first, _, _ in parts], [last for _, _, last in parts]
-    two_lines: List[Sequence[str]] = [above, below] if any(above) else [names]
+    two_lines: list[Sequence[str]] = [above, below] if any(above) else [names]
     for long_names in (False, True):
         for heads, gap in ((one_line, _GAP), (two_lines, _GAP), (two_lines, 1)):
             table = [*([Text(name, style="dim") for name in line] for line in heads), *rows]

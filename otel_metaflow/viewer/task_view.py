@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -46,7 +47,7 @@ def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redacti
         console.print(Text(f"  {count} log records{bad}" + (f": {look}" if count else ""), style="dim"))
 
 
-def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
+def _facts(run: Run, attempt: Attempt, values: dict[str, Any]) -> Iterator[str]:
     yield _times(values)
     facts = [
         ("reads from", _listed(values.get("inputs") or [], values.get("inputCount", 0))),
@@ -88,11 +89,11 @@ def _facts(run: Run, attempt: Attempt, values: Dict[str, Any]) -> Iterator[str]:
         yield f"{artifacts['count']} artifacts, {size(int(artifacts.get('bytes', 0)))}"
 
 
-def _times(values: Dict[str, Any]) -> str:
+def _times(values: dict[str, Any]) -> str:
     """How long it queued, started up, ran and stored."""
     start, code = values["startTimeUnixNano"], values.get("codeStartTimeUnixNano")
     left, end = values.get("codeEndTimeUnixNano"), values["endTimeUnixNano"]
-    parts: List[str] = []
+    parts: list[str] = []
     if "queueSeconds" in values:
         parts.append(f"queued {seconds(values['queueSeconds'])}")
     for name, begin, until in (("started up", start, code), ("user code", code, left), ("stored", left, end)):

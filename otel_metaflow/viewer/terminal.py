@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import io
 import sys
-from typing import Tuple
 
 import click
 
@@ -27,7 +26,7 @@ def degrade() -> None:
                 stream.reconfigure(errors=_DEGRADED)
 
 
-def _degraded(error: UnicodeError) -> Tuple[str, int]:
+def _degraded(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(_ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end

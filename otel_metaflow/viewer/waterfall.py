@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -33,14 +34,14 @@ _NAMES = ("attempt", "result", "queued", "took", "when", "logs")
 _WHEN = _NAMES.index("when")
 _RIGHT = tuple(name in ("queued", "took", "logs") for name in _NAMES)
 
-Parts = Tuple[Tuple[int, int, str], ...]
+Parts = tuple[tuple[int, int, str], ...]
 """Stretches of a bar: from, to (nanoseconds since 1970), mark."""
 
 
 class _Row(NamedTuple):
     """`cells` are those of _NAMES, that of the bar empty until its width is known."""
 
-    cells: Tuple[Text, ...]
+    cells: tuple[Text, ...]
     parts: Parts
     note: str
 
@@ -55,7 +56,7 @@ class Waterfall:
         self._span = max(1, report.ended_at(run) - run.started_at)
         self._critical = {attempt.key for attempt in path.attempts}
 
-    def show(self, console: Console, attempts: List[Attempt]) -> None:
+    def show(self, console: Console, attempts: list[Attempt]) -> None:
         """Print `attempts`; notes stand beside the bars where there is room for both, else below the rows."""
         rows = list(self._rows(attempts, whole=self._whole or len(attempts) <= _MANY))
         heads = tuple(Text(name, style="dim") for name in _NAMES)
@@ -81,7 +82,7 @@ class Waterfall:
             if note and not is_beside:
                 table.indented(console, note)
 
-    def _rows(self, attempts: List[Attempt], *, whole: bool) -> Iterator[_Row]:
+    def _rows(self, attempts: list[Attempt], *, whole: bool) -> Iterator[_Row]:
         if whole:
             yield from map(self._row, attempts)
             return
@@ -129,7 +130,7 @@ def is_unseen(attempt: Attempt) -> bool:
     return attempt.start is None and not attempt.is_cloned
 
 
-def _worst(members: Sequence[Attempt]) -> List[Attempt]:
+def _worst(members: Sequence[Attempt]) -> list[Attempt]:
     """Those that failed, and the slowest of the others; a few of each."""
     failed = [one for one in members if one.failed and report.attempt_state(one) != "running"][:_SHOWN]
     slowest = sorted(members, key=lambda one: one.started_at - one.ended_at)[:_SHOWN]

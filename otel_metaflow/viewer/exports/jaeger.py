@@ -6,7 +6,8 @@ https://github.com/jaegertracing/jaeger-ui/blob/main/packages/jaeger-ui/src/type
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 from otel_metaflow.viewer.exports import otlp_json
 
@@ -14,9 +15,9 @@ _KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 _ERROR = 2
 
 
-def document(requests: List[Tuple[str, otlp_json.Message]]) -> Dict[str, Any]:
+def document(requests: list[tuple[str, otlp_json.Message]]) -> dict[str, Any]:
     """The traces of a run's requests."""
-    traces: Dict[str, Dict[str, Any]] = {}
+    traces: dict[str, dict[str, Any]] = {}
     for span, resource in otlp_json.spans(requests):
         trace = traces.setdefault(span["traceId"], {"traceID": span["traceId"], "spans": [], "processes": {}})
         process = _process(trace["processes"], resource)
@@ -24,7 +25,7 @@ def document(requests: List[Tuple[str, otlp_json.Message]]) -> Dict[str, Any]:
     return {"data": list(traces.values())}
 
 
-def _process(processes: Dict[str, Any], resource: Dict[str, Any]) -> str:
+def _process(processes: dict[str, Any], resource: dict[str, Any]) -> str:
     """The name under which a resource is listed; one for each that is different."""
     made = {"serviceName": str(resource.get("service.name", "metaflow")), "tags": list(_tags(resource))}
     for name, known in processes.items():
@@ -35,7 +36,7 @@ def _process(processes: Dict[str, Any], resource: Dict[str, Any]) -> str:
     return name
 
 
-def _span(span: otlp_json.Message, process: str) -> Dict[str, Any]:
+def _span(span: otlp_json.Message, process: str) -> dict[str, Any]:
     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
     status = span.get("status", {})
     attributes = {
@@ -59,19 +60,19 @@ def _span(span: otlp_json.Message, process: str) -> Dict[str, Any]:
     }
 
 
-def _references(span: otlp_json.Message) -> Iterator[Dict[str, str]]:
+def _references(span: otlp_json.Message) -> Iterator[dict[str, str]]:
     if span.get("parentSpanId"):
         yield {"refType": "CHILD_OF", "traceID": span["traceId"], "spanID": span["parentSpanId"]}
     for link in span.get("links", ()):
         yield {"refType": "FOLLOWS_FROM", "traceID": link["traceId"], "spanID": link["spanId"]}
 
 
-def _log(event: otlp_json.Message) -> Dict[str, Any]:
+def _log(event: otlp_json.Message) -> dict[str, Any]:
     fields = {"event": event.get("name", ""), **otlp_json.plain(event.get("attributes", ()))}
     return {"timestamp": int(event["timeUnixNano"]) // 1000, "fields": list(_tags(fields))}
 
 
-def _tags(attributes: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+def _tags(attributes: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in attributes.items():
         if isinstance(value, bool):
             yield {"key": key, "type": "bool", "value": value}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
-Message = Dict[str, Any]
+Message = dict[str, Any]
 
 
-def spans(found: List[Tuple[str, Message]]) -> Iterator[Tuple[Message, Message]]:
+def spans(found: list[tuple[str, Message]]) -> Iterator[tuple[Message, Message]]:
     """Each span of the requests, with the attributes of its resource."""
     for signal, request in found:
         if signal == "traces":
@@ -17,7 +18,7 @@ def spans(found: List[Tuple[str, Message]]) -> Iterator[Tuple[Message, Message]]
                     yield from ((span, of_resource) for span in scope["spans"])
 
 
-def plain(attributes: Any) -> Dict[str, Any]:
+def plain(attributes: Any) -> dict[str, Any]:
     """Attributes of OTLP/JSON as plain values."""
     return {each["key"]: _plain(each.get("value", {})) for each in attributes}
 

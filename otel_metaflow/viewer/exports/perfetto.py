@@ -6,9 +6,10 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-Event = Dict[str, Any]
+Event = dict[str, Any]
 Values = Mapping[str, Any]
 
 _PARTS = (
@@ -27,7 +28,7 @@ class _Track(NamedTuple):
     tid: int
 
 
-def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> Dict[str, Any]:
+def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
     """The trace of a run: of its plain values (viewer/report.py), and of the spans of user code by attempt.
 
     Times are microseconds since the run began: since 1970, doubles would round them.
@@ -43,7 +44,7 @@ def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> Dict[str, An
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
 
 
-def _tracks(attempts: Sequence[Values]) -> Dict[str, _Track]:
+def _tracks(attempts: Sequence[Values]) -> dict[str, _Track]:
     """A process for each step, a thread for each task, numbered as they began."""
     steps = {step: number for number, step in enumerate(dict.fromkeys(one["step"] for one in attempts), 1)}
     members = dict.fromkeys((one["step"], one["task"]) for one in attempts)
@@ -72,8 +73,8 @@ def _attempt(attempt: Values, track: _Track, zero: int) -> Iterator[Event]:
     title = f"{attempt['name']} {attempt['state']}{part}"
     yield _slice(title, "attempt", start - queued, end, track, about)
     for name, begin, until in _PARTS:
-        left: Optional[int] = attempt.get(until)
-        began: Optional[int] = start - queued + zero if begin is None else attempt.get(begin)
+        left: int | None = attempt.get(until)
+        began: int | None = start - queued + zero if begin is None else attempt.get(begin)
         if began is not None and left is not None and left > began:
             yield _slice(name, "part", began - zero, left - zero, track, {})
 
@@ -95,7 +96,7 @@ def _spans(spans: Sequence[Values], track: _Track, zero: int) -> Iterator[Event]
 def _arrows(run: Values, attempt: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
     zero = run["startTimeUnixNano"]
     ended = {one["name"]: one["endTimeUnixNano"] - zero for one in run["attempts"]}
-    sources: List[str] = [*attempt.get("inputs", ()), *([attempt["retries"]] if "retries" in attempt else [])]
+    sources: list[str] = [*attempt.get("inputs", ()), *([attempt["retries"]] if "retries" in attempt else [])]
     for source in sources:
         if source in tracks:
             about = {"cat": "link", "name": "read by", "id": f"{source} > {attempt['name']}"}
