@@ -1,4 +1,4 @@
-"""What runs in a container's interpreter, which is not ours to choose: the task's side and the journal.
+"""What runs in a container's interpreter, which is not ours to choose: the task's side, the journal, a sender.
 
 Run by the oldest Python that this machine has, without a single library: from 3.8 on, where there is one.
 """
@@ -80,12 +80,12 @@ def printed(folder: Path, script: str, *arguments: str, by: str = OLDEST) -> str
 
 
 def closure() -> dict[str, Path]:
-    """The modules of the task's side and of the journal, and those of ours that they import, early or late."""
+    """The modules of the task's side, the journal and the sender, and those that they import, early or late."""
     found: dict[str, Path] = {}
     waiting = [
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for folder in ("journal", "task")
-        for file in (PACKAGE / folder).glob("*.py")
+        for pattern in ("journal/*.py", "task/*.py", "shipper/sinks/protobuf.py")
+        for file in PACKAGE.glob(pattern)
     ]
     while waiting:
         name = waiting.pop()
