@@ -28,21 +28,21 @@ def test_id_prints_what_a_shell_computes_too(place: Place) -> None:
     assert place.cli("id", "HelloFlow/12/train/7").stdout == place.cli("id", "HelloFlow/12/train/7/0").stdout
 
 
-def test_what_is_not_there_is_said_with_exit_code_2(place: Place) -> None:
+def test_a_missing_run_is_one_line_and_exit_code_2(place: Place) -> None:
     """With what is there, or the form that was expected."""
     missing = place.cli("view", "HelloFlow/12")
     assert missing.returncode == 2
-    assert f"no journal of HelloFlow/12 in {place.home}; it holds no run" in missing.stderr
+    assert f"no journal of HelloFlow/12 in {place.home}; it has no journals" in missing.stderr
     finished = place.run(ROOT / "examples/hello.py")
     missing = place.cli("view", "HelloFlow/12")
     assert missing.returncode == 2
-    assert f"the latest: HelloFlow/{finished.run}" in missing.stderr
+    assert f"the latest runs: HelloFlow/{finished.run}" in missing.stderr
     run = f"HelloFlow/{finished.run}"
     for wrong, said in (
-        ("HelloFlow/", "is not of the form FLOW/RUN"),
-        ("/1", "is not of the form FLOW/RUN"),
-        ("a//c", "is not of the form FLOW/RUN"),
-        ("a/b/c/d/e/f", "is not of the form FLOW/RUN"),
+        ("HelloFlow/", "is not of the form FLOW[/RUN"),
+        ("/1", "is not of the form FLOW[/RUN"),
+        ("a//c", "is not of the form FLOW[/RUN"),
+        ("a/b/c/d/e/f", "is not of the form FLOW[/RUN"),
         ("Hello", "no run of Hello in"),
         (f"{run}/strat", f"{run} has no step 'strat'; it has start"),
         (f"{run}/start/7", f"{run}/start has no task '7'; it has 1"),
@@ -61,31 +61,31 @@ def test_what_is_not_there_is_said_with_exit_code_2(place: Place) -> None:
 
 def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
     """Until it is delivered."""
-    assert place.cli("status").stdout == "nothing is waiting to be delivered\n"
+    assert place.cli("status").stdout == "all runs are exported\n"
     (port,) = free_ports(1)
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     finished = place.run(ROOT / "examples/hello.py", env=endpoint)
     eventually(lambda: "refused the connection" in place.cli("status").stdout)
-    assert f"HelloFlow/{finished.run}  being delivered" in place.cli("status").stdout
+    assert f"HelloFlow/{finished.run}  exporting" in place.cli("status").stdout
     with Endpoint() as receiver:
         # The living shipper knows the old address, and `ship` takes over from it.
         assert _is_at_work(finished)
         shipped = place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
         assert shipped.returncode == 0, shipped.stderr
-        assert f"HelloFlow/{finished.run}: delivered" in shipped.stdout
+        assert f"HelloFlow/{finished.run}: exported" in shipped.stdout
         assert "Hello from the first step." in receiver.bodies()
-    assert place.cli("status").stdout == "nothing is waiting to be delivered\n"
+    assert place.cli("status").stdout == "all runs are exported\n"
 
 
 def test_runs_without_an_endpoint_are_listed_and_sent_on_demand_and_never_unasked(place: Place) -> None:
     """As each of them said when it ended; the shipper of a later run delivers the backlog, not these."""
-    kept = [place.run(ROOT / "examples/hello.py") for _ in range(2)]
-    for run in kept:
+    local = [place.run(ROOT / "examples/hello.py") for _ in range(2)]
+    for run in local:
         assert f"not exported (no endpoint). View: otel-metaflow view HelloFlow/{run.run}\n" in run.stderr
     said = place.cli("status").stdout.splitlines()
-    assert said == [f"HelloFlow/{run.run}  kept  (no endpoint was set when it ran)" for run in kept]
-    listed = json.loads(place.cli("status", "--json").stdout)["waiting"]
-    assert [(one["run"], one["state"]) for one in listed] == [(run.run, "kept") for run in kept]
+    assert said == [f"HelloFlow/{run.run}  not exported  (no endpoint was set when it ran)" for run in local]
+    listed = json.loads(place.cli("status", "--json").stdout)["runs"]
+    assert [(one["run"], one["state"]) for one in listed] == [(run.run, "not exported") for run in local]
     assert place.cli("status").stdout.splitlines() == said, "to look is not to ask for delivery"
     with Endpoint() as receiver:
         there = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
@@ -96,8 +96,8 @@ def test_runs_without_an_endpoint_are_listed_and_sent_on_demand_and_never_unaske
         assert place.cli("status").stdout.splitlines() == said
         shipped = place.cli("ship", "--all", env=there)
         assert shipped.returncode == 0, shipped.stderr
-        assert _sent(receiver) == _traces(later, *kept)
-    assert place.cli("status").stdout == "nothing is waiting to be delivered\n"
+        assert _sent(receiver) == _traces(later, *local)
+    assert place.cli("status").stdout == "all runs are exported\n"
 
 
 def _is_at_work(run: Finished) -> bool:
@@ -117,4 +117,4 @@ def test_what_is_switched_off_is_not_shipped(place: Place) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}
     refused = place.cli("ship", "--all", env=env)
     assert refused.returncode == 2
-    assert refused.stderr == ("otel-metaflow: OTEL_SDK_DISABLED switches delivery off; type: unset OTEL_SDK_DISABLED\n")
+    assert refused.stderr == ("otel-metaflow: OTEL_SDK_DISABLED turns telemetry off; type: unset OTEL_SDK_DISABLED\n")

@@ -79,7 +79,7 @@ def test_what_is_not_there_names_the_latest_that_are(place: Place, home: Path, n
     assert refused.returncode == 2
     assert refused.stderr == (
         f"otel-metaflow: no journal of {name} in {home}; "
-        "the latest: Other/9, Flow/1999, Flow/argo-abc-x7, Flow/1, Flow/12\n"
+        "the latest runs: Other/9, Flow/1999, Flow/argo-abc-x7, Flow/1, Flow/12\n"
     )
 
 
@@ -206,7 +206,7 @@ def test_options_of_view_that_do_not_go_together_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["view", "Flow/1", "--html", "x", "--logs"], "--logs does not go with --html: leave one of them out"),
+        (["view", "Flow/1", "--html", "x", "--logs"], "--logs cannot be combined with --html; drop one of them"),
         (
             ["view", "Flow/1/start", "--html", "x"],
             "--html is for a whole run, as in `otel-metaflow view HelloFlow/latest --html run.html`",
@@ -221,10 +221,10 @@ def test_options_of_view_that_do_not_go_together_are_refused_in_one_line(
         ),
         (
             ["view", "Flow/1", "--html", "-", "--open"],
-            "--open does not go with --html -: name a file after --html, or leave it out",
+            "--open cannot be combined with --html -; name a file after --html, or drop it",
         ),
-        (["ship", "Flow/1", "--all"], "--all does not go with a run: leave one of them out"),
-        (["ship"], "which run? Type one, as in `otel-metaflow ship HelloFlow/latest`, or --all"),
+        (["ship", "Flow/1", "--all"], "--all cannot be combined with a run; drop one of them"),
+        (["ship"], "no run given; type one, as in `otel-metaflow ship HelloFlow/latest`, or --all"),
     ],
 )
 def test_the_line_names_both_and_what_to_type(place: Place, home: Path, typed: list[str], message: str) -> None:

@@ -41,16 +41,16 @@ def test_the_sdk_prints_nothing(place: Place, run: str, fault: str, protocol: st
         }
         shipped = place.cli("ship", run, "--wait", "0.2", *(["--json"] if as_json else []), env=env)
     assert shipped.stderr == ""
-    state = "delivered" if fault in ("ok", "headers") else "kept"
-    assert shipped.returncode == (state == "kept")
+    state = "exported" if fault in ("ok", "headers") else "not exported"
+    assert shipped.returncode == (state == "not exported")
     if as_json:
         (result,) = json.loads(shipped.stdout)
-        assert (result["run"], result["state"], bool(result["trouble"])) == ("7", state, state == "kept")
+        assert (result["run"], result["state"], bool(result["errors"])) == ("7", state, state == "not exported")
         return
     (line,) = shipped.stdout.splitlines()
     assert line.startswith(f"{run}: {state} (")
     if fault == "refused":
-        assert line == f"{run}: kept (nothing sent; logs, metrics, traces: refused the connection)"
+        assert line == f"{run}: not exported (nothing sent; logs, metrics, traces: refused the connection)"
 
 
 def test_what_the_sdk_printed_is_in_the_shippers_log(place: Place, run: str) -> None:

@@ -248,7 +248,7 @@ def test_a_file_without_certificates_is_told(place: Place) -> None:
     ("env", "do"),
     [
         ({}, "export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "nowhere"}, "type one such as http://localhost:4318"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "nowhere"}, "set it to one, such as http://localhost:4318"),
         ({"OTEL_SDK_DISABLED": "true"}, "unset OTEL_SDK_DISABLED"),
     ],
 )

@@ -194,7 +194,7 @@ def test_what_cannot_be_exported_is_one_line(place: Place) -> None:
     Journals(place.home, "Going", pid=os.getpid(), processStart=process_start())
     refused = place.cli("export", "Going/1", "--format", "jaeger")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "Going/1 is still running: export it once it has ended" in refused.stderr
+    assert "Going/1 is still running; export it once it has ended" in refused.stderr
     refused = place.cli("export", "Going/1", "--format", "zipkin")
     assert refused.returncode == 2
     assert "'zipkin' is not one of 'otlp-json', 'perfetto', 'jaeger'" in refused.stderr
@@ -202,4 +202,4 @@ def test_what_cannot_be_exported_is_one_line(place: Place) -> None:
     over.end(1)
     refused = place.cli("export", "Over/1", "--format", "jaeger", "-o", "/no/such/folder/file")
     assert refused.returncode == 2
-    assert "name another file after --output" in refused.stderr
+    assert "choose another --output" in refused.stderr

@@ -26,7 +26,7 @@ def test_every_place_is_filled_and_other_braces_stay() -> None:
 @pytest.mark.parametrize("template", ["localhost/{trace_id}", "http://localhost:16686/", "javascript:alert({run})"])
 def test_what_is_no_template_is_one_clear_line(template: str) -> None:
     (said,) = settings.read({trace_links.VARIABLE: template}).problems
-    assert said.startswith(f"OTEL_METAFLOW_TRACE_URL is {template!r}; type an address that holds {{trace_id}}")
+    assert said.startswith(f"OTEL_METAFLOW_TRACE_URL is {template!r}, which is not a URL with a placeholder; set it to")
 
 
 def test_the_readmes_templates_are_templates() -> None:

@@ -109,7 +109,7 @@ def test_no_endpoint_is_needed(place: Place) -> None:
     checkpoint = finished.wait_delivered()
     assert checkpoint.delivered["files"] == len(lines(directory)) > 20
     assert f"exported to {directory}" in finished.stderr
-    assert "nothing is waiting" in place.cli("status", env=environment).stdout
+    assert "all runs are exported" in place.cli("status", env=environment).stdout
 
 
 def test_a_shipper_killed_between_writing_and_noting_writes_nothing_twice(

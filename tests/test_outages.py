@@ -248,7 +248,7 @@ def test_a_final_answer_is_named_once_and_everything_is_kept(
         assert endpoint.seen < 100
         assert not endpoint.uids
         assert not kept.checkpoint.complete
-        assert "kept" in place.cli("status").stdout
+        assert "not exported" in place.cli("status").stdout
         endpoint.fault = "ok"
         assert place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}).returncode == 0
         assert_all_arrived(endpoint)

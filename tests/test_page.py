@@ -531,10 +531,10 @@ def test_bad_input_is_one_line(place: Place) -> None:
     assert done.stdout.startswith("<!DOCTYPE html>")
     done = place.cli("view", "HandFlow/1", "--html", str(place.path / "no/such/folder.html"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "name another file after --html" in done.stderr
+    assert "choose another file for --html" in done.stderr
     done = place.cli("view", "HandFlow/2", "--html", "x.html")
     assert done.returncode == 2
-    assert "the latest: HandFlow/1" in done.stderr
+    assert "the latest runs: HandFlow/1" in done.stderr
 
 
 _LONG = "aggregate_the_predictions_of_all_the_regional_models"

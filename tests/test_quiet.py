@@ -91,7 +91,7 @@ def test_quiet_means_quiet(place: Place) -> None:
     [
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector"},
-            "OTEL_EXPORTER_OTLP_ENDPOINT is 'collector', which is not a URL; type one such as http://localhost:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT is 'collector', which is not a URL; set it to one, such as http://localhost:4318",
         ),
         (
             {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:hunter2@:x"},
@@ -99,28 +99,31 @@ def test_quiet_means_quiet(place: Place) -> None:
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'; allowed are http/protobuf and grpc",
+            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json', which is not supported; set it to http/protobuf or grpc",
         ),
         (
             {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "https://localhost:4318",
                 "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such/ca.pem",
             },
-            "OTEL_EXPORTER_OTLP_CERTIFICATE is '/no/such/ca.pem', and there is no such file",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE is '/no/such/ca.pem', which is not a file; set it to a PEM file",
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"},
-            "OTEL_EXPORTER_OTLP_TIMEOUT is 'soon'; type a number of seconds, such as 10",
+            "OTEL_EXPORTER_OTLP_TIMEOUT is 'soon', which is not a valid number; set it to a number of",
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_COMPRESSION": "zip"},
-            "OTEL_EXPORTER_OTLP_COMPRESSION is 'zip'; allowed are none, gzip, deflate",
+            "OTEL_EXPORTER_OTLP_COMPRESSION is 'zip', which is not supported; set it to none, gzip or deflate",
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_LOGS_EXPORTER": "kafka"},
-            "OTEL_LOGS_EXPORTER is 'kafka'; allowed are otlp and none",
+            "OTEL_LOGS_EXPORTER is 'kafka', which is not supported; set it to otlp or none",
         ),
-        ({"OTEL_METAFLOW_LOGS": "stdin"}, "OTEL_METAFLOW_LOGS holds 'stdin'; allowed are stdout, stderr, logging"),
+        (
+            {"OTEL_METAFLOW_LOGS": "stdin"},
+            "OTEL_METAFLOW_LOGS contains 'stdin', which is not supported; set it to a comma-separated list of",
+        ),
     ],
 )
 def test_a_wrong_variable_is_one_line_and_the_run_is_what_it_was(

@@ -89,7 +89,7 @@ def test_what_only_the_sdk_reads_is_put_away_in_processes_of_ours(name: str) -> 
         "PATH": "/",
     }
     environ = {**mine, name: "x"}
-    sdk_variables.put_away(environ)
+    sdk_variables.remove_unused(environ)
     assert environ == mine
 
 
@@ -180,13 +180,16 @@ def test_the_commands_tell_of_a_run_that_is_set_aside_and_ship_all_passes_it_ove
     for _ in range(2):
         setbacks.note(folders[0], MemoryError("no more"))
     status = place.cli("status")
-    assert "HandFlow/1  kept  (run is quarantined: its shipper died 2 times (MemoryError: no more)" in status.stdout
+    assert (
+        "HandFlow/1  not exported  (run is quarantined: its shipper died 2 times (MemoryError: no more)"
+        in status.stdout
+    )
     with Endpoint() as endpoint:
         to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         everything = place.cli("ship", "--all", env=to)
         assert "HandFlow/1: is quarantined" in everything.stdout
-        assert "HandFlow/2: delivered" in everything.stdout
-        assert "HandFlow/1: delivered" in place.cli("ship", "HandFlow/1", env=to).stdout
+        assert "HandFlow/2: exported" in everything.stdout
+        assert "HandFlow/1: exported" in place.cli("ship", "HandFlow/1", env=to).stdout
 
 
 def test_the_sweep_of_a_shipper_goes_on_after_a_run_that_it_cannot_deliver(

@@ -89,7 +89,7 @@ def test_a_run_with_one_failing_branch_answers_at_a_glance(place: Place, finishe
         fetch  1  N  N  SIZES
         start  1  N  N  SIZES
         train  4  N  N  2  SIZES
-        telemetry: kept here, nothing is sent (OTEL_EXPORTER_OTLP_ENDPOINT was not set)
+        telemetry: not exported (OTEL_EXPORTER_OTLP_ENDPOINT was not set)
         """
     golden = re.sub(r"\d+\.\d\ds", "Ts", textwrap.dedent(golden).rstrip())
     assert without_figures(shown, finished) == golden
@@ -184,8 +184,8 @@ def test_everything_is_there_as_json(place: Place, finished: Finished) -> None:
     (listed,) = json.loads(place.cli("view", "--json").stdout)
     assert (listed["run"], listed["attempts"], listed["failed"]) == (finished.run, 7, 2)
     assert json.loads(place.cli("id", f"{run}/train/6/1", "--json").stdout)["spanId"] == task["attempts"][1]["spanId"]
-    (kept,) = json.loads(place.cli("status", "--json").stdout)["waiting"]
-    assert (kept["run"], kept["state"]) == (finished.run, "kept")
+    (listed,) = json.loads(place.cli("status", "--json").stdout)["runs"]
+    assert (listed["run"], listed["state"]) == (finished.run, "not exported")
 
 
 def test_recent_runs_are_listed_with_a_spark_line_for_each_flow(tmp_path: Path) -> None:

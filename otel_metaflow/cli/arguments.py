@@ -1,4 +1,4 @@
-"""What the commands have in common: options that go together, JSON, errors in one line."""
+"""Shared by the commands: options that can be combined, JSON output, errors in one line."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.viewer.terminal import echo
 
+# States of a run's telemetry, as printed.
+EXPORTED, EXPORTING, NOT_EXPORTED = "exported", "exporting", "not exported"
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
@@ -22,39 +25,39 @@ def print_json(values: Any) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """End the program with one line: what was wrong, what is allowed, what to type."""
+    """End the program with one line: what is wrong and how to fix it."""
     echo(f"otel-metaflow: {message}", err=True)
     sys.exit(2)
 
 
-def check_together(given: Collection[str], allowed: Collection[Collection[str]]) -> None:
-    """End the program where two of the options `given` are not among the pairs `allowed`."""
+def check_combination(given: Collection[str], allowed: Collection[Collection[str]]) -> None:
+    """End the program if two of the options `given` are not one of the pairs `allowed`."""
     names = list(given)
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
             if {one, other} not in map(set, allowed):
-                fail(f"{one} does not go with {other}: leave one of them out")
+                fail(f"{one} cannot be combined with {other}; drop one of them")
 
 
 def reasons_of(trouble: Mapping[str, str]) -> str:
-    """Why something is not delivered, from the reason of each signal: each reason once."""
+    """Why a run is not exported, from the reason for each signal; each reason appears once."""
     signals: dict[str, list[str]] = {}
     for signal, reason in sorted(trouble.items()):
         signals.setdefault(reason, []).append(signal)
-    # Of the run as a whole the reason is a sentence about it.
+    # The reason for "run" is a predicate: "run is quarantined: …".
     return "; ".join(
         f"run {reason}" if names == ["run"] else f"{', '.join(names)}: {reason}" for reason, names in signals.items()
     )
 
 
 def print_problems(environment: settings.Settings) -> None:
-    """Print what is wrong with the environment."""
+    """Print each invalid variable."""
     for problem in environment.problems:
         echo(f"otel: {problem}", err=True)
 
 
 def print_foreign(environment: settings.Settings) -> None:
-    """Print which runs are skipped because they belong to another user."""
+    """Print the runs that are skipped because they belong to another user."""
     from otel_metaflow.shipper import backlog
 
     for folder in backlog.foreign(environment.home):

@@ -1,4 +1,4 @@
-"""`otel-metaflow cloudwatch`: where CloudWatch keeps what tasks on AWS Batch printed, as Metaflow's metadata has it."""
+"""`otel-metaflow cloudwatch`: the CloudWatch log streams of tasks on AWS Batch, from Metaflow's metadata."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cloudwatch(pathspec: str, *, as_json: bool) -> None:
     except MetaflowException as error:
         fail(str(error))
     if not found:
-        fail(f"no task of {pathspec} ran on AWS Batch: Metaflow noted no log stream")
+        fail(f"no task of {pathspec} ran on AWS Batch: Metaflow's metadata has no log stream")
     if as_json:
         print_json([dict(zip(("task", "group", "stream"), stream, strict=True)) for stream in found])
         return
@@ -44,10 +44,10 @@ def cloudwatch(pathspec: str, *, as_json: bool) -> None:
 
 
 def _resolved(pathspec: str) -> str:
-    """The pathspec with the id of the run that is meant; as Metaflow knows it, since it need not have a journal here.
+    """The pathspec with the run's full id; looked up in Metaflow, since the run may have no journal here.
 
     Raises:
-        metaflow.exception.MetaflowException: there is no such flow.
+        metaflow.exception.MetaflowException: the flow does not exist.
     """
     from metaflow import Flow, Run, namespace
     from metaflow.exception import MetaflowNotFound
@@ -73,18 +73,18 @@ def streams(pathspec: str) -> Iterator[Stream]:
     """The streams of a run, a step or a task.
 
     Raises:
-        metaflow.exception.MetaflowException: there is none of that name.
+        metaflow.exception.MetaflowException: nothing has that name.
     """
     from metaflow import Run, Step, Task, namespace
 
-    # What was asked for by its full name may be anybody's.
+    # A full pathspec may be another user's.
     namespace(None)
     kind = (Run, Step, Task)[pathspec.count("/") - 1]
     for task in _tasks(kind(pathspec)):
         found = sorted((entry.created_at, entry.name, entry.value) for entry in task.metadata)
         groups = [value for _, name, value in found if name == _GROUP]
         names = [value for _, name, value in found if name == _STREAM]
-        # One of each for every attempt, the first attempt first.
+        # One pair for each attempt, in order of the attempts.
         for group, name in zip(groups, names, strict=False):
             if name:
                 yield Stream(task.pathspec, group or "", name)

@@ -16,7 +16,7 @@ from otel_metaflow.journal import layout
 @click.argument("after", metavar="FLOW/RUN", shell_complete=runs.completion())
 @json_option
 def compare(before: str, after: str, *, as_json: bool) -> None:
-    """Compare two runs: which steps got slower or use more.
+    """Compare two runs: which steps became slower or use more.
 
     RUN is an id, the beginning of one, or latest.
     """

@@ -1,4 +1,4 @@
-"""`otel-metaflow doctor`: why nothing arrives."""
+"""`otel-metaflow doctor`: find out why no telemetry arrives."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from otel_metaflow.viewer.terminal import echo
 @click.option(
     "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds to wait at each stage."
 )
-@click.option("--health", metavar="URL", help="The collector's health check, if not port 13133 of the endpoint's host.")
-@click.option("--metrics", metavar="URL", help="The collector's own metrics, if not port 8888 of that host.")
+@click.option(
+    "--health", metavar="URL", help="The collector's health check.  [default: port 13133 of the endpoint's host]"
+)
+@click.option("--metrics", metavar="URL", help="The collector's own metrics.  [default: port 8888 of that host]")
 @json_option
 @click.pass_obj
 def doctor(
@@ -25,8 +27,7 @@ def doctor(
 ) -> None:
     """Send test telemetry and report how far it gets.
 
-    That is one span, log record and metric, marked as a test.
-    Exits with 0 if everything works, with 1 if something failed.
+    Sends one span, one log record and one metric, marked as a test. Exits with 1 if something failed.
     """
     from otel_metaflow.diagnose.doctor import examine
     from otel_metaflow.diagnose.reach import State

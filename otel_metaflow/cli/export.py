@@ -1,4 +1,4 @@
-"""`otel-metaflow export`: a run in a format that other programs open."""
+"""`otel-metaflow export`: write a run in a format for other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMATS = ("otlp-json", "perfetto", "jaeger")
 @click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="The format to write.")
 @click.option("-o", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
 def export(run: str, kind: str, output: str) -> None:
-    """Write a run in a format that other programs open.
+    """Write a run in a format for other programs.
 
     RUN is an id, the beginning of one, or latest.
 
@@ -44,7 +44,7 @@ def export(run: str, kind: str, output: str) -> None:
     folder = layout.run_folder(environment.home, key)
     found = load(environment.home, folder)
     if found.is_running():
-        fail(f"{key} is still running: export it once it has ended; until then, type: otel-metaflow view {key}")
+        fail(f"{key} is still running; export it once it has ended, and until then type: otel-metaflow view {key}")
     with formatting.busy(f"exporting {key}"):
         text = _exported(environment, folder, found, kind)
     if output == "-":
@@ -53,7 +53,7 @@ def export(run: str, kind: str, output: str) -> None:
     try:
         Path(output).write_text(text, encoding="utf-8")
     except OSError as error:
-        fail(f"cannot write {output} ({error.strerror}); name another file after --output")
+        fail(f"cannot write {output} ({error.strerror}); choose another --output")
     echo(f"wrote {output}", err=True)
 
 

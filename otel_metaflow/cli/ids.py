@@ -1,4 +1,4 @@
-"""`otel-metaflow id`: the ids of a run or an attempt, also before it runs."""
+"""`otel-metaflow id`: the trace and span id of a run or an attempt, known even before it starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATHSPEC = "FLOW/RUN[/STEP/TASK[/ATTEMPT]]"
 def id_(pathspec: str, *, as_json: bool) -> None:
     """Print the trace id and span id of a run or an attempt.
 
-    ATTEMPT counts from 0. RUN is latest or an id, which may be that of a run to come.
+    ATTEMPT counts from 0. RUN is latest or a full id; the run need not have started yet.
     """
     environment = settings.read()
     namespace = environment.namespace
@@ -29,7 +29,7 @@ def id_(pathspec: str, *, as_json: bool) -> None:
     if found is None:
         fail(f"{pathspec!r} is not of the form {_PATHSPEC}, as in HelloFlow/12 or HelloFlow/12/train/7")
     flow, run, step, task, attempt = found.groups()
-    if run == runs.LATEST:  # not the beginning of an id: it may be that of a run to come
+    if run == runs.LATEST:  # a prefix is not resolved: it may be the id of a run that has not started
         run = runs.find(environment, f"{flow}/{run}").run
     trace_id, span_id = ids.trace_id(flow, run, namespace), ids.run_span_id(flow, run, namespace)
     if step is not None:

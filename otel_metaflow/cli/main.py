@@ -1,4 +1,4 @@
-"""`otel-metaflow`: view runs, compute their ids, check and complete their delivery."""
+"""`otel-metaflow`: view runs, compute their ids, check and complete their export."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Shell completion of commands, flows, runs and steps: add this line to
 @click.version_option(__version__)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Telemetry of Metaflow runs: view it, find its ids, check and complete its delivery."""
-    context.obj = settings.read()  # as it was set, OTEL_SDK_DISABLED too
-    sdk_variables.put_away(os.environ)
-    # What libraries would log or warn of is for those who develop them; each command reports what matters of it.
+    """View the telemetry of Metaflow runs, print its ids, check and complete its export."""
+    context.obj = settings.read()  # before OTEL_SDK_DISABLED is removed
+    sdk_variables.remove_unused(os.environ)
+    # Logging and warnings of libraries are for their developers; each command reports what matters to a user.
     logging.getLogger().addHandler(logging.NullHandler())
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

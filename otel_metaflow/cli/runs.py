@@ -1,7 +1,4 @@
-"""Which run is meant: by its id, by the beginning of it, or as the latest of its flow.
-
-Every command that takes a FLOW/RUN resolves it here, and shells complete it from the same journals.
-"""
+"""Resolves FLOW/RUN, where RUN is an id, a unique prefix of one, or `latest`; and completes it in shells."""
 
 from __future__ import annotations
 
@@ -16,14 +13,11 @@ from otel_metaflow.journal import layout
 LATEST = "latest"
 FORM = "FLOW/RUN, as in HelloFlow/12 or HelloFlow/latest"
 _SHOWN = 5
-_COMPLETED = 20  # runs that a shell offers, the newest first
+_COMPLETED = 20  # runs offered as completions, the newest first
 
 
 def find(environment: settings.Settings, name: str) -> layout.RunKey:
-    """The run called FLOW/RUN that has a journal here; ends the program where there is none or more than one.
-
-    RUN is the run's id, the beginning of one, or `latest`.
-    """
+    """The key of a run that has a journal here; ends the program if none or several match `name`."""
     flow, slash, run = name.partition("/")
     if not slash or not flow or not run or "/" in run:
         fail(f"{name!r} is not of the form {FORM}")
@@ -34,15 +28,15 @@ def find(environment: settings.Settings, name: str) -> layout.RunKey:
     chosen = pick(flow, run, [key.run for key in known if key.flow == flow])
     if chosen is None:
         shown = ", ".join(map(str, known[:_SHOWN]))
-        fail(f"no journal of {name} in {environment.home}; " + (f"the latest: {shown}" if known else "it holds no run"))
+        fail(
+            f"no journal of {name} in {environment.home}; "
+            + (f"the latest runs: {shown}" if known else "it has no journals")
+        )
     return exact._replace(run=chosen)
 
 
 def pick(flow: str, wanted: str, known: Sequence[str]) -> str | None:
-    """The id that `wanted` stands for among those `known`, which are the newest first; None where there is none.
-
-    Ends the program where several ids begin with `wanted`.
-    """
+    """The id that matches `wanted` among those `known`, the newest first, or None; ends the program if several do."""
     if wanted in known:
         return wanted
     if wanted == LATEST:
@@ -56,7 +50,7 @@ def pick(flow: str, wanted: str, known: Sequence[str]) -> str | None:
 
 
 def newest(environment: settings.Settings) -> list[layout.RunKey]:
-    """The runs that have a journal here, by when they started, the newest first."""
+    """The runs that have a journal here, the newest first."""
     found: list[tuple[int, layout.RunKey]] = []
     for folder in layout.run_folders(environment.home):
         key = layout.run_key(environment.home, folder)
@@ -66,7 +60,7 @@ def newest(environment: settings.Settings) -> list[layout.RunKey]:
 
 
 def completion(parts: int = 2) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Click's `shell_complete` of FLOW/RUN/STEP/TASK/ATTEMPT, of which an argument takes the first `parts` names."""
+    """Click's `shell_complete` for an argument that takes the first `parts` of FLOW/RUN/STEP/TASK/ATTEMPT."""
 
     def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         above, slash, last = incomplete.rpartition("/")
@@ -78,10 +72,10 @@ def completion(parts: int = 2) -> Callable[[click.Context, click.Parameter, str]
 
 
 def _below(environment: settings.Settings, above: list[str]) -> Iterator[str]:
-    """The names that may follow those `above`."""
+    """The names that can follow those `above`."""
     known = newest(environment)
     if not above:
-        # Two of each flow, so that a shell completes the flow and its slash, and waits for more.
+        # Two of each flow, so that a shell completes as far as the slash and goes on from there.
         for flow in dict.fromkeys(key.flow for key in known):
             yield from (f"{flow}/{LATEST}", next(str(key) for key in known if key.flow == flow))
         return

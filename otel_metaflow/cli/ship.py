@@ -1,4 +1,4 @@
-"""`otel-metaflow ship`: delivers now what is not delivered yet."""
+"""`otel-metaflow ship`: exports now what is not exported yet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from typing import Any
 import click
 
 from otel_metaflow.cli import runs
+from otel_metaflow.cli.arguments import (
+    EXPORTED,
+    EXPORTING,
+    NOT_EXPORTED,
+    fail,
+    print_foreign,
+    print_json,
+    print_problems,
+    reasons_of,
+)
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import fail, print_foreign, print_json, print_problems, reasons_of
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
@@ -28,7 +37,7 @@ _POLL = 0.05
 @click.command()
 @click.argument("run", metavar="[FLOW/RUN]", required=False, shell_complete=runs.completion())
 @click.option(
-    "--all", "everything", is_flag=True, help="Every run not fully delivered, including those that had no endpoint."
+    "--all", "everything", is_flag=True, help="Every run not fully exported, including those that had no endpoint."
 )
 @click.option(
     "--wait",
@@ -40,54 +49,54 @@ _POLL = 0.05
 @json_option
 @click.pass_obj
 def ship(environment: settings.Settings, run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
-    """Deliver what is not delivered yet, of one run or of all.
+    """Export telemetry that is not exported yet, of one run or of all.
 
-    RUN is an id, the beginning of one, or latest. Exits with 1 if something could not be delivered.
+    RUN is an id, the beginning of one, or latest. Exits with 1 if something could not be exported.
     """
     from otel_metaflow.shipper import backlog
 
     print_problems(environment)
     if environment.disabled:
-        fail("OTEL_SDK_DISABLED switches delivery off; type: unset OTEL_SDK_DISABLED")
+        fail("OTEL_SDK_DISABLED turns telemetry off; type: unset OTEL_SDK_DISABLED")
     if not environment.is_shipping:
-        fail("no endpoint is configured; set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://localhost:4318")
+        fail("no endpoint is configured; type: export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318")
     if run is not None and everything:
-        fail("--all does not go with a run: leave one of them out")
+        fail("--all cannot be combined with a run; drop one of them")
     home = environment.home
     if run is not None:
         folders = [layout.run_folder(home, runs.find(environment, run))]
     elif everything:
-        folders = [*backlog.kept(home), *backlog.unfinished(home)]
+        folders = [*backlog.without_endpoint(home), *backlog.unfinished(home)]
     else:
-        fail("which run? Type one, as in `otel-metaflow ship HelloFlow/latest`, or --all")
+        fail("no run given; type one, as in `otel-metaflow ship HelloFlow/latest`, or --all")
     shipped = []
     for folder in folders:
-        is_set_aside = run is None and setbacks.reason(folder) is not None  # what killed its shippers would kill us
-        shipped.append((_set_aside if is_set_aside else _ship)(environment, folder, wait, quiet=as_json))
+        is_quarantined = run is None and setbacks.reason(folder) is not None  # its shippers died, and so might we
+        shipped.append((_skip if is_quarantined else _ship)(environment, folder, wait, quiet=as_json))
     if everything:
         print_foreign(environment)
     if as_json:
         print_json(shipped)
-    sys.exit(0 if all(one["state"] != "kept" for one in shipped) else 1)
+    sys.exit(0 if all(one["state"] != NOT_EXPORTED for one in shipped) else 1)
 
 
-def _set_aside(environment: settings.Settings, folder: Path, _wait: float, *, quiet: bool) -> dict[str, Any]:
-    """Report why a run is skipped, unless `quiet`."""
+def _skip(environment: settings.Settings, folder: Path, _wait: float, *, quiet: bool) -> dict[str, Any]:
+    """Report why a quarantined run is skipped, unless `quiet`."""
     key, reason = layout.run_key(environment.home, folder), setbacks.reason(folder)
     if not quiet:
         echo(f"{key}: {reason}")
-    return {"flow": key.flow, "run": key.run, "state": "kept", "trouble": {"run": reason}}
+    return {"flow": key.flow, "run": key.run, "state": NOT_EXPORTED, "errors": {"run": reason}}
 
 
 def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> dict[str, Any]:
-    """Deliver a run and report the result, unless `quiet`."""
+    """Export a run and report the result, unless `quiet`."""
     from otel_metaflow.journal.checkpoint import Checkpoint
 
     key = layout.run_key(environment.home, folder)
-    result: dict[str, Any] = {"flow": key.flow, "run": key.run, "state": "being delivered"}
+    result: dict[str, Any] = {"flow": key.flow, "run": key.run, "state": EXPORTING}
     lock = _take_over(folder, wait)
     if lock is None:
-        text = "being delivered by another process"
+        text = f"{EXPORTING}, by another process"
     else:
         with _output_into(folder / layout.SHIPPER_LOG):
             from otel_metaflow.shipper import backlog
@@ -95,8 +104,8 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
             is_delivered = backlog.ship_guarded(environment, folder, linger=wait)
         locks.release(lock)
         checkpoint = Checkpoint.read(folder)
-        result["state"] = "delivered" if is_delivered else "kept"
-        result.update({"delivered": checkpoint.delivered, "trouble": checkpoint.trouble})
+        result["state"] = EXPORTED if is_delivered else NOT_EXPORTED
+        result.update({"exported": checkpoint.delivered, "errors": checkpoint.trouble})
         counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
         reasons = reasons_of(checkpoint.trouble)
         if not is_delivered and not reasons:
@@ -108,10 +117,10 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
 
 
 def _take_over(folder: Path, wait: float) -> int | None:
-    """The lock of a run's delivery, within `wait` seconds; None where the run goes on, and its own shipper with it.
+    """The lock of a run's delivery, or None if its own shipper holds it because the run goes on, or for `wait` seconds.
 
-    A shipper that fails after the run's end goes on for minutes, with the settings of when the run was launched.
-    Those of now are meant to replace them, so it is ended: it can be at any moment, without a loss.
+    A shipper that cannot deliver retries for minutes after the run's end, with the settings that the run started with.
+    The user has changed them since, so that shipper is ended, which is safe at any moment.
     """
     from otel_metaflow.journal.checkpoint import Checkpoint
     from otel_metaflow.shipper import backlog
@@ -123,22 +132,22 @@ def _take_over(folder: Path, wait: float) -> int | None:
             return lock
         holder = locks.holder(folder) if Checkpoint.read(folder).stalled else None
         if holder is not None:
-            with contextlib.suppress(OSError):  # it has just ended, or is another user's
+            with contextlib.suppress(OSError):  # it has just ended, or belongs to another user
                 os.kill(holder, signal.SIGTERM)
         time.sleep(_POLL)
 
 
 @contextlib.contextmanager
 def _output_into(log: Path) -> Iterator[None]:
-    """Send what libraries print to the shipper's log, as a shipper in the background does; gRPC knows no sys.stderr."""
+    """Redirect what libraries print to the shipper's log, by descriptor: gRPC does not write to sys.stderr."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    copies = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
     try:
         target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError:
         target = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in kept:
+    for descriptor in copies:
         os.dup2(target, descriptor)
     os.close(target)
     try:
@@ -146,6 +155,6 @@ def _output_into(log: Path) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for descriptor, copy in kept.items():
+        for descriptor, copy in copies.items():
             os.dup2(copy, descriptor)
             os.close(copy)

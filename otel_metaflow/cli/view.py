@@ -1,4 +1,4 @@
-"""`otel-metaflow view`: which view of which run, step or task."""
+"""`otel-metaflow view`: choose the run, step or task, and how it is shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from otel_metaflow.cli import runs
 from otel_metaflow.cli.arguments import as_json as json_option
-from otel_metaflow.cli.arguments import check_together, fail, print_json
+from otel_metaflow.cli.arguments import check_combination, fail, print_json
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.viewer.terminal import echo
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from otel_metaflow.journal.layout import AttemptKey
     from otel_metaflow.model.run import Attempt, Run
 
-_FORM = "FLOW/RUN/STEP/TASK/ATTEMPT or a part of it from the left, as in HelloFlow/12"
-_MOST_PARTS = 5
+_FORM = "FLOW[/RUN[/STEP[/TASK[/ATTEMPT]]]], as in HelloFlow/12"
+_MAX_PARTS = 5
 _PARTS = ("step", "task", "attempt")
-_FEW = 10
+_LISTED = 10
 
 
 @click.command()
@@ -36,12 +36,12 @@ _FEW = 10
     default="",
     shell_complete=runs.completion(parts=5),
 )
-@click.option("--logs", is_flag=True, help="Print its log records, in the order of time.")
+@click.option("--logs", is_flag=True, help="Print log records, ordered by time.")
 @click.option("--errors", is_flag=True, help="Only ERROR and above.")
 @click.option("--follow", is_flag=True, help="Follow: print new records until the run ends.")
-@click.option("--all", "whole", is_flag=True, help="A row for every attempt, however many there are.")
+@click.option("--all", "whole", is_flag=True, help="Show a row for every attempt of a large run.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs to list.")
-@click.option("--html", metavar="FILE", help="Write the run as a self-contained page; - is standard output.")
+@click.option("--html", metavar="FILE", help="Write the run as a self-contained page; - for standard output.")
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @json_option
 @click.pass_context
@@ -64,7 +64,7 @@ def view(
     """
     environment = settings.read()
     parts = pathspec.split("/") if pathspec else []
-    if len(parts) > _MOST_PARTS or not all(parts):
+    if len(parts) > _MAX_PARTS or not all(parts):
         fail(f"{pathspec!r} is not of the form {_FORM}")
     given = [
         str(parameter.opts[0])
@@ -101,10 +101,10 @@ def view(
 
 
 class _Use(NamedTuple):
-    """What an option is for: pathspecs of `least` to `most` names."""
+    """The pathspecs that an option applies to, by their number of parts."""
 
-    least: int
-    most: int
+    min_parts: int
+    max_parts: int
     what: str
     example: str
 
@@ -119,8 +119,8 @@ _OPTIONS = {
     "--open": _Use(2, 2, "a whole run", "HelloFlow/latest --open"),
     "--json": _Use(0, 5, "everything", "--json"),
 }
-# Which options go together; every other pair is refused.
-_TOGETHER = (
+# The pairs of options that can be combined; every other pair is an error.
+_COMBINATIONS = (
     ("--limit", "--json"),
     ("--logs", "--errors"),
     ("--logs", "--follow"),
@@ -133,14 +133,14 @@ _TOGETHER = (
 
 
 def _check_options(given: Sequence[str], depth: int, html: str | None) -> None:
-    """End the program where options do not go together, or not with a pathspec of `depth` names."""
-    check_together(given, _TOGETHER)
+    """End the program if options cannot be combined, or do not apply to a pathspec of `depth` parts."""
+    check_combination(given, _COMBINATIONS)
     for name in given:
         use = _OPTIONS[name]
-        if not use.least <= depth <= use.most:
+        if not use.min_parts <= depth <= use.max_parts:
             fail(f"{name} is for {use.what}, as in `otel-metaflow view {use.example}`")
     if html == "-" and "--open" in given:
-        fail("--open does not go with --html -: name a file after --html, or leave it out")
+        fail("--open cannot be combined with --html -; name a file after --html, or drop it")
 
 
 def _list(environment: settings.Settings, flow: str, limit: int, *, as_json: bool) -> None:
@@ -163,7 +163,7 @@ _NONE = "run a flow with `python flow.py run --with otel`"
 
 
 def _chosen(run: Run, parts: Sequence[str]) -> list[Attempt]:
-    """The attempts below STEP/TASK/ATTEMPT, or a part of it from the left; ends the program where there are none."""
+    """The attempts that match [STEP[/TASK[/ATTEMPT]]]; ends the program if there are none."""
     attempts = list(run.in_order)
     for index, part in enumerate(parts):
         known = list(dict.fromkeys(str(attempt.key[index]) for attempt in attempts))
@@ -171,8 +171,8 @@ def _chosen(run: Run, parts: Sequence[str]) -> list[Attempt]:
             known += [step for step in run.steps if step not in known]
         if part not in known:
             above = "/".join([str(run.key), *parts[:index]])
-            more = f" and {len(known) - _FEW} more" if len(known) > _FEW else ""
-            fail(f"{above} has no {_PARTS[index]} {part!r}; it has {', '.join(known[:_FEW]) or 'none'}{more}")
+            more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+            fail(f"{above} has no {_PARTS[index]} {part!r}; it has {', '.join(known[:_LISTED]) or 'none'}{more}")
         attempts = [attempt for attempt in attempts if str(attempt.key[index]) == part]
     return attempts
 
@@ -226,7 +226,7 @@ def _write_page(environment: settings.Settings, folder: Path, name: str, html: s
     try:
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        fail(f"cannot write {path} ({error.strerror}); name another file after --html")
+        fail(f"cannot write {path} ({error.strerror}); choose another file for --html")
     echo(f"wrote {path}", err=True)
     if opens:
         click.launch(path.resolve().as_uri())

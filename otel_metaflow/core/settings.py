@@ -1,8 +1,8 @@
 """The settings of a run: environment variables, read once and checked before anything is started.
 
 Standard `OTEL_*` variables keep the meaning that the OpenTelemetry specification gives them; the few of
-our own begin with `OTEL_METAFLOW_`. A value that cannot be used is a `Problem`: one line that names the
-variable, what is wrong with it and what to type. A problem never stops a run, it stops the export.
+our own begin with `OTEL_METAFLOW_`. An invalid value is a problem: one line that names the variable, what is
+wrong with it and, after "; ", how to fix it. A problem never stops a run, it stops the export.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _FILES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 
 
 class Destination(NamedTuple):
-    """Where one signal goes.
+    """The destination of one signal.
 
-    `endpoint` is what the user wrote, for messages; the exporters resolve paths and headers themselves.
+    `endpoint` is as the user wrote it, for messages; the exporters resolve paths and headers themselves.
     """
 
     signal: str
@@ -49,7 +49,7 @@ class Destination(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The environment, understood."""
+    """The settings, parsed."""
 
     home: Path
     namespace: str = ""
@@ -69,11 +69,11 @@ class Settings(NamedTuple):
     log_dir: Optional[Path] = None
     trace_url: str = ""
     problems: Tuple[str, ...] = ()
-    notices: Tuple[str, ...] = ()  # what is not as somebody meant it, and stops nothing
+    notices: Tuple[str, ...] = ()  # invalid values that stop nothing
 
     @property
     def is_shipping(self) -> bool:
-        """Whether anything is to be delivered anywhere."""
+        """Whether telemetry is exported at all, over the network or to files."""
         return bool(self.destinations) or self.log_dir is not None
 
     @property
@@ -106,8 +106,10 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         sampler_ratio=_ratio(env, problems),
         keep_failed=_flag(env, "OTEL_METAFLOW_KEEP_FAILED", problems),
         redact=_pattern(env, problems),
-        journal_max_bytes=int(_number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "megabytes", problems) * (1 << 20)),
-        journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "days", problems),
+        journal_max_bytes=int(
+            _number(env, "OTEL_METAFLOW_JOURNAL_MAX_MB", 1024.0, "a number of MiB, such as 1024", problems) * (1 << 20)
+        ),
+        journal_max_days=_number(env, "OTEL_METAFLOW_JOURNAL_MAX_DAYS", 14.0, "a number of days, such as 14", problems),
         destinations={} if problems else destinations,
         log_dir=_folder(env.get("OTEL_METAFLOW_LOG_DIR")),
         trace_url=_trace_url(env, problems),
@@ -124,7 +126,7 @@ def _home(env: Mapping[str, str]) -> Path:
     state = env.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # by the specification a relative one is to be ignored
         state = os.path.expanduser("~/.local/state")
-    if not os.path.isabs(state):  # no HOME, and a user whom the system does not know, as in a container
+    if not os.path.isabs(state):  # no HOME, and a user without a passwd entry, as in a container
         import tempfile
 
         return Path(tempfile.gettempdir()) / f"otel-metaflow-{os.getuid()}" / "state"
@@ -133,14 +135,14 @@ def _home(env: Mapping[str, str]) -> Path:
 
 def _folder(text: Optional[str]) -> Optional[Path]:
     path = os.path.expanduser(text or "")
-    # A home that nobody knows stays a `~`, and no folder is to be called that.
+    # expanduser leaves `~` as it is where the home is unknown: not a folder to create.
     return None if not path or path.startswith("~") else Path(os.path.abspath(path))
 
 
 def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Optional[Destination]:
-    """Where `signal` goes, or None where it goes nowhere.
+    """The destination of `signal`, or None if it is not exported.
 
-    Only a configured endpoint sends: the specification's default, localhost, would make every run
+    Exporting needs a configured endpoint: the specification's default, localhost, would make every run
     without a collector look for one.
     """
     upper = signal.upper()
@@ -148,7 +150,7 @@ def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Op
     if exporter == "none":
         return None
     if exporter != "otlp":
-        problems.append(f"OTEL_{upper}_EXPORTER is {exporter!r}; allowed are otlp and none")
+        problems.append(_not_one_of(f"OTEL_{upper}_EXPORTER", exporter, ("otlp", "none")))
         return None
     endpoint_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     if endpoint_variable is None:
@@ -156,11 +158,13 @@ def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Op
     protocol_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     protocol = env[protocol_variable].strip() if protocol_variable else PROTOCOLS[0]
     if protocol not in PROTOCOLS:
-        problems.append(f"{protocol_variable} is {protocol!r}; allowed are {' and '.join(PROTOCOLS)}")
+        problems.append(_not_one_of(str(protocol_variable), protocol, PROTOCOLS))
     endpoint = env[endpoint_variable].strip()
     if not _is_endpoint(endpoint, protocol):
         example = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
-        problems.append(f"{endpoint_variable} is {_shown(endpoint)!r}, which is not a URL; type one such as {example}")
+        problems.append(
+            f"{endpoint_variable} is {_shown(endpoint)!r}, which is not a URL; set it to one, such as {example}"
+        )
     else:
         path = _signal_path(endpoint)
         if path and endpoint_variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
@@ -171,12 +175,12 @@ def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Op
     for name in _FILES:
         file_variable = _first(env, f"OTEL_EXPORTER_OTLP_{upper}_{name}", f"OTEL_EXPORTER_OTLP_{name}")
         if file_variable and not os.path.isfile(env[file_variable]):
-            problems.append(f"{file_variable} is {env[file_variable]!r}, and there is no such file")
+            problems.append(f"{file_variable} is {env[file_variable]!r}, which is not a file; set it to a PEM file")
     return Destination(signal, protocol, endpoint, endpoint_variable)
 
 
 def _check_values(env: Mapping[str, str], problems: List[str], *, sending: bool) -> None:
-    """Check the values that the exporters would only stumble over at the first export."""
+    """Check the values that the exporters themselves only reject at the first export."""
     if not sending:
         return
     for infix in ("", *(f"{signal.upper()}_" for signal in SIGNALS)):
@@ -186,11 +190,11 @@ def _check_values(env: Mapping[str, str], problems: List[str], *, sending: bool)
         compression = f"OTEL_EXPORTER_OTLP_{infix}COMPRESSION"
         value = env.get(compression, "").strip().lower()
         if value and value not in COMPRESSIONS:
-            problems.append(f"{compression} is {value!r}; allowed are {', '.join(COMPRESSIONS)}")
+            problems.append(_not_one_of(compression, value, COMPRESSIONS))
 
 
 def _first(env: Mapping[str, str], *variables: str) -> Optional[str]:
-    """The first variable that is set and not empty: the form for one signal replaces the general one."""
+    """The first variable that is set and not empty: a signal's own takes precedence over the general one."""
     return next((name for name in variables if env.get(name, "").strip()), None)
 
 
@@ -204,9 +208,9 @@ def _is_endpoint(text: str, protocol: str) -> bool:
 
 
 def _signal_path(endpoint: str) -> str:
-    """The path of one signal that an endpoint ends in, such as /v1/traces, or nothing.
+    """The signal path at the end of an endpoint, such as /v1/traces, or an empty string.
 
-    The specification appends it to the general endpoint, and takes the one of a signal as it is
+    By the specification it is appended to the general endpoint, while a signal's own endpoint is used as it is
     (https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp).
     """
     path = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").path
@@ -215,35 +219,41 @@ def _signal_path(endpoint: str) -> str:
 
 
 def _shown(endpoint: str) -> str:
-    """The endpoint without the credentials that it may hold."""
+    """The endpoint without credentials."""
     before, at, after = endpoint.rpartition("@")
     return f"{before.partition('://')[0]}://…@{after}" if at else endpoint
+
+
+def _not_one_of(variable: str, value: str, allowed: Tuple[str, ...]) -> str:
+    *others, last = allowed
+    return f"{variable} is {value!r}, which is not supported; set it to {', '.join(others)} or {last}"
 
 
 def _flag(env: Mapping[str, str], variable: str, problems: List[str]) -> bool:
     value = env.get(variable, "").strip().lower()
     if value not in _TRUE and value not in _FALSE:
-        problems.append(f"{variable} is {value!r}; allowed are true and false")
+        problems.append(_not_one_of(variable, value, ("true", "false")))
     return value in _TRUE
 
 
 def _seconds(env: Mapping[str, str], variable: str, default: float, problems: List[str]) -> float:
-    return _number(env, variable, default, "seconds", problems)
+    return _number(env, variable, default, "a number of seconds, such as 10", problems)
 
 
 def _chosen(env: Mapping[str, str], variable: str, allowed: Tuple[str, ...], problems: List[str]) -> str:
-    """One of `allowed`, the first of them where the variable is not set."""
+    """One of `allowed`; the first is the default."""
     value = env.get(variable, "").strip().lower() or allowed[0]
     if value not in allowed:
-        problems.append(f"{variable} is {value!r}; allowed are {', '.join(allowed)}")
+        problems.append(_not_one_of(variable, value, allowed))
         return allowed[0]
     return value
 
 
 def _ratio(env: Mapping[str, str], problems: List[str]) -> float:
-    ratio = _number(env, "OTEL_TRACES_SAMPLER_ARG", 1.0, "part of the runs", problems)
+    form = "a fraction of all runs between 0 and 1, such as 0.1"
+    ratio = _number(env, "OTEL_TRACES_SAMPLER_ARG", 1.0, form, problems)
     if ratio > 1:
-        problems.append(f"OTEL_TRACES_SAMPLER_ARG is {ratio:g}; type a part of all runs, from 0 to 1, such as 0.1")
+        problems.append(f"OTEL_TRACES_SAMPLER_ARG is {ratio:g}, which is more than 1; set it to {form}")
         return 1.0
     return ratio
 
@@ -253,7 +263,7 @@ def _pattern(env: Mapping[str, str], problems: List[str]) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        problems.append(f"OTEL_METAFLOW_REDACT is {text!r}, which is no regular expression ({error})")
+        problems.append(f"OTEL_METAFLOW_REDACT is {text!r}, which is not a valid regular expression ({error})")
         return ""
     return text
 
@@ -267,7 +277,7 @@ def _trace_url(env: Mapping[str, str], problems: List[str]) -> str:
     return template
 
 
-def _number(env: Mapping[str, str], variable: str, default: float, unit: str, problems: List[str]) -> float:
+def _number(env: Mapping[str, str], variable: str, default: float, form: str, problems: List[str]) -> float:
     text = env.get(variable, "").strip()
     if not text:
         return default
@@ -276,7 +286,7 @@ def _number(env: Mapping[str, str], variable: str, default: float, unit: str, pr
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        problems.append(f"{variable} is {text!r}; type a number of {unit}, such as 10")
+        problems.append(f"{variable} is {text!r}, which is not a valid number; set it to {form}")
         return default
     return value
 
@@ -291,6 +301,9 @@ def _log_sources(env: Mapping[str, str], problems: List[str]) -> Tuple[str, ...]
     unknown = [name for name in names if name not in LOG_SOURCES]
     if unknown:
         allowed = ", ".join(LOG_SOURCES)
-        problems.append(f"OTEL_METAFLOW_LOGS holds {unknown[0]!r}; allowed are {allowed}, joined by commas, or none")
+        problems.append(
+            f"OTEL_METAFLOW_LOGS contains {unknown[0]!r}, which is not supported; "
+            f"set it to a comma-separated list of {allowed}, or to none"
+        )
         return LOG_SOURCES
     return names

@@ -32,7 +32,7 @@ _MOST_RUNS = 100
 def main(folder: Path) -> None:
     """Deliver the run in `folder`, and then those of launchers that ask while it stands by."""
     _step_back()
-    sdk_variables.put_away(os.environ)
+    sdk_variables.remove_unused(os.environ)
     # Ctrl-C is meant for the run. A terminal that closes is none of our business either.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -98,7 +98,7 @@ def _begin(request: standby.Request) -> Optional[int]:
         return None
     os.environ.clear()
     os.environ.update(request.environ)
-    sdk_variables.put_away(os.environ)
+    sdk_variables.remove_unused(os.environ)
     request.accept()
     return lock
 

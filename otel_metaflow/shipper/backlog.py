@@ -1,4 +1,4 @@
-"""Delivering runs from the outside: one by name, or whatever was left behind."""
+"""Delivers a given run, and finds the runs that are not delivered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_metaflow.journal.checkpoint import Checkpoint
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
 
-_LAST_WORDS = 256  # bytes of a journal's end
+_TAIL = 256  # bytes at a journal's end, enough for its last record
 
 
 def ship(
@@ -26,59 +26,59 @@ def ship(
     wake: Optional[threading.Event] = None,
     give_way: Optional[Callable[[], bool]] = None,
 ) -> bool:
-    """Deliver the run in `folder`, whose lock the caller holds; whether all of it was delivered.
+    """Deliver the run in `folder`, whose lock the caller holds; return whether all of it was delivered.
 
-    While the endpoint fails it is tried for `linger` seconds after the run's end, or until `give_way` says that
-    something else is to be done first; `wake` is set when that may have changed.
+    While the endpoint fails, retry for `linger` seconds after the run's end, or until `give_way` returns True because
+    something else has to be done first; `wake` is set when that may have changed.
     """
     with setbacks.noted(folder):
         return Delivery(environment.home, folder, environment, wake or threading.Event()).work(linger, give_way)
 
 
 def ship_guarded(environment: Settings, folder: Path, **how: Any) -> bool:
-    """Deliver the run as `ship` does; what it dies of is noted in its folder, and ends nobody else's delivery."""
+    """Deliver the run as `ship` does, without raising: an error is recorded in its folder and affects no other run."""
     try:
         return ship(environment, folder, **how)
-    except Exception:  # noqa: BLE001 - of whatever kind, it is about this run
+    except Exception:  # noqa: BLE001 - whatever it is, it concerns this run only
         traceback.print_exc()
         return False
 
 
 def unfinished(home: Path) -> Iterator[Path]:
-    """The folders of runs that were meant to be delivered and are not, the oldest first.
+    """The folders of runs that had an endpoint and are not fully delivered, the oldest first.
 
-    A shipper's lock says what was meant. A run without an endpoint has none: nobody asked that it leave this machine,
-    so only who names it, or all, sends it; see `kept`.
+    A run without an endpoint is not among them: its user did not ask for it to leave this machine, so only
+    `otel-metaflow ship` sends it; see `without_endpoint`.
     """
-    folders = [folder for folder in layout.run_folders(home) if is_meant(folder)]
+    folders = [folder for folder in layout.run_folders(home) if has_endpoint(folder)]
     yield from (folder for folder in _oldest_first(folders) if not Checkpoint.read(folder).complete)
 
 
-def kept(home: Path) -> Iterator[Path]:
-    """The folders of runs that ended without an endpoint to send them to, the oldest first."""
-    for folder in _oldest_first([folder for folder in layout.run_folders(home) if not is_meant(folder)]):
-        with contextlib.suppress(OSError):  # another user's
+def without_endpoint(home: Path) -> Iterator[Path]:
+    """The folders of runs that ended and had no endpoint, the oldest first."""
+    for folder in _oldest_first([folder for folder in layout.run_folders(home) if not has_endpoint(folder)]):
+        with contextlib.suppress(OSError):  # it belongs to another user
             if any(folder.glob("*.jsonl")) and (is_closed(folder) or not load(home, folder).is_running()):
                 yield folder
 
 
 def is_closed(folder: Path) -> bool:
-    """Whether the launcher's last word says that it is; without reading all of the run."""
+    """Whether the last record of the launcher's journal is the one that closes it; without reading all of it."""
     try:
         with (folder / layout.RUN_FILE).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             return b'{"kind":"%s"' % layout.CLOSED.encode() in file.read()
     except FileNotFoundError:
         return False
 
 
-def is_meant(folder: Path) -> bool:
-    """Whether the run was meant to be delivered: it had an endpoint, or somebody sent it later."""
+def has_endpoint(folder: Path) -> bool:
+    """Whether the run had an endpoint, or was shipped later: then a shipper's lock was created."""
     return os.path.exists(folder / layout.LOCK_FILE)
 
 
 def foreign(home: Path) -> List[Path]:
-    """The folders of runs that belong to another user, as `sudo` leaves them: nobody else can read or send them."""
+    """The folders of runs that belong to another user, as left by `sudo`, and so cannot be read."""
     return [folder for folder in layout.run_folders(home) if not layout.is_open_to_us(folder)]
 
 

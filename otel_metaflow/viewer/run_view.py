@@ -138,18 +138,18 @@ def _show_use(console: Console, run: Run, chosen: list[Attempt]) -> None:
 
 
 def _delivery(folder: Path) -> str:
-    """Where the telemetry went."""
+    """What was exported, and why not all of it was."""
     if not (folder / layout.LOCK_FILE).exists():
-        return "telemetry: kept here, nothing is sent (OTEL_EXPORTER_OTLP_ENDPOINT was not set)"
+        return "telemetry: not exported (OTEL_EXPORTER_OTLP_ENDPOINT was not set)"
     checkpoint = Checkpoint.read(folder)
     counts: dict[str, int] = checkpoint.delivered
     sent = ", ".join(f"{counts[signal]} {signal}" for signal in ("logs", "traces", "metrics") if signal in counts)
     if checkpoint.complete:
-        state = "delivered"
+        state = "exported"
     elif lock.is_shipping(folder):
-        state = "being delivered"
+        state = "exporting"
     else:
-        state = "kept, not all delivered"
+        state = "partly exported" if sent else "not exported"
     reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
     given_up = ", ".join(
         f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(checkpoint.given_up.items())
