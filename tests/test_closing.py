@@ -20,8 +20,7 @@ from otel_metaflow.journal.checkpoint import Checkpoint
 from otel_metaflow.launcher import summary
 from otel_metaflow.shipper.delivery import Delivery
 from otel_metaflow.shipper.sinks import otlp
-from otel_metaflow.shipper.sinks.answers import Answer, Verdict
-from otel_metaflow.shipper.sinks.otlp import Exporter
+from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict
 
 SECONDS = 5.0
 

@@ -24,7 +24,7 @@ from otel_metaflow.journal.checkpoint import Checkpoint
 from otel_metaflow.model import story
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
-from otel_metaflow.shipper.sinks import answers, otlp
+from otel_metaflow.shipper.sinks import answers
 from otel_metaflow.shipper.sinks.answers import Answer
 from otel_metaflow.viewer import report
 
@@ -41,7 +41,7 @@ class Receiver:
     def __init__(self) -> None:
         self.messages: list[Any] = []
 
-    def __call__(self, destination: Destination) -> otlp.Exporter:
+    def __call__(self, destination: Destination) -> answers.Exporter:
         module, name = ENCODERS[destination.signal]
         encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
 
@@ -50,7 +50,7 @@ class Receiver:
                 message = encode(batch)
                 message = type(message).FromString(message.SerializeToString())
             except Exception as error:  # noqa: BLE001 - as exporters do
-                return otlp.unfit(error)
+                return answers.unfit(error)
             self.messages.append(message)
             return answers.DELIVERED
 

@@ -83,6 +83,12 @@ class Settings(NamedTuple):
         return ", ".join([*hosts, *([str(self.log_dir)] if self.log_dir else [])])
 
 
+def of_signal(signal: str, name: str, environ: Optional[Mapping[str, str]] = None) -> str:
+    """The value of OTEL_EXPORTER_OTLP_…_`name` for a signal, or else for all signals; empty where neither is set."""
+    env = os.environ if environ is None else environ
+    return env.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+
+
 def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
     """Read the environment (`os.environ` unless one is given)."""
     env = os.environ if environ is None else environ

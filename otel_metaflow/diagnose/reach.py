@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from otel_metaflow.core import settings
 from otel_metaflow.core.settings import Destination
 
 GRPC, HTTP = "grpc", "http/protobuf"
@@ -68,14 +69,17 @@ class Address(NamedTuple):
         is_tls = url.scheme == "https"
         if "://" not in text and destination.protocol == GRPC:
             # As its exporter has it: without a scheme, TLS unless INSECURE says otherwise.
-            is_tls = (_said(destination.signal, "INSECURE") or "").lower() != "true"
+            is_tls = settings.of_signal(destination.signal, "INSECURE").lower() != "true"
         return cls(
             destination.protocol,
             url.hostname or "",
             url.port or (443 if is_tls else 80),
             is_tls,
             destination.variable,
-            *(_said(destination.signal, name) for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")),
+            *(
+                settings.of_signal(destination.signal, name) or None
+                for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+            ),
         )
 
     def __str__(self) -> str:
@@ -89,11 +93,6 @@ class Address(NamedTuple):
             OSError: there is none, for whatever reason.
         """
         return socket.create_connection((self.host, self.port), timeout)
-
-
-def _said(signal: str, name: str) -> str | None:
-    special = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}")
-    return special or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") or None
 
 
 def reach(address: Address, timeout: float) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.log_files import Files
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
 from otel_metaflow.shipper.sinks import otlp
-from otel_metaflow.shipper.sinks.otlp import Exporter
+from otel_metaflow.shipper.sinks.answers import Exporter
 from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.

@@ -15,8 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
 
-from otel_metaflow.shipper.sinks.answers import Answer, Verdict
-from otel_metaflow.shipper.sinks.otlp import Exporter, unfit
+from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict, unfit
 
 # Backoff between attempts that failed, in seconds, doubled each time, with jitter.
 _FIRST_WAIT = 0.5

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Optional
+from typing import Any, Optional, Protocol
 
 
 class Verdict(Enum):
@@ -39,6 +39,42 @@ class Answer:
 
 DELIVERED = Answer(Verdict.DELIVERED)
 
+
+class Exporter(Protocol):
+    """Sends one batch of records of one signal; never raises."""
+
+    def __call__(self, batch: Any) -> Answer:
+        """Send `batch` and return what became of it."""
+
+
+# What keeps a request from being answered.
+TLS_FAILED = "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"
+UNRESOLVED = "cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"
+NO_PROXY = "cannot be reached through the proxy, check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+NOT_CONNECTED = "did not answer"
+LATE = "did not answer in time"
+BROKEN = "broke the connection"
+CONNECTION_REFUSED = "refused the connection"
+UNREACHABLE = "cannot be reached"
+
+
+def unfit(error: Exception) -> Answer:
+    """What follows from an error of our own making, or of the encoder's, before the endpoint was asked."""
+    return Answer(Verdict.UNFIT, f"{type(error).__name__}: {error}"[:300])
+
+
+def unaskable(error: BaseException) -> Answer:
+    """What follows from a request that cannot be made at all, whatever its records are."""
+    # Not its text: it quotes the header, which may be a key.
+    what = type(error).__name__
+    return Answer(Verdict.REFUSED, f"rejected by the exporter ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
+
+
+def partial(rejected: int, message: str) -> Answer:
+    """Delivered, but for so many records that the endpoint rejected."""
+    return Answer(Verdict.DELIVERED, message[:300], rejected=max(0, rejected))
+
+
 _RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
 _ABOUT_DATA = frozenset({400, 413, 422, 500})
 _ADVICE = {
@@ -46,6 +82,7 @@ _ADVICE = {
     403: "check OTEL_EXPORTER_OTLP_HEADERS",
     404: "check the path in OTEL_EXPORTER_OTLP_ENDPOINT",
     405: "check the path in OTEL_EXPORTER_OTLP_ENDPOINT",
+    407: "check HTTP_PROXY and HTTPS_PROXY",
     413: "the endpoint accepts smaller requests only",
 }
 
@@ -93,9 +130,9 @@ _GRPC_ADVICE = {
 
 # What gRPC says of a connection that was not made, in the words that are used of HTTP.
 _GRPC_TROUBLES = (
-    ("handshake failed", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
-    ("errors resolving", "cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
-    ("Connection refused", "refused the connection"),
+    ("handshake failed", TLS_FAILED),
+    ("errors resolving", UNRESOLVED),
+    ("Connection refused", CONNECTION_REFUSED),
     ("Failed parsing HTTP/2", "does not speak gRPC, check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"),
 )
 

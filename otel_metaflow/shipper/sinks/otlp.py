@@ -8,26 +8,19 @@ again. So the transport under the exporter is watched, and its first answer ends
 from __future__ import annotations
 
 import importlib
-from typing import Any, Callable, Optional, Protocol, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import requests
 
 from otel_metaflow.core.settings import Destination
 from otel_metaflow.shipper.sinks import answers
-from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict
 
 _CLASSES = {
     "traces": ("trace_exporter", "OTLPSpanExporter", "ExportTraceServiceResponse", "trace"),
     "metrics": ("metric_exporter", "OTLPMetricExporter", "ExportMetricsServiceResponse", "metrics"),
     "logs": ("_log_exporter", "OTLPLogExporter", "ExportLogsServiceResponse", "logs"),
 }
-
-
-class Exporter(Protocol):
-    """Sends one batch of SDK objects and says what became of it; never raises."""
-
-    def __call__(self, batch: Any) -> Answer:
-        """Send `batch`: spans, log records or a MetricsData."""
 
 
 class _AnsweredError(Exception):
@@ -83,7 +76,7 @@ class _HttpExporter:
         except _AnsweredError as answered:  # releases before 1.44 let it through
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
-            return self._session.answer or unfit(error)
+            return self._session.answer or answers.unfit(error)
         return self._session.answer or Answer(Verdict.UNFIT, "the exporter could not encode it")
 
 
@@ -104,7 +97,7 @@ class _WatchedStub:
             self.answer = answers.from_grpc(error.code().name, error.details() or "", _retry_delay(error))
             raise _AnsweredError(self.answer) from error
         except Exception as error:
-            self.answer = _unaskable(error)
+            self.answer = answers.unaskable(error)
             raise _AnsweredError(self.answer) from error
         self.answer = _rejection(response)
         return response
@@ -126,13 +119,8 @@ class _GrpcExporter:
         except _AnsweredError as answered:
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
-            return self._stub.answer or unfit(error)
+            return self._stub.answer or answers.unfit(error)
         return self._stub.answer or Answer(Verdict.UNFIT, "the exporter could not encode it")
-
-
-def unfit(error: Exception) -> Answer:
-    """What follows from an error of our own making, or of the encoder's, before the endpoint was asked."""
-    return Answer(Verdict.UNFIT, f"{type(error).__name__}: {error}"[:300])
 
 
 def build(destination: Destination) -> Exporter:
@@ -165,7 +153,7 @@ def _rejection(response: Any) -> Answer:
     """Delivered, with the number of records that the endpoint says it rejected."""
     partial = response.partial_success
     rejected = sum(value for field, value in partial.ListFields() if field.name.startswith("rejected"))
-    return Answer(Verdict.DELIVERED, partial.error_message[:300], rejected=rejected)
+    return answers.partial(rejected, partial.error_message)
 
 
 def _retry_delay(error: Any) -> Optional[float]:
@@ -181,27 +169,23 @@ def _retry_delay(error: Any) -> Optional[float]:
 
 
 _TROUBLES: Sequence[tuple[str, str]] = (
-    ("CertificateError", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
-    ("SSLError", "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"),
-    ("NameResolutionError", "cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"),
-    ("ConnectTimeout", "did not answer"),
-    ("Timeout", "did not answer in time"),
-    ("ProtocolError", "broke the connection"),
-    ("NewConnectionError", "refused the connection"),
+    ("ProxyError", answers.NO_PROXY),
+    ("CertificateError", answers.TLS_FAILED),
+    ("SSLError", answers.TLS_FAILED),
+    ("NameResolutionError", answers.UNRESOLVED),
+    ("ConnectTimeout", answers.NOT_CONNECTED),
+    ("Timeout", answers.LATE),
+    ("ReadTimeoutError", answers.LATE),
+    ("ProtocolError", answers.BROKEN),
+    ("NewConnectionError", answers.CONNECTION_REFUSED),
 )
 
 
 def _unanswered(error: Exception) -> Answer:
     """What follows from a request that was not answered; `requests` marks by ValueError one that it cannot send."""
     if isinstance(error, ValueError) or not isinstance(error, requests.exceptions.RequestException):
-        return _unaskable(error)
+        return answers.unaskable(error)
     return Answer(Verdict.RETRY, _trouble(error), is_late=isinstance(error, requests.exceptions.ReadTimeout))
-
-
-def _unaskable(error: Exception) -> Answer:
-    # Not its text: it quotes the header, which may be a key.
-    what = type(error).__name__
-    return Answer(Verdict.REFUSED, f"rejected by the exporter ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
 
 
 def _trouble(error: BaseException) -> str:
@@ -212,4 +196,4 @@ def _trouble(error: BaseException) -> str:
         names.extend(kind.__name__ for kind in type(seen).__mro__)
         inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None)
         seen = inner if isinstance(inner, BaseException) else seen.__cause__
-    return next((words for name, words in _TROUBLES if name in names), "cannot be reached")
+    return next((words for name, words in _TROUBLES if name in names), answers.UNREACHABLE)
