@@ -81,6 +81,10 @@ bench: $(STAMP) collector ## what telemetry costs a run: docs/wall-times.md, in 
 bench-cost: $(STAMP) ## instructions of a task, with and without; needs valgrind, and no quiet machine
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/instructions.py
 
+.PHONY: bench-wide
+bench-wide: $(STAMP) ## what a shipper needs for a run of up to 50,000 attempts, in 25 minutes
+	$(BIN)/python bench/wide.py
+
 .PHONY: bench-view
 bench-view: $(STAMP) ## what the page of a large run costs to write and to open; needs chromium
 	$(BIN)/python bench --only pages

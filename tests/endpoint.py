@@ -72,7 +72,10 @@ POISON = "POISON"
 
 
 class Endpoint:
-    """Listens on localhost while entered; `fault` and `retry_after` may be changed at any time."""
+    """Listens on localhost while entered; `fault` and `retry_after` may be changed at any time.
+
+    Without `keeps_messages` what was acknowledged is only counted: of a run that is larger than memory.
+    """
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class Endpoint:
         seed: int = 0,
         flaps: Sequence[str] = (),
         most_bytes: int | None = None,
+        keeps_messages: bool = True,
     ) -> None:
         self.fault = fault
         self.retry_after = retry_after
@@ -95,6 +99,7 @@ class Endpoint:
         self.uids: Counter[str] = Counter()
         self.said: Counter[str] = Counter()
         self.span_ids: Counter[str] = Counter()
+        self._keeps_messages = keeps_messages
         self._news = threading.Condition()
         self._released = threading.Event()
         self._flaps = _flaps(flaps or _FLAPS[protocol], seed)
@@ -134,6 +139,11 @@ class Endpoint:
         """All spans, each with its resource."""
         return [pair for message in self.of(ExportTraceServiceRequest) for pair in _spans(message)]
 
+    def largest_batch(self, kind: type) -> int:
+        """How many log records, or spans, the largest request held."""
+        records = _logs if kind is ExportLogsServiceRequest else _spans
+        return max(sum(1 for _ in records(message)) for message in self.of(kind))
+
     # What a server does with a request
 
     def see(self, message: Any) -> str:
@@ -150,7 +160,8 @@ class Endpoint:
         """Take a message for good."""
         with self._news:
             self.requests.append((path, headers))
-            self.messages.append(message)
+            if self._keeps_messages:
+                self.messages.append(message)
             if path == _LOGS:
                 for record in _logs(message):
                     # Others who send here too give their records no name.

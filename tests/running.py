@@ -114,6 +114,14 @@ class Place:
         file = self.write(flow) if isinstance(flow, str) else flow
         return self.finish(self.start(file, *arguments, env=env), timeout)
 
+    def start_shipper(self, folder: Path, url: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start the shipper of the run in `folder`, to the endpoint `url`, as a launcher does."""
+        env = self.environ({"OTEL_EXPORTER_OTLP_ENDPOINT": url, **variables})
+        with (folder / layout.SHIPPER_LOG).open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "otel_metaflow.shipper", str(folder)], env=env, stdout=log, stderr=log
+            )
+
     def cli(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run `otel-metaflow`."""
         return subprocess.run(

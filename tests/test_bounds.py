@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -224,15 +223,8 @@ def test_a_shipper_stays_small_while_a_million_records_wait(place: Place, protoc
         task.append_lines(lines)
         output.append_lines(lines)
     task.append(layout.END, {"result": "success"})
-    variables = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-    }
-    with (folder / layout.SHIPPER_LOG).open("ab") as log:
-        shipper = subprocess.Popen(
-            [sys.executable, "-m", "otel_metaflow.shipper", str(folder)],
-            env=place.environ(variables), stdout=log, stderr=log,
-        )  # fmt: skip
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    shipper = place.start_shipper(folder, url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     try:
         # Every signal has been tried: the exporters are loaded, and the batches that wait are made.
         eventually(lambda: len(Checkpoint.read(folder).trouble) == 3, 120)
@@ -394,11 +386,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
     journal.write_bytes(b"".join(lines))
     with Endpoint() as endpoint:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
-        with (finished.folder / layout.SHIPPER_LOG).open("ab") as log:
-            shipper = subprocess.Popen(
-                [sys.executable, "-m", "otel_metaflow.shipper", str(finished.folder)],
-                env=place.environ(environment), stdout=log, stderr=log,
-            )  # fmt: skip
+        shipper = place.start_shipper(finished.folder, endpoint.url)
         eventually(lambda: finished.checkpoint.delivered.get("logs"))
         shipper.kill()
         shipper.wait()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from threading import Thread
@@ -59,13 +58,8 @@ def kept(place: Place, recorded: Finished) -> Finished:
 
 
 def shipper(place: Place, kept: Finished, url: str, **variables: str) -> subprocess.Popen[bytes]:
-    """Start the shipper as a launcher does."""
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_TIMEOUT": "2", **variables}
-    with (kept.folder / "shipper.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "otel_metaflow.shipper", str(kept.folder)],
-            env=place.environ(environment), stdout=log, stderr=log,
-        )  # fmt: skip
+    """Start the shipper as a launcher does; it is patient with an answer for two seconds."""
+    return place.start_shipper(kept.folder, url, **{"OTEL_EXPORTER_OTLP_TIMEOUT": "2", **variables})
 
 
 def log_of(kept: Finished) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -60,15 +58,6 @@ def record(home: Path, run: str, dice: random.Random) -> tuple[set[str], set[str
     return bodies, spans
 
 
-def shipper(place: Place, endpoint: Endpoint, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a real shipper, as a launcher does."""
-    environment = place.environ({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "OTEL_EXPORTER_OTLP_TIMEOUT": "5"})
-    with (folder / layout.SHIPPER_LOG).open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "otel_metaflow.shipper", str(folder)], env=environment, stdout=log, stderr=log
-        )
-
-
 def test_nothing_is_lost_and_only_what_was_in_flight_comes_twice(place: Place) -> None:
     """Runs come while shippers of earlier ones are killed; each takes along what the others left behind."""
     dice = random.Random(SEED)
@@ -88,7 +77,7 @@ def test_nothing_is_lost_and_only_what_was_in_flight_comes_twice(place: Place) -
             first = next(unfinished(place.home), None)
             if first is None:
                 continue
-            process = shipper(place, endpoint, first)
+            process = place.start_shipper(first, endpoint.url, OTEL_EXPORTER_OTLP_TIMEOUT="5")
             # By what it has done, not by the time it had: after so many requests, unless it ends before.
             before, most = endpoint.seen, dice.choice([10, 40, 100, 200])
             try:
