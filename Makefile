@@ -78,8 +78,12 @@ bench: $(STAMP) collector ## what telemetry costs a run: docs/wall-times.md, in 
 	$(BIN)/python bench
 
 .PHONY: bench-cost
-bench-cost: $(STAMP) ## instructions of a task, with and without; needs valgrind, and no quiet machine
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/instructions.py
+bench-cost: $(STAMP) ## what telemetry costs in instructions; needs valgrind, and no quiet machine
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/cost
+
+.PHONY: cost
+cost: $(STAMP) ## whether a task costs no more than it may, with @otel and without; needs valgrind
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/cost --check --only imports --only tasks
 
 .PHONY: bench-wide
 bench-wide: $(STAMP) ## what a shipper needs for a run of up to 50,000 attempts, in 25 minutes

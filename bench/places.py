@@ -59,11 +59,13 @@ def endpoints(directory: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def variables(place: Path, label: str, url: str | None = None) -> dict[str, str]:
+def variables(
+    place: Path, label: str, url: str | None = None, *, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """The environment of runs under `label`: journals and a standing-by shipper of their own."""
     own = place / label.replace(" ", "-").replace(",", "")
     (own / "runtime").mkdir(parents=True, exist_ok=True)
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "METAFLOW_"))}
+    plain = {name: value for name, value in inherited.items() if not name.startswith(("OTEL_", "METAFLOW_"))}
     plain.pop("PYTHONDONTWRITEBYTECODE", None)
     made = {
         **plain,
