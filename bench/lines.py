@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 
 _SOURCE = """\
 import logging, os, subprocess, sys, time
@@ -96,7 +96,7 @@ def _taken_in(environment: Environment, kind: str, count: int, url: str, telemet
     before = _accepted(telemetry)
     began, took = _loop(environment, kind, count, url)
     folder = max(layout.run_folders(environment.path / "lines/journals"), key=lambda path: path.name)
-    while not Checkpoint.read(folder).complete:
+    while not DeliveryStatus.read(folder).complete:
         time.sleep(0.02)
     return _accepted(telemetry) - before, began, took
 

@@ -31,7 +31,7 @@ from rich.table import Table
 from running import Place
 from wide_runs import Shape
 
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 
 MODES = ("live", "afterwards")
 _SMALLEST = 4  # attempts of the run that shows what a shipper's start takes
@@ -103,7 +103,7 @@ def measure(mode: str, shape: Shape) -> Figures:
             raise RuntimeError(
                 f"{len(endpoint.span_ids)} of {len(spans)} spans, {len(said)} of {len(lines)} lines came"
             )
-        if not Checkpoint.read(next(place.home.glob("*/*"))).complete:
+        if not DeliveryStatus.read(next(place.home.glob("*/*"))).complete:
             raise RuntimeError("the run was not delivered")
         return figures
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.model.run import Run, load
 
 _T = TypeVar("_T")
@@ -43,12 +43,12 @@ class Finished:
         return load(self.home, self.folder)
 
     @property
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint.read(self.folder)
+    def status(self) -> DeliveryStatus:
+        return DeliveryStatus.read(self.folder)
 
-    def wait_delivered(self, timeout: float = 30) -> Checkpoint:
+    def wait_delivered(self, timeout: float = 30) -> DeliveryStatus:
         """Wait until the shipper says that all of the run is delivered."""
-        return eventually(lambda: self.checkpoint if self.checkpoint.complete else None, timeout, str(self.folder))
+        return eventually(lambda: self.status if self.status.complete else None, timeout, str(self.folder))
 
 
 @dataclass(frozen=True)

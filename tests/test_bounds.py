@@ -24,8 +24,9 @@ from running import Finished, Place, eventually, seen
 from otel_metaflow.core import names
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import GIVEN_UP
+from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.journal.writer import Journal
@@ -54,8 +55,8 @@ def keep(
     journal.close()
     if state != "local":
         (folder / layout.LOCK_FILE).touch()
-        checkpoint = Checkpoint(folder / layout.CHECKPOINT_FILE, complete=state == "delivered")
-        checkpoint.write()
+        status = DeliveryStatus(complete=state == "delivered")
+        Ledger(folder / layout.LEDGER_FILE).append(Changes(), status.as_json())
     changed = time.time() - days * DAY
     for file in folder.iterdir():
         os.utime(file, (changed, changed))
@@ -227,7 +228,7 @@ def test_a_shipper_stays_small_while_a_million_records_wait(place: Place, protoc
     shipper = place.start_shipper(folder, url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     try:
         # Every signal has been tried: the exporters are loaded, and the batches that wait are made.
-        eventually(lambda: len(Checkpoint.read(folder).trouble) == 3, 120)
+        eventually(lambda: len(DeliveryStatus.read(folder).trouble) == 3, 120)
         status = Path(f"/proc/{shipper.pid}/status").read_text()
     finally:
         shipper.kill()
@@ -295,7 +296,7 @@ def shipped(place: Place, finished: Finished, written: int) -> None:
     assert 0 < arrived < written
     assert set(endpoint.uids.values()) == {1}
     assert dropped == {("logs", "unwritten"): written - arrived}
-    assert finished.checkpoint.given_up == dropped
+    assert finished.status.given_up == dropped
     shown = place.cli("view", f"{finished.flow}/{finished.run}").stdout
     assert f"{written - arrived} logs lost, the journal took no more" in shown
 
@@ -387,7 +388,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
     with Endpoint() as endpoint:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         shipper = place.start_shipper(finished.folder, endpoint.url)
-        eventually(lambda: finished.checkpoint.delivered.get("logs"))
+        eventually(lambda: finished.status.delivered.get("logs"))
         shipper.kill()
         shipper.wait()
         shipped = place.cli("ship", f"{finished.flow}/{finished.run}", env=environment)
@@ -398,7 +399,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
             for point_of, point in points(endpoint, "metaflow.telemetry.dropped")
         ]
     assert dropped == [("logs", "corrupt", 3)]
-    assert finished.checkpoint.given_up == {("logs", "corrupt"): 3}
+    assert finished.status.given_up == {("logs", "corrupt"): 3}
     assert "3 logs lost in a damaged journal" in place.cli("view", f"{finished.flow}/{finished.run}").stdout
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from running import Finished, Place
 
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.model.attempt_logs import AttemptLogs
 
 FLOW = r"""

@@ -16,7 +16,9 @@ from journals import Journals
 
 from otel_metaflow.core import settings
 from otel_metaflow.core.settings import Destination
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.layout import LEDGER_FILE
+from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.launcher import summary
 from otel_metaflow.shipper.delivery import Delivery
 from otel_metaflow.shipper.sinks import otlp
@@ -59,7 +61,7 @@ def _shipping(folder: Path, build: Callable[[Destination], Exporter]) -> Iterato
         thread.join()
 
 
-def wait_until_it_ends(folder: Path, on_look: Callable[[], None] = lambda: None) -> Checkpoint:
+def wait_until_it_ends(folder: Path, on_look: Callable[[], None] = lambda: None) -> DeliveryStatus:
     """Wait by a clock that stands still, so that nothing but what the shipper reports ends the wait."""
     limit = time.monotonic() + 60
 
@@ -69,7 +71,7 @@ def wait_until_it_ends(folder: Path, on_look: Callable[[], None] = lambda: None)
         assert time.monotonic() < limit, "the wait does not end"
 
     summary.wait(folder, SECONDS, clock=lambda: 0.0, sleep=sleep)
-    return Checkpoint.read(folder)
+    return DeliveryStatus.read(folder)
 
 
 REFUSALS = {
@@ -91,10 +93,10 @@ def test_an_endpoint_that_takes_nothing_is_not_waited_for(tmp_path: Path, how: s
         (closed,) = free_ports(1)
         url = endpoint.url if REFUSALS[how] else f"http://127.0.0.1:{closed}"
         with shipping(folder, url):
-            checkpoint = wait_until_it_ends(folder)
-    assert not checkpoint.complete
-    assert checkpoint.stalled
-    assert {"logs", "traces"} <= set(checkpoint.trouble)
+            status = wait_until_it_ends(folder)
+    assert not status.complete
+    assert status.stalled
+    assert {"logs", "traces"} <= set(status.trouble)
 
 
 def test_an_endpoint_that_takes_all_is_waited_for_until_it_has(tmp_path: Path) -> None:
@@ -117,11 +119,11 @@ def test_an_endpoint_that_swallows_is_waited_for_as_long_as_the_variable_says(tm
     with Endpoint("blackhole") as endpoint, shipping(folder, endpoint.url):
         endpoint.wait_for(lambda: endpoint.seen > 0)
         summary.wait(folder, SECONDS, clock=lambda: looks * 0.5, sleep=sleep)
-        checkpoint = Checkpoint.read(folder)
+        status = DeliveryStatus.read(folder)
         endpoint._released.set()
     assert looks == SECONDS / 0.5
-    assert not checkpoint.complete
-    assert not checkpoint.stalled
+    assert not status.complete
+    assert not status.stalled
 
 
 @pytest.mark.parametrize("refused", ["logs", "traces", "metrics"])
@@ -143,24 +145,22 @@ def test_while_one_signal_fails_the_others_are_waited_for(tmp_path: Path, refuse
 
     def look() -> None:
         nonlocal looks
-        if refused in Checkpoint.read(folder).trouble or refused == "metrics":
+        if refused in DeliveryStatus.read(folder).trouble or refused == "metrics":
             looks += 1
         if looks == 20:
             opened.set()
 
     with shipping(folder, "http://localhost:4318", build):
-        checkpoint = wait_until_it_ends(folder, look)
+        status = wait_until_it_ends(folder, look)
     assert looks >= 20
-    assert not checkpoint.complete
-    assert set(checkpoint.trouble) == {refused}
-    assert set(checkpoint.delivered) >= {"logs", "traces"} - {refused}
+    assert not status.complete
+    assert set(status.trouble) == {refused}
+    assert set(status.delivered) >= {"logs", "traces"} - {refused}
 
 
 def test_a_state_of_an_earlier_shipper_ends_no_wait(tmp_path: Path) -> None:
     """A shipper that begins has not failed yet."""
     folder = recorded(tmp_path)
-    before = Checkpoint.read(folder)
-    before.stalled = True
-    before.write()
+    Ledger(folder / LEDGER_FILE).append(Changes(), DeliveryStatus(stalled=True).as_json())
     with Endpoint() as endpoint, shipping(folder, endpoint.url):
         assert wait_until_it_ends(folder).complete

@@ -18,7 +18,8 @@ from endpoint import Endpoint as Receiver
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Finished, Place, eventually, seen
 
-from otel_metaflow.journal.checkpoint import Checkpoint, Cursor
+from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.model.attempt_logs import AttemptLogs
 from otel_metaflow.model.run import Attempt
 
@@ -427,9 +428,9 @@ def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, endpoint
     if endpoint.is_up:
         # All that was said so far, and noted: who is killed between an answer and its note sends again.
         eventually(lambda: set(endpoint.receiver.bodies()) >= {*WRITTEN, "goes on"})
-        eventually(lambda: Checkpoint.read(folder).delivered.get("logs") == len(endpoint.receiver.bodies()))
+        eventually(lambda: DeliveryStatus.read(folder).delivered.get("logs") == len(endpoint.receiver.bodies()))
     else:
-        eventually(lambda: Checkpoint.read(folder).trouble.get("logs"))
+        eventually(lambda: DeliveryStatus.read(folder).trouble.get("logs"))
     kill_shipper(folder)
     gate.write_text("go")
     finished = place.finish(process)

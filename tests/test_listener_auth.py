@@ -11,7 +11,7 @@ from collectors import PRODUCT, PRODUCT_CONFIG, ROOT, Collector, CollectorError,
 from running import Place, eventually
 from test_collector import send
 
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 
 TOKEN = "0f3c2a7be41d"
 SECRETS = {
@@ -61,12 +61,12 @@ def test_a_sender_with_the_token_is_accepted_over_tls(
         env = endpoint(collector, protocol, tls)
         finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env=env)
         assert finished.code == 0
-        eventually(lambda: "OTEL_EXPORTER_OTLP_HEADERS" in " ".join(finished.checkpoint.trouble.values()))
+        eventually(lambda: "OTEL_EXPORTER_OTLP_HEADERS" in " ".join(finished.status.trouble.values()))
         env["OTEL_EXPORTER_OTLP_HEADERS"] = f"Authorization=Bearer%20{TOKEN}"
         shipped = place.cli("ship", f"HelloFlow/{finished.run}", env=env)
         assert shipped.returncode == 0, shipped.stderr
         assert TOKEN not in shipped.stdout + shipped.stderr
-        assert Checkpoint.read(finished.folder).complete
+        assert DeliveryStatus.read(finished.folder).complete
         vendors.wait_for(lambda: any(span.name == "RUN HelloFlow" for span in vendors.splunk.spans()))
     assert len(vendors.splunk.spans()) == len({span.span_id for span in vendors.splunk.spans()})
 

@@ -15,6 +15,7 @@ from endpoint import Endpoint as Receiver
 from running import Finished, Place, eventually
 
 from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.model.following import Following
 from otel_metaflow.shipper import log_files
 from otel_metaflow.shipper.convert.events import Events
@@ -62,7 +63,7 @@ def write_out(ended: Finished, directory: Path) -> log_files.Files:
 
 @pytest.fixture
 def fresh(ended: Finished) -> Finished:
-    (ended.folder / "log-files.json").unlink(missing_ok=True)
+    (ended.folder / "log-files.ledger").unlink(missing_ok=True)
     return ended
 
 
@@ -106,8 +107,8 @@ def test_no_endpoint_is_needed(place: Place) -> None:
     directory = place.path / "agent"
     environment = {"OTEL_METAFLOW_LOG_DIR": str(directory), "OTEL_METAFLOW_FLUSH_TIMEOUT": "30"}
     finished = place.run(FANOUT, env=environment)
-    checkpoint = finished.wait_delivered()
-    assert checkpoint.delivered["files"] == len(lines(directory)) > 20
+    status = finished.wait_delivered()
+    assert status.delivered["files"] == len(lines(directory)) > 20
     assert f"exported to {directory}" in finished.stderr
     assert "all runs are exported" in place.cli("status", env=environment).stdout
 
@@ -117,17 +118,17 @@ def test_a_shipper_killed_between_writing_and_noting_writes_nothing_twice(
 ) -> None:
     """What it had written is found in the file."""
     write_out(fresh, tmp_path / "whole")
-    (fresh.folder / "log-files.json").unlink()
+    (fresh.folder / "log-files.ledger").unlink()
     monkeypatch.setattr(log_files, "_BATCH", 2_000)
-    note, told = log_files._State.note, []
+    append, appended = Ledger.append, []
 
-    def dying(self: log_files._State, file: Path) -> None:
-        told.append(file)
-        if len(told) % 3 == 0:
+    def dying(self: Ledger, changes: Changes, status: dict[str, Any]) -> None:
+        appended.append(changes)
+        if len(appended) % 3 == 0:
             raise KeyboardInterrupt
-        note(self, file)
+        append(self, changes, status)
 
-    monkeypatch.setattr(log_files._State, "note", dying)
+    monkeypatch.setattr(Ledger, "append", dying)
 
     def dies() -> bool:
         try:
@@ -146,7 +147,7 @@ def test_a_shipper_killed_between_writing_and_noting_writes_nothing_twice(
 def test_a_torn_line_is_written_again_whole(fresh: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed, or out of disk, in the middle of a record."""
     write_out(fresh, tmp_path / "whole")
-    (fresh.folder / "log-files.json").unlink()
+    (fresh.folder / "log-files.ledger").unlink()
     append = log_files._append
 
     def torn(path: Path, data: bytes) -> None:
@@ -168,7 +169,7 @@ def test_files_are_rotated_and_the_oldest_goes(
     write_out(fresh, tmp_path / "whole")
     monkeypatch.setattr(log_files, "_BATCH", 2_000)
     monkeypatch.setattr(log_files, "MOST_BYTES", 10_000)
-    (fresh.folder / "log-files.json").unlink()
+    (fresh.folder / "log-files.ledger").unlink()
     write_out(fresh, tmp_path / "rotated")
     names = {path.name for path in (tmp_path / "rotated").glob("metaflow.*")}
     assert names >= {"metaflow.jsonl", "metaflow.jsonl.1"}
@@ -184,9 +185,9 @@ def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, m
     writers = []
     for _ in range(3):
         # As shippers of three runs: none sees what another noted.
-        (fresh.folder / "log-files.json").unlink(missing_ok=True)
+        (fresh.folder / "log-files.ledger").unlink(missing_ok=True)
         made = of(tmp_path, fresh)
-        made._state.path = tmp_path / f"state-{len(writers)}"
+        made._ledger.path = tmp_path / f"ledger-{len(writers)}"
         writers.append(made)
 
     def work(writer: log_files.Files) -> None:
@@ -208,7 +209,7 @@ def test_a_folder_that_cannot_be_written_harms_nobody_and_is_said(place: Place) 
     environment = {"OTEL_METAFLOW_LOG_DIR": str(obstacle / "agent")}
     finished = place.run(FANOUT, env=environment)
     assert finished.code == 0
-    eventually(lambda: "files" in finished.checkpoint.trouble)
+    eventually(lambda: "files" in finished.status.trouble)
     obstacle.unlink()
     finished.wait_delivered()
     assert len(lines(obstacle / "agent")) > 20

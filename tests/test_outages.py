@@ -18,7 +18,7 @@ from endpoint import POISON, Endpoint
 from running import Finished, Place, eventually
 
 from otel_metaflow.core import settings
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.shipper import backlog, signal_worker
 
 FLOW = f"""
@@ -83,13 +83,13 @@ def test_what_can_be_tried_again_is_delivered_when_the_endpoint_recovers(
     with Endpoint(fault) as endpoint:
         process = shipper(place, kept, endpoint.url)
         endpoint.wait_for(lambda: endpoint.seen >= 3)
-        eventually(lambda: kept.checkpoint.trouble)
+        eventually(lambda: kept.status.trouble)
         assert not endpoint.uids
         endpoint.fault = "ok"
         kept.wait_delivered(60)
         assert process.wait(30) == 0
         assert_all_arrived(endpoint)
-    assert kept.checkpoint.dropped == {}
+    assert kept.status.rejected == {}
 
 
 @pytest.mark.parametrize("fault", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "blackhole"])
@@ -98,14 +98,14 @@ def test_so_it_is_over_grpc(place: Place, kept: Finished, fault: str) -> None:
     with Endpoint(fault, protocol="grpc") as endpoint:
         process = shipper(place, kept, endpoint.url, **GRPC)
         endpoint.wait_for(lambda: endpoint.seen >= 3)
-        trouble = eventually(lambda: kept.checkpoint.trouble)
+        trouble = eventually(lambda: kept.status.trouble)
         assert {"blackhole": "DEADLINE_EXCEEDED"}.get(fault, fault) in " ".join(trouble.values())
         assert not endpoint.uids
         endpoint.fault = "ok"
         kept.wait_delivered(60)
         assert process.wait(30) == 0
         assert_all_arrived(endpoint)
-    assert kept.checkpoint.dropped == {}
+    assert kept.status.rejected == {}
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -117,7 +117,7 @@ def test_a_flapping_endpoint_gets_everything_once(place: Place, kept: Finished, 
         assert process.wait(30) == 0
         assert_all_arrived(endpoint)
         assert endpoint.seen > len(endpoint.requests) > 5
-    assert kept.checkpoint.dropped == {}
+    assert kept.status.rejected == {}
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -130,7 +130,7 @@ def test_an_endpoint_that_takes_small_requests_only_gets_everything(
         kept.wait_delivered(60)
         assert process.wait(30) == 0
         assert_all_arrived(endpoint)
-    assert kept.checkpoint.dropped == {}
+    assert kept.status.rejected == {}
 
 
 def test_a_byte_a_second_is_given_up_and_asked_again(
@@ -144,11 +144,11 @@ def test_a_byte_a_second_is_given_up_and_asked_again(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.url)
         working = Thread(target=backlog.ship, args=(settings.read(), kept.folder), kwargs={"linger": 60})
         working.start()
-        eventually(lambda: "did not finish within" in " ".join(kept.checkpoint.trouble.values()))
+        eventually(lambda: "did not finish within" in " ".join(kept.status.trouble.values()))
         endpoint.fault = "ok"
         working.join(60)
         assert not working.is_alive()
-        assert kept.checkpoint.complete
+        assert kept.status.complete
         # It had taken what it was so slow to acknowledge.
         assert_all_arrived(endpoint, twice=len(endpoint.uids))
 
@@ -195,7 +195,7 @@ def test_an_endpoint_that_comes_up_after_the_run_gets_all_by_ship(place: Place, 
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     process = shipper(place, kept, url)
-    eventually(lambda: "refused the connection" in " ".join(kept.checkpoint.trouble.values()))
+    eventually(lambda: "refused the connection" in " ".join(kept.status.trouble.values()))
     process.kill()
     process.wait()
     with Endpoint(port=port) as endpoint:
@@ -208,7 +208,7 @@ def test_the_next_run_delivers_what_was_left(place: Place, kept: Finished) -> No
     """A run whose shipper died is taken along by the shipper of the next."""
     (port,) = free_ports(1)
     process = shipper(place, kept, f"http://127.0.0.1:{port}")
-    eventually(lambda: kept.checkpoint.trouble)
+    eventually(lambda: kept.status.trouble)
     process.kill()
     process.wait()
     with Endpoint() as endpoint:
@@ -241,7 +241,7 @@ def test_a_final_answer_is_named_once_and_everything_is_kept(
         assert advice in log_of(kept)
         assert endpoint.seen < 100
         assert not endpoint.uids
-        assert not kept.checkpoint.complete
+        assert not kept.status.complete
         assert "not exported" in place.cli("status").stdout
         endpoint.fault = "ok"
         assert place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}).returncode == 0
@@ -264,7 +264,7 @@ def test_a_final_status_is_named_once_and_everything_is_kept(
         assert process.wait(30) == 0
         assert advice in log_of(kept)
         assert endpoint.seen < 100
-        assert not kept.checkpoint.complete
+        assert not kept.status.complete
         endpoint.fault = "ok"
         shipped = place.cli("ship", "--all", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, **GRPC})
         assert shipped.returncode == 0
@@ -279,7 +279,7 @@ def test_one_bad_record_does_not_block_the_others(place: Place, kept: Finished, 
         kept.wait_delivered(60)
         assert process.wait(30) == 0
         assert_all_arrived(endpoint, without=1)
-    assert kept.checkpoint.dropped == {"logs": 1}
+    assert kept.status.rejected == {"logs": 1}
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -287,7 +287,7 @@ def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finis
     """A partial success is a success with a loss, and is told as one."""
     with Endpoint("partial", protocol=protocol) as endpoint:
         assert shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {})).wait(60) == 0
-    assert kept.checkpoint.dropped["logs"] >= 1
+    assert kept.status.rejected["logs"] >= 1
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
@@ -300,7 +300,7 @@ def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finis
 )
 def test_what_cannot_be_reached_is_named(place: Place, kept: Finished, url: str, reason: str, protocol: str) -> None:
     process = shipper(place, kept, url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
-    eventually(lambda: reason in " ".join(kept.checkpoint.trouble.values()))
+    eventually(lambda: reason in " ".join(kept.status.trouble.values()))
     process.kill()
     process.wait()
     assert reason in place.cli("view", f"OutageFlow/{kept.run}").stdout
@@ -315,7 +315,7 @@ def test_tls_that_cannot_be_trusted_is_named(place: Place, kept: Finished, proto
     variables = GRPC if protocol == "grpc" else {}
     with Endpoint(protocol=protocol, tls=authority.issue_cert("127.0.0.1")) as endpoint:
         process = shipper(place, kept, endpoint.url, **variables)
-        eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.checkpoint.trouble.values()))
+        eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.status.trouble.values()))
         process.kill()
         process.wait()
         assert not endpoint.seen
@@ -332,7 +332,7 @@ def test_an_endpoint_that_speaks_no_tls_is_named(place: Place, kept: Finished, p
     with Endpoint(protocol=protocol) as endpoint:
         variables = GRPC if protocol == "grpc" else {}
         process = shipper(place, kept, endpoint.url.replace("http:", "https:"), **variables)
-        eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.checkpoint.trouble.values()))
+        eventually(lambda: "OTEL_EXPORTER_OTLP_CERTIFICATE" in " ".join(kept.status.trouble.values()))
         process.kill()
         process.wait()
 
@@ -341,7 +341,7 @@ def test_a_shipper_that_is_killed_at_any_moment_loses_nothing(place: Place, kept
     """Killed again and again; at most the batches in flight arrive twice."""
     kills = 0
     with Endpoint() as endpoint:
-        while not Checkpoint.read(kept.folder).complete:
+        while not DeliveryStatus.read(kept.folder).complete:
             process = shipper(place, kept, endpoint.url)
             try:
                 process.wait(0.6 + 0.05 * kills)

@@ -10,7 +10,7 @@ from running import Finished, Place
 from otel_metaflow.core import long_lines
 from otel_metaflow.core.long_lines import LONGEST_LINE
 from otel_metaflow.core.stream_tap import tap
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.model.attempt_logs import AttemptLogs
 
 PIECES = st.lists(

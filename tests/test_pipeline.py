@@ -38,8 +38,8 @@ def test_a_run_passes_through_the_container(place: Place, container: Container, 
 
 def assert_both_received(place: Place, finished: Finished, vendors: Vendors) -> None:
     """Compare what each vendor received with what the flow is known to do."""
-    checkpoint = finished.wait_delivered()
-    expected_logs = checkpoint.delivered["logs"]
+    status = finished.wait_delivered()
+    expected_logs = status.delivered["logs"]
     spans = sum(ATTEMPTS.values()) + 1
     vendors.wait_for(
         lambda: all(

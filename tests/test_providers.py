@@ -375,7 +375,7 @@ def test_a_span_that_ended_survives_a_kill(place: Place) -> None:
 
 
 def test_spans_are_sent_once_over_an_outage_and_a_second_shipper(place: Place) -> None:
-    """What was acknowledged is in the checkpoint by its place in the journal."""
+    """What was acknowledged is in the ledger by its place in the journal."""
     body = """
         from opentelemetry import metrics, trace
         for number in range(1500):  # more than goes into one request
@@ -387,12 +387,12 @@ def test_spans_are_sent_once_over_an_outage_and_a_second_shipper(place: Place) -
         finished = place.run(flow(body), env=variables)
         endpoint.wait_for(lambda: endpoint.seen > 0)
         endpoint.fault = "ok"
-        checkpoint = finished.wait_delivered()
+        status = finished.wait_delivered()
         assert len(said(finished, layout.SPAN)) == 1500
         expected = {record["spanId"] for record in said(finished, layout.SPAN)}
         assert expected <= set(endpoint.span_ids)
         assert set(endpoint.span_ids.values()) == {1}
-        assert checkpoint.delivered["traces"] == 1500 + 2
+        assert status.delivered["traces"] == 1500 + 2
         again = place.cli("ship", f"OneFlow/{finished.run}", env=variables)
         assert again.returncode == 0, again.stderr
         assert set(endpoint.span_ids.values()) == {1}

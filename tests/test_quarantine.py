@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.model import story
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
@@ -88,14 +88,14 @@ class Receiver:
         )
 
 
-def deliver(home: Path, folder: Path, log_dir: Path | None = None) -> tuple[Receiver, Checkpoint]:
+def deliver(home: Path, folder: Path, log_dir: Path | None = None) -> tuple[Receiver, DeliveryStatus]:
     """Deliver all of a run that is over, and what became of it."""
     receiver = Receiver()
     destinations = {signal: Destination(signal, "http/protobuf", "http://none", "") for signal in ENCODERS}
     environment = Settings(home=home, destinations=destinations, log_dir=log_dir)
     delivery = Delivery(home, folder, environment, threading.Event(), receiver)
-    assert delivery.work(linger=0), delivery.checkpoint.trouble
-    return receiver, Checkpoint.read(folder)
+    assert delivery.work(linger=0), delivery.status.trouble
+    return receiver, DeliveryStatus.read(folder)
 
 
 def append(path: Path, *records: Any) -> None:
@@ -146,11 +146,11 @@ for _ in range(200):  # 400 levels
 def test_a_line_that_nobody_can_digest_is_delivered_and_so_are_the_others(tmp_path: Path, line: str, kind: str) -> None:
     record = {"kind": kind, "timeUnixNano": BEGIN + 10**9, "stream": "stderr", "body": line}
     journals = made(tmp_path, [record])
-    receiver, checkpoint = deliver(tmp_path, journals.folder, tmp_path / "log-files")
+    receiver, status = deliver(tmp_path, journals.folder, tmp_path / "log-files")
     bodies = receiver.bodies()
     assert bodies["before"] == bodies["after"] == 1
     assert sum("hello" in body or body == line for body in bodies.elements()) == 1
-    assert checkpoint.given_up == {}
+    assert status.given_up == {}
     written = [json.loads(text, parse_constant=pytest.fail) for text in _files(tmp_path / "log-files")]
     assert len(written) == len(receiver.logs())
 
@@ -186,8 +186,8 @@ def test_what_otlp_cannot_carry_arrives_as_text_wherever_it_stands(tmp_path: Pat
     journals = Journals(tmp_path, resource={"service.name": "s", **given_attributes})
     journals.attempt("start", 1, 1, 1, records=records, attributes=given_attributes)
     journals.end(3)
-    receiver, checkpoint = deliver(tmp_path, journals.folder)
-    assert checkpoint.given_up == {}
+    receiver, status = deliver(tmp_path, journals.folder)
+    assert status.given_up == {}
     found = [attributes for message in receiver.messages for attributes in _attributes(message)]
     assert len(found) >= 14
     for attributes in found:
@@ -236,11 +236,11 @@ def test_spans_and_metrics_that_cannot_be_converted_are_given_up_by_name(tmp_pat
         wrong = [one for one in wrong if "gauge" not in one]
     records = [{"kind": kind, "timeUnixNano": at, **one} for one in [good, *wrong, good]]
     journals = made(tmp_path, records)
-    receiver, checkpoint = deliver(tmp_path, journals.folder)
+    receiver, status = deliver(tmp_path, journals.folder)
     signal = {"span": "traces", "metric": "metrics"}[kind]
     delivered = {"span": receiver.spans, "metric": receiver.metrics}[kind]()
     assert delivered["good"] == 2
-    given_up = checkpoint.given_up[signal, "unconvertible"]
+    given_up = status.given_up[signal, "unconvertible"]
     assert given_up + delivered["bad"] == len(wrong)
     told = (tmp_path / layout.GIVEN_UP).read_text().splitlines()
     assert len(told) == given_up
@@ -391,8 +391,8 @@ def test_whatever_stands_in_the_journals_every_good_record_is_delivered_and_the_
         for file, record in written:
             append(journals.folder / file, record)
         journals.end(3)
-        receiver, checkpoint = deliver(home, journals.folder, home / "log-files")
-        assert checkpoint.complete
+        receiver, status = deliver(home, journals.folder, home / "log-files")
+        assert status.complete
         assert receiver.bodies()["good line"] >= 1
         assert receiver.bodies()["good log"] >= 1
         assert receiver.spans()["good span"] >= 1
@@ -405,7 +405,7 @@ def test_whatever_stands_in_the_journals_every_good_record_is_delivered_and_the_
             if each.key == "log.record.uid"
         )
         assert set(uids.values()) == {1}
-        assert len(receiver.logs()) == checkpoint.delivered["logs"]
+        assert len(receiver.logs()) == status.delivered["logs"]
         # What is no record of the journal's is counted as damage, every span and metric is there or given up.
         lines = [(file, record) for file, record in written if not isinstance(record, bytes)]
         for kind, signal in (("span", "traces"), ("metric", "metrics")):
@@ -413,10 +413,10 @@ def test_whatever_stands_in_the_journals_every_good_record_is_delivered_and_the_
                 record["kind"] == kind and record["timeUnixNano"].__class__ is int and file in _OF_TASKS
                 for file, record in lines
             )
-            never = checkpoint.given_up.get((signal, "unconvertible"), 0)
+            never = status.given_up.get((signal, "unconvertible"), 0)
             found = receiver.spans() if kind == "span" else receiver.metrics()
             assert never <= said
-            assert checkpoint.delivered[signal] >= said - never
+            assert status.delivered[signal] >= said - never
             assert sum(found.values()) >= said - never
         for text in _files(home / "log-files"):
             json.loads(text, parse_constant=pytest.fail)
@@ -433,5 +433,5 @@ def _look_at(home: Path, folder: Path) -> None:
     json.dumps(report.of_run(run, Redaction("")), default=str)
 
 
-def _files(directory: Path) -> list[str]:
-    return [line for path in directory.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()]
+def _files(directory: Path) -> list[bytes]:
+    return [line for path in directory.glob("*.jsonl") for line in path.read_bytes().split(b"\n") if line]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import Finished, Place
 
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.model.attempt_logs import AttemptLogs
 

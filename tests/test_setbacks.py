@@ -19,7 +19,7 @@ from running import Place
 from otel_metaflow.core import sdk_variables, settings
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal import setbacks
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.launcher import spawn
 from otel_metaflow.shipper import __main__ as shipper
 from otel_metaflow.shipper import backlog
@@ -146,12 +146,12 @@ def test_a_run_that_ends_its_shippers_is_set_aside_and_all_others_are_delivered(
         assert not backlog.ship_guarded(environment, broken, linger=5)
         spawn.ensure(broken)
         assert started == [broken]
-        reason = Checkpoint.read(broken).trouble["run"]
+        reason = DeliveryStatus.read(broken).trouble["run"]
         assert "died 2 times (RecursionError: too deep)" in reason
         assert reason.endswith("otel-metaflow ship HandFlow/2")
         monkeypatch.setattr(Delivery, "work", work)
         assert backlog.ship_guarded(environment, broken, linger=5)  # by hand, once it is mended
-    assert Checkpoint.read(broken).trouble == {}
+    assert DeliveryStatus.read(broken).trouble == {}
     assert setbacks.reason(broken) is None
 
 
@@ -204,9 +204,9 @@ def test_the_sweep_of_a_shipper_goes_on_after_a_run_that_it_cannot_deliver(
         lock = locks.try_lock(mine)
         assert lock is not None
         shipper._ship(mine, lock, None, None)  # type: ignore[arg-type]
-    assert Checkpoint.read(mine).complete
-    assert Checkpoint.read(other).complete
-    assert not Checkpoint.read(broken).complete
+    assert DeliveryStatus.read(mine).complete
+    assert DeliveryStatus.read(other).complete
+    assert not DeliveryStatus.read(broken).complete
 
 
 # Places

@@ -13,7 +13,7 @@ from running import Place
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.shipper.backlog import unfinished
 
@@ -96,4 +96,4 @@ def test_nothing_is_lost_and_only_what_was_in_flight_comes_twice(place: Place) -
     assert kills > 5
     folders = list(layout.run_folders(place.home))
     assert len(folders) == RUNS
-    assert not any(Checkpoint.read(folder).given_up for folder in folders)
+    assert not any(DeliveryStatus.read(folder).given_up for folder in folders)

@@ -104,7 +104,7 @@ def test_runs_in_an_outage_gather_no_shippers_and_are_all_delivered_after_it(sta
     runs = []
     for _ in range(3):
         runs.append(standing.run(url))
-        eventually(lambda: runs[-1].checkpoint.trouble)
+        eventually(lambda: runs[-1].status.trouble)
         standing.wait_standing()
     (pid,) = shippers(standing.place)
     with Endpoint(port=port) as endpoint:

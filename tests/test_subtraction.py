@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import garbled_lines, subtraction
 from otel_metaflow.model.attempt_logs import AttemptLogs

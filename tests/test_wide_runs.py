@@ -14,7 +14,7 @@ from running import Place
 from wide_runs import Shape
 
 from otel_metaflow.core import names
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 
 SIZES = [1_000, pytest.param(10_000, marks=pytest.mark.slow)]
 RATE = 200.0
@@ -48,7 +48,7 @@ def test_each_attempt_and_each_line_arrives_once(place: Place) -> None:
         wide.wait_written()
         wide.end()
         assert shipper.wait(PATIENCE) == 0
-    assert Checkpoint.read(wide.folder).complete
+    assert DeliveryStatus.read(wide.folder).complete
     assert endpoint.span_ids == Counter(wide_runs.span_ids(shape))
     assert lines(endpoint) == Counter(wide_runs.bodies(shape))
     assert set(endpoint.uids.values()) == {1}
@@ -75,7 +75,7 @@ def test_nothing_is_lost_when_a_shipper_is_killed_and_the_endpoint_is_away_meanw
         wide.wait_written()
         wide.end()
         assert shipper.wait(PATIENCE) == 0
-    assert Checkpoint.read(wide.folder).complete
+    assert DeliveryStatus.read(wide.folder).complete
     assert set(endpoint.span_ids) == wide_runs.span_ids(shape)
     assert set(lines(endpoint)) == wide_runs.bodies(shape)
     twice = endpoint.span_ids.total() - len(endpoint.span_ids)

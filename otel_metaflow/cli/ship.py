@@ -90,7 +90,7 @@ def _skip(environment: settings.Settings, folder: Path, _wait: float, *, quiet: 
 
 def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> dict[str, Any]:
     """Export a run and report the result, unless `quiet`."""
-    from otel_metaflow.journal.checkpoint import Checkpoint
+    from otel_metaflow.journal.delivery_status import DeliveryStatus
 
     key = layout.run_key(environment.home, folder)
     result: dict[str, Any] = {"flow": key.flow, "run": key.run, "state": EXPORTING}
@@ -103,11 +103,11 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
 
             is_delivered = backlog.ship_guarded(environment, folder, linger=wait)
         locks.release(lock)
-        checkpoint = Checkpoint.read(folder)
+        status = DeliveryStatus.read(folder)
         result["state"] = EXPORTED if is_delivered else NOT_EXPORTED
-        result.update({"exported": checkpoint.delivered, "errors": checkpoint.trouble})
-        counts = ", ".join(f"{count} {signal}" for signal, count in sorted(checkpoint.delivered.items()))
-        reasons = reasons_of(checkpoint.trouble)
+        result.update({"exported": status.delivered, "errors": status.trouble})
+        counts = ", ".join(f"{count} {signal}" for signal, count in sorted(status.delivered.items()))
+        reasons = reasons_of(status.trouble)
         if not is_delivered and not reasons:
             reasons = f"see {folder / layout.SHIPPER_LOG}"
         text = f"{result['state']} ({'; '.join(filter(None, (counts or 'nothing sent', reasons)))})"
@@ -122,7 +122,7 @@ def _take_over(folder: Path, wait: float) -> int | None:
     A shipper that cannot deliver retries for minutes after the run's end, with the settings that the run started with.
     The user has changed them since, so that shipper is ended, which is safe at any moment.
     """
-    from otel_metaflow.journal.checkpoint import Checkpoint
+    from otel_metaflow.journal.delivery_status import DeliveryStatus
     from otel_metaflow.shipper import backlog
 
     deadline = time.monotonic() + wait
@@ -130,7 +130,7 @@ def _take_over(folder: Path, wait: float) -> int | None:
         lock = locks.try_lock(folder)
         if lock is not None or not backlog.is_closed(folder) or time.monotonic() > deadline:
             return lock
-        holder = locks.holder(folder) if Checkpoint.read(folder).stalled else None
+        holder = locks.holder(folder) if DeliveryStatus.read(folder).stalled else None
         if holder is not None:
             with contextlib.suppress(OSError):  # it has just ended, or belongs to another user
                 os.kill(holder, signal.SIGTERM)

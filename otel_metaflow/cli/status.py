@@ -21,7 +21,7 @@ def status(*, as_json: bool) -> None:
 
     Includes runs that had no endpoint; only `otel-metaflow ship` exports those.
     """
-    from otel_metaflow.journal.checkpoint import Checkpoint
+    from otel_metaflow.journal.delivery_status import DeliveryStatus
     from otel_metaflow.shipper import backlog
 
     environment = settings.read()
@@ -29,7 +29,7 @@ def status(*, as_json: bool) -> None:
     runs: list[dict[str, Any]] = []
     print_foreign(environment)
     for folder in [*backlog.without_endpoint(environment.home), *backlog.unfinished(environment.home)]:
-        errors = Checkpoint.read(folder).trouble
+        errors = DeliveryStatus.read(folder).trouble
         reason = reasons_of(errors)
         if not backlog.has_endpoint(folder):
             reason = "no endpoint was set when it ran"

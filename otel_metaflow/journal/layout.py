@@ -4,7 +4,7 @@
         run.jsonl                        written by the launcher
         STEP.TASK.ATTEMPT.jsonl          written by the task: one process, one attempt, one file
         STEP.TASK.ATTEMPT.output.jsonl   written by the launcher: the lines it read from that task's pipes
-        checkpoint.json, shipper.*       the shipper's
+        delivery.ledger, shipper.*       the shipper's
         unwritten                        why a task's journal took no more, for the launcher to print
 
 Every line is one JSON object whose first key is `kind`; the names of the others follow OTLP's JSON
@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 VERSION = 1
 RUN_FILE = "run.jsonl"
-CHECKPOINT_FILE = "checkpoint.json"
+LEDGER_FILE = "delivery.ledger"
 LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"

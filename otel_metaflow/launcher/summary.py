@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_metaflow.core.settings import Settings
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import RunKey
 
 _LOOK_AGAIN = 0.05
@@ -27,8 +27,8 @@ def wait(
     """
     deadline = clock() + seconds
     while clock() < deadline:
-        checkpoint = Checkpoint.read(folder)
-        if checkpoint.complete or checkpoint.stalled:
+        status = DeliveryStatus.read(folder)
+        if status.complete or status.stalled:
             return
         sleep(_LOOK_AGAIN)
 
@@ -44,14 +44,14 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
             return f"recorded {attempts}, not exported (invalid settings, see above). {view}"
         return f"recorded {attempts}, not exported (no endpoint). {view}"
     hosts = environment.targets
-    checkpoint = Checkpoint.read(folder)
-    dropped = sum(checkpoint.given_up.values())
-    logs = f"{checkpoint.delivered.get('logs') or checkpoint.delivered.get('files', 0):,} log records".replace(",", " ")
-    if checkpoint.complete:
+    status = DeliveryStatus.read(folder)
+    dropped = sum(status.given_up.values())
+    logs = f"{status.delivered.get('logs') or status.delivered.get('files', 0):,} log records".replace(",", " ")
+    if status.complete:
         return f"recorded {attempts}, exported to {hosts} ({logs}, {dropped} dropped). {view}"
-    if "run" in checkpoint.trouble:
-        return f"recorded {attempts}, not exported: the run {checkpoint.trouble['run']}"
-    if checkpoint.trouble:
-        reason = next(iter(checkpoint.trouble.values()))
+    if "run" in status.trouble:
+        return f"recorded {attempts}, not exported: the run {status.trouble['run']}"
+    if status.trouble:
+        reason = next(iter(status.trouble.values()))
         return f"recorded {attempts}, not exported: {hosts} {reason}. Fix it, then run: {ship}"
     return f"recorded {attempts}, exporting to {hosts}. {view}"

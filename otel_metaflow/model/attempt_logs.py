@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Deque, Dict, Generator, Iterator, NamedTuple, Tuple
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.garbled_lines import Raw, Report
 from otel_metaflow.model.run import Attempt

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Container, Deque, Iterable, List, Optional, Sequence, Tuple
 
-from otel_metaflow.journal.checkpoint import NEVER
+from otel_metaflow.journal.cursor import NEVER
 
 # Beyond every place in a journal.
 # So many missing reports are looked at, and so many lines that were read.

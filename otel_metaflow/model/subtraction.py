@@ -17,7 +17,7 @@ from collections import deque
 from itertools import takewhile
 from typing import Deque, Dict, Iterator, List, Optional, Set, Tuple
 
-from otel_metaflow.journal.checkpoint import NEVER
+from otel_metaflow.journal.cursor import NEVER
 from otel_metaflow.model.garbled_lines import MOST_LINES, Garbled, Raw, Report
 
 # How long a line that was read and not reported is held, in nanoseconds of the launcher's monotonic clock: a text

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, List, Optional
 
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout, setbacks
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
 
@@ -51,7 +51,7 @@ def unfinished(home: Path) -> Iterator[Path]:
     `otel-metaflow ship` sends it; see `without_endpoint`.
     """
     folders = [folder for folder in layout.run_folders(home) if has_endpoint(folder)]
-    yield from (folder for folder in _oldest_first(folders) if not Checkpoint.read(folder).complete)
+    yield from (folder for folder in _oldest_first(folders) if not DeliveryStatus.read(folder).complete)
 
 
 def without_endpoint(home: Path) -> Iterator[Path]:

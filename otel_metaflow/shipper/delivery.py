@@ -14,7 +14,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout, setbacks
-from otel_metaflow.journal.checkpoint import Checkpoint, Cursor
+from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.ledger import Changes, Ledger, Subject
 from otel_metaflow.model import story
 from otel_metaflow.model.following import Following
 from otel_metaflow.shipper import quarantine
@@ -36,14 +37,15 @@ _POLL = 0.4
 # What goes into one request at most: below the 4 MB that a gRPC server takes by default.
 _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000
-_RUN = "RUN"
+# What a ledger calls the span and the metrics of an attempt, or of the run.
+_NAMES = {"traces": "span", "metrics": "metrics"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to send, or how it is made, and the name under which it is remembered as sent."""
+    """One thing to send, or how it is made, and the attempt that it is of, or None of the run."""
 
-    name: str
+    subject: Subject
     value: Any
 
 
@@ -59,14 +61,15 @@ class Delivery:
         build: Callable[[Destination], Exporter] = otlp.build,
     ) -> None:
         self._home, self._folder = home, folder
-        self.checkpoint = Checkpoint.read(folder)
-        self.checkpoint.complete = self.checkpoint.stalled = False
-        self._corrupt_before = self.checkpoint.corrupt
-        self.checkpoint.write()
+        self._ledger = Ledger(folder / layout.LEDGER_FILE)
+        self.status = DeliveryStatus.from_json(self._ledger.status)
+        self.status.complete = self.status.stalled = False
+        self._corrupt_before = self.status.corrupt
+        self._note(Changes())
         self._following = Following(home, folder)
         self._following.look()
         run = self.run = self._following.run
-        self._submitted: Set[Tuple[str, str]] = set()  # signal and name of what a signal worker has, or had
+        self._submitted: Set[Tuple[Subject, str]] = set()  # what signal workers have and is not acknowledged
         self._is_sampled = sampling.is_sampled(run, environment)
         self._keeps_failed = environment.keep_failed
         self._redaction = Redaction(environment.redact)
@@ -76,11 +79,11 @@ class Delivery:
         events = Events(run, self._resources, self._redaction, usage_sampler)
         self._metrics = Metrics(run, self._resources)
         self._user_telemetry = {
-            "traces": user_telemetry.UserRecords(folder, layout.SPAN, self._cursor),
-            "metrics": user_telemetry.UserRecords(folder, layout.METRIC, self._cursor),
+            "traces": user_telemetry.UserRecords(folder, layout.SPAN, self._ledger.cursor),
+            "metrics": user_telemetry.UserRecords(folder, layout.METRIC, self._ledger.cursor),
         }
         records = LogRecords(run, self._resources, environment.redact)
-        self._logs = LogFeed(self._following, records, events, self._cursor, partial(self._is_new, "events"))
+        self._logs = LogFeed(self._following, records, events, self._ledger.cursor, self._is_new)
         self.wake = wake
         self.workers = {
             signal: SignalWorker(signal, partial(build, destination), self.wake)
@@ -105,10 +108,10 @@ class Delivery:
                 worker.close()
         self._note_corrupt()
         written = self._files is None or self._files.at_end()
-        self.checkpoint.complete = written and all(worker.is_done for worker in self.workers.values())
-        self.checkpoint.stalled = not self.checkpoint.complete
-        self.checkpoint.write()
-        return self.checkpoint.complete
+        self.status.complete = written and all(worker.is_done for worker in self.workers.values())
+        self.status.stalled = not self.status.complete
+        self._note(Changes())
+        return self.status.complete
 
     def _work(self, linger: float, give_way: Callable[[], bool]) -> None:
         since: Optional[float] = None
@@ -121,7 +124,7 @@ class Delivery:
             fed = self._feed()
             if self._files is not None:
                 fed |= self._files.feed()
-                self.checkpoint.delivered["files"] = self._files.written
+                self.status.delivered["files"] = self._files.written
             self._note_trouble(is_stalled=not fed and self._is_stalled())
             idle = not fed and not any(worker.is_busy for worker in self.workers.values())
             if self._following.run_is_over and idle and self._all_read():
@@ -170,9 +173,6 @@ class Delivery:
                     fed = True
         return fed
 
-    def _cursor(self, name: str) -> Cursor:
-        return self.checkpoint.cursors.get(name) or Cursor()
-
     def _log_batch(self) -> Optional[Batch]:
         records: List[Any] = []
         progress = Progress()
@@ -186,20 +186,15 @@ class Delivery:
                     break
         if not records and not progress.unfit:
             if self.workers["logs"].is_done:  # what is in doubt may have to be read again
-                self._note_logs(progress)
+                self._ledger.take(progress.changes)
             return None
-        self._submitted.update(("events", name) for name in progress.events)
+        self._submitted |= progress.changes.sent
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
-            self._note_logs(progress)
-            self._settled_batch("logs", len(records), bad, unfit, progress.unfit)
+            self.status.unwritten += progress.unwritten
+            self._settled_batch("logs", progress.changes, len(records), bad, unfit, progress.unfit)
 
         return Batch(records, settled)
-
-    def _note_logs(self, progress: Progress) -> None:
-        self.checkpoint.cursors.update(progress.cursors)
-        self.checkpoint.sent["events"].update(progress.events)
-        self.checkpoint.unwritten += sum(progress.events.values())
 
     def _user_batch(
         self, signal: str, convert: Callable[..., Any], wrap: Callable[[Sequence[Any]], Any]
@@ -207,9 +202,9 @@ class Delivery:
         """What user code said through OpenTelemetry, as it was said."""
         if signal == "traces" and not self._sends_spans():
             return None
-        cursors: Dict[str, Cursor] = {}
+        changes = Changes()
         said = self._user_telemetry[signal].take(
-            self.run.attempts, self._following.tails, cursors, _MOST_RECORDS, _MOST_BYTES
+            self.run.attempts, self._following.tails, changes, _MOST_RECORDS, _MOST_BYTES
         )
         if not said:
             return None
@@ -221,8 +216,7 @@ class Delivery:
         records = [record for record in made if record is not None]
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
-            self.checkpoint.cursors.update(cursors)
-            self._settled_batch(signal, len(records), bad, unfit, never)
+            self._settled_batch(signal, changes, len(records), bad, unfit, never)
 
         return Batch(records, settled, wrap)
 
@@ -245,9 +239,9 @@ class Delivery:
             attempt = self.run.attempts[key]
             # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
             if story.is_final(self.run, attempt, run_is_over=is_over) is not None:
-                items.append(Item(str(key), partial(self._spans.of_attempt, attempt, run_is_over=is_over)))
+                items.append(Item(key, partial(self._spans.of_attempt, attempt, run_is_over=is_over)))
         if self._run_is_due("traces"):
-            items.append(Item(_RUN, lambda: [self._spans.of_run()]))
+            items.append(Item(None, lambda: [self._spans.of_run()]))
         return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value()])
 
     def _sends_spans(self) -> bool:
@@ -257,9 +251,9 @@ class Delivery:
         )
 
     def _metric_batch(self) -> Optional[Batch]:
-        items = [Item(str(key), self.run.attempts[key]) for key in self._unsent("metrics")]
+        items = [Item(key, self.run.attempts[key]) for key in self._unsent("metrics")]
         if self._run_is_due("metrics"):
-            items.append(Item(_RUN, None))
+            items.append(Item(None, None))
         return self._named_batch("metrics", items, self._as_metrics)
 
     def _as_metrics(self, part: Sequence[Item]) -> Any:
@@ -268,27 +262,27 @@ class Delivery:
             more = self._metrics.of_run()
             data = type(data)([*data.resource_metrics, *more.resource_metrics])
             self._note_corrupt()
-            given_up = self.checkpoint.given_up
+            given_up = self.status.given_up
             if given_up:
                 more = self._metrics.of_dropped(given_up, self.run.ended_at)
                 data = type(data)([*data.resource_metrics, *more.resource_metrics])
         return data
 
     def _unsent(self, signal: str) -> List[layout.AttemptKey]:
-        return [key for key in self.run.recorded if key in self._following.settled and self._is_new(signal, str(key))][
-            :_MOST_RECORDS
-        ]
+        return [
+            key for key in self.run.recorded if key in self._following.settled and self._is_new(key, _NAMES[signal])
+        ][:_MOST_RECORDS]
 
-    def _is_new(self, signal: str, name: str) -> bool:
-        return name not in self.checkpoint.sent[signal] and (signal, name) not in self._submitted
+    def _is_new(self, subject: Subject, name: str) -> bool:
+        return (subject, name) not in self._submitted and not self._ledger.is_sent(subject, name)
 
     def _run_is_due(self, signal: str) -> bool:
         """Whether the run's own span or metrics can be made: it has a launcher, and all its attempts went before."""
         return (
             self._following.run_is_over
             and self.run.has_launcher
-            and self._is_new(signal, _RUN)
-            and not any(self._is_new(signal, str(key)) for key in self.run.recorded)
+            and self._is_new(None, _NAMES[signal])
+            and not any(self._is_new(key, _NAMES[signal]) for key in self.run.recorded)
             and (signal != "metrics" or self._logs_are_over())
         )
 
@@ -300,32 +294,42 @@ class Delivery:
     def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
         if not items:
             return None
-        self._submitted.update((signal, item.name) for item in items)
+        changes = Changes(sent={(item.subject, _NAMES[signal]) for item in items})
+        self._submitted |= changes.sent
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
-            self.checkpoint.sent[signal].update(item.name for item in items)
-            self._settled_batch(signal, len(items), bad, unfit)
+            self._settled_batch(signal, changes, len(items), bad, unfit)
 
         return Batch(items, settled, wrap)
 
     def _settled_batch(
-        self, signal: str, count: int, bad: int, unfit: Sequence[Unfit], never: Sequence[Unfit] = ()
+        self,
+        signal: str,
+        changes: Changes,
+        count: int,
+        bad: int,
+        unfit: Sequence[Unfit],
+        never: Sequence[Unfit] = (),
     ) -> None:
         """Of `count` records that were offered `bad` were rejected and `unfit` not sent; `never` were not offered."""
-        checkpoint = self.checkpoint
-        checkpoint.delivered[signal] = checkpoint.delivered.get(signal, 0) + count - bad - len(unfit)
+        status = self.status
+        status.delivered[signal] = status.delivered.get(signal, 0) + count - bad - len(unfit)
         if bad:
-            checkpoint.dropped[signal] = checkpoint.dropped.get(signal, 0) + bad
+            status.rejected[signal] = status.rejected.get(signal, 0) + bad
         given_up = [*unfit, *never]
         if given_up:
-            checkpoint.unconvertible[signal] = checkpoint.unconvertible.get(signal, 0) + len(given_up)
+            status.unconvertible[signal] = status.unconvertible.get(signal, 0) + len(given_up)
             quarantine.report(self._home, self.run.key, signal, given_up)
         self._note_corrupt()
-        self.checkpoint.write()
+        self._note(changes)
+        self._submitted -= changes.sent
         setbacks.progress(self._folder)
 
+    def _note(self, changes: Changes) -> None:
+        self._ledger.append(changes, self.status.as_json())
+
     def _note_corrupt(self) -> None:
-        self.checkpoint.corrupt = self._corrupt_before + self._logs.corrupt
+        self.status.corrupt = self._corrupt_before + self._logs.corrupt
 
     def _trouble(self) -> Dict[str, str]:
         trouble = {signal: worker.trouble for signal, worker in self.workers.items()}
@@ -346,10 +350,10 @@ class Delivery:
         )
 
     def _note_trouble(self, *, is_stalled: bool) -> None:
-        trouble, before = self._trouble(), self.checkpoint.trouble
-        if trouble != before or is_stalled != self.checkpoint.stalled:
-            self.checkpoint.trouble, self.checkpoint.stalled = trouble, is_stalled
-            self.checkpoint.write()
+        trouble, before = self._trouble(), self.status.trouble
+        if trouble != before or is_stalled != self.status.stalled:
+            self.status.trouble, self.status.stalled = trouble, is_stalled
+            self._note(Changes())
         if trouble != before:
             if trouble:  # what is in the way is the endpoint
                 setbacks.progress(self._folder)

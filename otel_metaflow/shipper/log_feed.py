@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Set
 
 from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.ledger import Changes, Subject
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import story
 from otel_metaflow.model.attempt_logs import AttemptLogs, LogEntry
@@ -20,39 +21,41 @@ from otel_metaflow.shipper.convert.events import Event, Events
 from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.signal_worker import Unfit
 
+LOGS = "logs"
+"""What the cursors of log records are called in a ledger."""
+
 _EVENT_COST = 1_000
 
 
 @dataclass
 class Progress:
-    """How far the journals are read with a batch: cursors by file or attempt, and the events that are told with it.
+    """How far the journals are read with a batch, and what cannot be converted of what was read.
 
-    With each event stands how many records were lost of the attempt whose last word it is. `unfit` are those that
-    cannot be converted.
+    `unwritten` counts the records that the journals of attempts did not take whose last event is among the `changes`.
     """
 
-    cursors: Dict[str, Cursor] = field(default_factory=dict)
-    events: Dict[str, int] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
+    unwritten: int = 0
     unfit: List[Unfit] = field(default_factory=list)
 
 
 class LogFeed:
-    """Log records for one taker, each once; `cursor` and `is_untold` say how far that taker has come."""
+    """Log records for one taker, each once; `cursor` and `is_new` say how far that taker has come."""
 
     def __init__(
         self,
         following: Following,
         records: LogRecords,
         events: Events,
-        cursor: Callable[[str], Cursor],
-        is_untold: Callable[[str], bool],
+        cursor: Callable[[Subject, str], Cursor],
+        is_new: Callable[[Subject, str], bool],
     ) -> None:
         self._following = following
         self._records = records
         self._events = events
         self._cursor = cursor
-        self._is_untold = is_untold
-        self._launcher = Tail(following.folder / layout.RUN_FILE, cursor(layout.RUN_FILE).sent[0])
+        self._is_new = is_new
+        self._launcher = Tail(following.folder / layout.RUN_FILE, cursor(None, LOGS).sent[0])
         self._attempts: Dict[layout.AttemptKey, AttemptLogs] = {}
         self._told_out: Set[layout.AttemptKey] = set()  # attempts of which no record will come
 
@@ -71,33 +74,32 @@ class LogFeed:
         A caller that has enough closes the generator; `progress` then says how far it came.
         """
         for entry in self._launcher.read():
-            progress.cursors[layout.RUN_FILE] = Cursor(sent=(entry.end, 0))
+            progress.changes.cursors[None, LOGS] = Cursor(sent=(entry.end, 0))
             if entry.record["kind"] == layout.LINE:
                 yield from self._made(None, LogEntry(f"r{entry.start}", entry.record), progress)
         for key in list(self._following.run.recorded):
             if key not in self._told_out:
                 yield from self._of_attempt(key, progress)
-        for event in self._events.of_run(self._is_untold, is_over=self._following.run_is_over):
-            progress.events[event.name] = 0
-            yield from _made_event(event, progress)
+        for event in self._events.of_run(self._is_new, is_over=self._following.run_is_over):
+            yield from _made_event(None, event, progress)
 
     def _of_attempt(self, key: layout.AttemptKey, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
         run = self._following.run
         attempt, logs = run.attempts[key], self._logs(key)
         final = key in self._following.settled
-        before = len(progress.events)
+        before = len(progress.changes.sent)
         if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
             with closing(logs.read(final=final)) as entries:
                 try:
                     for log in entries:
                         yield from self._made(attempt, log, progress)
                 finally:
-                    progress.cursors[str(key)] = logs.cursor()
-        for event in self._events.of_attempt(attempt, self._is_untold, is_over=final):
+                    progress.changes.cursors[key, LOGS] = logs.cursor()
+        for event in self._events.of_attempt(attempt, self._is_new, is_over=final):
             # With the last word on an attempt, so that it is counted once.
-            progress.events[event.name] = attempt.unwritten(logs.unread) if event.is_last else 0
-            yield from _made_event(event, progress)
-        is_told = final and len(progress.events) == before and logs.at_end() and not logs.holds
+            progress.unwritten += attempt.unwritten(logs.unread) if event.is_last else 0
+            yield from _made_event(key, event, progress)
+        is_told = final and len(progress.changes.sent) == before and logs.at_end() and not logs.holds
         # A failed one may still be followed by another attempt, which is an event too.
         if is_told and story.is_final(run, attempt, run_is_over=self._following.run_is_over) is not None:
             self._told_out.add(key)
@@ -119,12 +121,13 @@ class LogFeed:
     def _logs(self, key: layout.AttemptKey) -> AttemptLogs:
         logs = self._attempts.get(key)
         if logs is None:
-            logs = self._attempts[key] = AttemptLogs(self._following.folder, key, self._cursor(str(key)))
+            logs = self._attempts[key] = AttemptLogs(self._following.folder, key, self._cursor(key, LOGS))
         return logs
 
 
-def _made_event(event: Event, progress: Progress) -> Iterator[Tuple[Any, int]]:
-    made = quarantine.converted(event.name, progress.unfit, event.make)
+def _made_event(subject: Subject, event: Event, progress: Progress) -> Iterator[Tuple[Any, int]]:
+    progress.changes.sent.add((subject, event.name))
+    made = quarantine.converted(f"{subject or 'the run'} {event.name}", progress.unfit, event.make)
     if made is not None:
         yield made, _EVENT_COST
 

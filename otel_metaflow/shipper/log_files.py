@@ -15,11 +15,11 @@ import os
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from otel_metaflow.core import names, otlp_values
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.model.following import Following
 from otel_metaflow.shipper.convert.events import Events
 from otel_metaflow.shipper.convert.logs import LogRecords
@@ -28,7 +28,7 @@ from otel_metaflow.shipper.log_feed import LogFeed, Progress
 NAME = "metaflow.jsonl"
 MOST_BYTES = 64 << 20
 MOST_FILES = 10
-_STATE = "log-files.json"
+LEDGER = "log-files.ledger"
 _LOCK = ".lock"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # What is written at a time, in bytes: the bound on what is kept in memory.
@@ -47,14 +47,15 @@ class Files:
         self.trouble = ""
         self._directory = directory
         self._run = following.run
-        self._state = _State.read(following.folder / _STATE)
-        self.written = self._state.written
+        self._ledger = Ledger(following.folder / LEDGER)
+        self._position = _Position.from_json(self._ledger.status)
+        self.written = self._position.written
         self._logs = LogFeed(
             following,
             records,
             events,
-            lambda name: self._state.cursors.get(name) or Cursor(),
-            lambda event: event not in self._state.told,
+            self._ledger.cursor,
+            lambda subject, name: not self._ledger.is_sent(subject, name),
         )
         self._waiting: Optional[_Batch] = None
         # Records that stand in the files though it was not noted, and whether there may be more of them.
@@ -74,7 +75,7 @@ class Files:
             self.trouble = f"cannot be written into {self._directory} ({error.strerror})"
             return False
         self.trouble = ""
-        self.written = self._state.written
+        self.written = self._position.written
         self._waiting = None
         return True
 
@@ -91,8 +92,8 @@ class Files:
                 batch.size += len(line)
                 if batch.size >= _BATCH:
                     break
-        if not batch.lines:
-            self._state.take(batch)
+        if not batch.lines and batch.progress.changes:
+            self._ledger.take(batch.progress.changes)
         return batch
 
     # Writing the files
@@ -106,15 +107,24 @@ class Files:
         self._directory.mkdir(parents=True, exist_ok=True)
         with _locked(self._directory / _LOCK):
             if self._is_unsure:
-                if self._state.is_known:
+                if self._ledger.status:
                     self._unnoted |= self._look()
                 else:
-                    self._state.note(self._directory / NAME)
+                    self._note(Changes(), 0)
                 self._is_unsure = False
             new = b"".join(line for uid, line in batch.lines if uid not in self._unnoted)
             _append(self._directory / NAME, new)
-            self._state.take(batch)
-            self._state.note(self._directory / NAME)
+            self._note(batch.progress.changes, len(batch.lines))
+
+    def _note(self, changes: Changes, count: int) -> None:
+        """Note that `count` more lines are written, and where the file ends now.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
+        position = _Position(self._position.written + count, *_end(self._directory / NAME))
+        self._ledger.append(changes, position._asdict())
+        self._position = position
 
     def _look(self) -> Set[str]:
         """The ids of this run's records that stand behind the place that was noted last."""
@@ -125,9 +135,9 @@ class Files:
             if not path.exists():
                 break
             with path.open("rb") as file:
-                is_noted = os.fstat(file.fileno()).st_ino == self._state.inode
+                is_noted = os.fstat(file.fileno()).st_ino == self._position.inode
                 if is_noted:
-                    file.seek(self._state.offset)
+                    file.seek(self._position.offset)
                 for line in file:
                     if mine in line and line.endswith(b"\n"):
                         found.add(_uid(line))
@@ -145,57 +155,20 @@ class _Batch:
         self.progress = Progress()
 
 
-class _State:
-    """How far a run's journals were written out, and where the file ended then; on disk in its folder."""
+class _Position(NamedTuple):
+    """How many lines were written, and where the file ended then."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.cursors: Dict[str, Cursor] = {}
-        self.told: Set[str] = set()
-        self.written = 0
-        self.inode = 0
-        self.offset = 0
-        self.is_known = False
+    written: int = 0
+    inode: int = 0
+    offset: int = 0
 
     @classmethod
-    def read(cls, path: Path) -> _State:
-        """The state at `path`; a missing or damaged one means that nothing was written."""
-        made = cls(path)
+    def from_json(cls, value: Dict[str, Any]) -> _Position:
+        """The inverse of `_asdict`; of nothing, where `value` is none."""
         try:
-            value = json.loads(path.read_bytes())
-            made.cursors = {name: Cursor.from_json(cursor) for name, cursor in value["cursors"].items()}
-            made.told = set(value["told"])
-            made.written = int(value["written"])
-            made.inode, made.offset = int(value["inode"]), int(value["offset"])
-            made.is_known = True
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls(path)
-        return made
-
-    def take(self, batch: _Batch) -> None:
-        """The batch is written."""
-        self.cursors.update(batch.progress.cursors)
-        self.told.update(batch.progress.events)
-        self.written += len(batch.lines)
-
-    def note(self, file: Path) -> None:
-        """Put the state on disk, with the present end of `file`.
-
-        Raises:
-            OSError: the disk takes no more.
-        """
-        self.inode, self.offset = _end(file)
-        value = {
-            "cursors": {name: cursor.as_json() for name, cursor in self.cursors.items()},
-            "told": sorted(self.told),
-            "written": self.written,
-            "inode": self.inode,
-            "offset": self.offset,
-        }
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(value, separators=(",", ":")))
-        os.replace(new, self.path)
-        self.is_known = True
+            return cls(int(value["written"]), int(value["inode"]), int(value["offset"]))
+        except (ValueError, KeyError, TypeError):
+            return cls()
 
 
 def _line(readable: Any) -> Tuple[str, bytes]:

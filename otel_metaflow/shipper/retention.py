@@ -18,7 +18,7 @@ from typing import List
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import GIVEN_UP
 from otel_metaflow.model.run import load
 
@@ -67,7 +67,7 @@ def _kept(home: Path) -> List[Kept]:
     found: List[Kept] = []
     for folder in filter(layout.is_open_to_us, layout.run_folders(home)):
         files = [entry.stat() for entry in os.scandir(folder)]
-        waiting = (folder / layout.LOCK_FILE).exists() and not Checkpoint.read(folder).complete
+        waiting = (folder / layout.LOCK_FILE).exists() and not DeliveryStatus.read(folder).complete
         changed = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
         found.append(Kept(folder, sum(file.st_size for file in files), changed, waiting))
     return found

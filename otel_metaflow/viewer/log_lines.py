@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import endings
 from otel_metaflow.model.attempt_logs import AttemptLogs, LogEntry

@@ -13,7 +13,7 @@ import click
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import endings, story

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from otel_metaflow.journal import layout, lock
-from otel_metaflow.journal.checkpoint import Checkpoint
+from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
@@ -141,17 +141,17 @@ def _delivery(folder: Path) -> str:
     """What was exported, and why not all of it was."""
     if not (folder / layout.LOCK_FILE).exists():
         return "telemetry: not exported (OTEL_EXPORTER_OTLP_ENDPOINT was not set)"
-    checkpoint = Checkpoint.read(folder)
-    counts: dict[str, int] = checkpoint.delivered
+    status = DeliveryStatus.read(folder)
+    counts: dict[str, int] = status.delivered
     sent = ", ".join(f"{counts[signal]} {signal}" for signal in ("logs", "traces", "metrics") if signal in counts)
-    if checkpoint.complete:
+    if status.complete:
         state = "exported"
     elif lock.is_shipping(folder):
         state = "exporting"
     else:
         state = "partly exported" if sent else "not exported"
-    reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(checkpoint.trouble.items()))
+    reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(status.trouble.items()))
     given_up = ", ".join(
-        f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(checkpoint.given_up.items())
+        f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(status.given_up.items())
     )
     return f"telemetry: {state}" + "".join(f"; {part}" for part in (sent, reasons, given_up) if part)

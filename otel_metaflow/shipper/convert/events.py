@@ -12,6 +12,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_metaflow.core import names
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.version import __version__
+from otel_metaflow.journal.ledger import Subject
 from otel_metaflow.model import endings, story
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.convert import spans
@@ -41,17 +42,17 @@ class Events:
         self._redaction = redaction
         self._usage_sampler = usage_sampler
 
-    def of_attempt(self, attempt: Attempt, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
+    def of_attempt(self, attempt: Attempt, is_new: Callable[[Subject, str], bool], *, is_over: bool) -> Iterator[Event]:
         """What can be said of an attempt now and was not; `is_over` when nothing more will be heard of it."""
         for event in self._known_of(attempt, is_over=is_over):
-            if is_new(f"{attempt.key} {event.name}"):
-                yield event._replace(name=f"{attempt.key} {event.name}")
+            if is_new(attempt.key, event.name):
+                yield event
 
-    def of_run(self, is_new: Callable[[str], bool], *, is_over: bool) -> Iterator[Event]:
+    def of_run(self, is_new: Callable[[Subject, str], bool], *, is_over: bool) -> Iterator[Event]:
         """The same of the run."""
         for event in self._known_of_run(is_over=is_over):
-            if is_new(f"RUN {event.name}"):
-                yield event._replace(name=f"RUN {event.name}")
+            if is_new(None, event.name):
+                yield event
 
     def _known_of(self, attempt: Attempt, *, is_over: bool) -> Iterator[Event]:
         if attempt.is_cloned:

@@ -36,7 +36,8 @@ from opentelemetry.trace.status import Status, StatusCode
 from otel_metaflow.core import names, otlp_values
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.checkpoint import Cursor
+from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.ledger import Changes, Subject
 from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.run import Attempt
 
@@ -56,8 +57,8 @@ class Said:
 class UserRecords:
     """The records of one kind of all attempts of a run, each handed out once."""
 
-    def __init__(self, folder: Path, kind: str, cursor_of: Callable[[str], Cursor]) -> None:
-        """`cursor_of` answers how far the records of a name were acknowledged before."""
+    def __init__(self, folder: Path, kind: str, cursor_of: Callable[[Subject, str], Cursor]) -> None:
+        """`cursor_of` answers how far the records of an attempt, of this kind, were acknowledged before."""
         self._folder = folder
         self._kind = kind
         self._cursor_of = cursor_of
@@ -72,16 +73,16 @@ class UserRecords:
         self,
         attempts: Mapping[layout.AttemptKey, Attempt],
         facts: Mapping[str, Tail],
-        cursors: Dict[str, Cursor],
+        changes: Changes,
         most: int,
         most_bytes: int,
     ) -> List[Said]:
-        """The next records, at most about so many; `cursors` says how far they go."""
+        """The next records, at most about so many; `changes` says how far they go."""
         taken: List[Said] = []
         size = 0
         for key, fact in _speaking(facts):
             for entry in self._entries(key, fact):
-                cursors[self._name(key)] = Cursor(sent=(entry.end, 0))
+                changes.cursors[key, self._kind] = Cursor(sent=(entry.end, 0))
                 taken.append(Said(attempts[key], entry.record, f"{key} {self._kind} t{entry.start}"))
                 size += entry.end - entry.start
                 if len(taken) >= most or size >= most_bytes:
@@ -108,11 +109,8 @@ class UserRecords:
     def _tail(self, key: layout.AttemptKey) -> Tail:
         if key not in self._tails:
             path = layout.attempt_file(self._folder, key)
-            self._tails[key] = Tail(path, self._cursor_of(self._name(key)).sent[0], only=self._kind)
+            self._tails[key] = Tail(path, self._cursor_of(key, self._kind).sent[0], only=self._kind)
         return self._tails[key]
-
-    def _name(self, key: layout.AttemptKey) -> str:
-        return f"{self._kind} {key}"
 
 
 def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Tail]]:
