@@ -65,6 +65,11 @@ test: $(STAMP) collector vendors collector-test ## all tests; builds both collec
 test-range: $(STAMP) collector vendors ## what versions matter to, by the built wheel, over the Pythons and versions allowed
 	$(BIN)/nox
 
+.PHONY: test-remote
+test-remote: $(STAMP) ## steps as pods of a real cluster; builds Kubernetes and an image of its own on the first run
+	$(BIN)/pip install --quiet --group bed
+	$(BIN)/pytest -n 0 tests/bed $(PYTEST_ARGS)
+
 .PHONY: coverage
 coverage: $(STAMP) collector vendors ## which lines the tests reach, in their subprocesses too
 	rm -rf .coverage && mkdir .coverage

@@ -1,0 +1,202 @@
+"""Argo Workflows, as far as Metaflow's templates use it: runs what `argo-workflows create --only-json` prints.
+
+DAGs with `depends` and `withParam`, steps with `when`, parameters in and out, retries, `onExit`. Each template with a
+container is run as a pod of the cluster, by its own command. (Argo's `argoexec` cannot be built from its Go module.)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import kubernetes.client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster import Cluster
+    from kubelet import Kubelet
+
+_REFERENCE = re.compile(r"\{\{([^{}]+)\}\}")
+_CONDITION = re.compile(r"\s*(\S+)\s*(==|!=)\s*(\S+)\s*")
+_OVER = {"Succeeded", "Failed"}
+
+
+class Workflow:
+    """One run of a template; `failures` is what `{{workflow.failures}}` becomes."""
+
+    def __init__(self, template: dict[str, Any], cluster: Cluster, kubelet: Kubelet) -> None:
+        self._spec = template["spec"]
+        self._templates = {each["name"]: each for each in self._spec["templates"]}
+        self._core = kubernetes.client.CoreV1Api(cluster.client)
+        self._kubelet = kubelet
+        self._lock = threading.Lock()
+        self.name = f"{template['metadata']['name']}-{secrets.token_hex(3)}"
+        self.failures: list[dict[str, Any]] = []
+        self.pods: dict[tuple[str, int], list[str]] = {}  # by template and retry
+        self.status = "Running"
+        self._globals = {
+            "workflow.name": self.name,
+            "workflow.namespace": "default",
+            "workflow.uid": str(uuid.uuid4()),
+            "workflow.creationTimestamp": _now(),
+        }
+        for parameter in self._spec.get("arguments", {}).get("parameters") or []:
+            self._globals[f"workflow.parameters.{parameter['name']}"] = parameter["value"]
+
+    def run(self) -> str:
+        """Run it to its end and then its exit handler; Succeeded or Failed."""
+        self.status = "Succeeded" if self._run(self._spec["entrypoint"], {}) is not None else "Failed"
+        self._globals["workflow.status"] = self.status
+        self._globals["workflow.failures"] = json.dumps(json.dumps(self.failures))[1:-1]
+        if self._spec.get("onExit"):
+            self._run(self._spec["onExit"], {})
+        return self.status
+
+    def _run(self, name: str, inputs: Mapping[str, str]) -> dict[str, str] | None:
+        """Run a template; its output parameters, None if it failed."""
+        template = self._templates[name]
+        known = {**self._globals, **{f"inputs.parameters.{key}": value for key, value in inputs.items()}}
+        if "dag" in template:
+            known = self._run_dag(template["dag"]["tasks"], known)
+            return None if known is None else _outputs(template, known)
+        if "steps" in template:
+            return {} if all(self._run_group(group, known) for group in template["steps"]) else None
+        limit = int((template.get("retryStrategy") or {}).get("limit", 0))
+        for retry in range(limit + 1):
+            outputs = self._run_pod(template, {**known, "retries": str(retry)}, retry)
+            if outputs is not None:
+                return outputs
+        return None
+
+    def _run_group(self, group: list[dict[str, Any]], known: Mapping[str, str]) -> bool:
+        return all(
+            self._run_task(step, known) is not None for step in group if _holds(_filled(step.get("when", ""), known))
+        )
+
+    def _run_dag(self, tasks: list[dict[str, Any]], known: dict[str, str]) -> dict[str, str] | None:
+        results: dict[str, dict[str, str] | None] = {}
+        with ThreadPoolExecutor(max_workers=32) as pool:
+            running: dict[str, Any] = {}
+            while len(results) < len(tasks):
+                for task in tasks:
+                    name = task["name"]
+                    if name not in running and name not in results and _is_due(task.get("depends") or "", results):
+                        running[name] = pool.submit(self._run_task, task, dict(known))
+                ended = [name for name, future in running.items() if future.done()]
+                for name in ended:
+                    results[name] = running.pop(name).result()
+                    for key, value in (results[name] or {}).items():
+                        known[f"tasks.{name}.outputs.parameters.{key}"] = value
+                if not running and not ended:
+                    return None  # what is left depends on what failed
+                time.sleep(0.05)
+        return None if None in results.values() else known
+
+    def _run_task(self, task: dict[str, Any], known: Mapping[str, str]) -> dict[str, str] | None:
+        def one(item: object) -> dict[str, str] | None:
+            values = {**known, "item": item if isinstance(item, str) else json.dumps(item)}
+            parameters = (task.get("arguments") or {}).get("parameters") or []
+            return self._run(task["template"], {each["name"]: _filled(each["value"], values) for each in parameters})
+
+        if "withParam" not in task:
+            return one("")
+        items = json.loads(_filled(task["withParam"], known))
+        with ThreadPoolExecutor(max_workers=max(1, len(items))) as pool:
+            found = list(pool.map(one, items))
+        if None in found:
+            return None
+        outputs = [each for each in found if each is not None]
+        return {key: json.dumps([each[key] for each in outputs]) for key in (outputs[0] if outputs else {})}
+
+    def _run_pod(self, template: dict[str, Any], known: Mapping[str, str], retry: int) -> dict[str, str] | None:
+        filled = json.loads(_filled(json.dumps(_without_null(template)), {**known, **_quoted(known)}))
+        name = f"{self.name}-{template['name']}-{secrets.token_hex(4)}".lower()
+        metadata = {**(filled.get("metadata") or {}), "name": name}
+        container = {**filled["container"], "name": "main"}
+        spec = {"restartPolicy": "Never", "containers": [container], "volumes": filled.get("volumes", [])}
+        created = self._core.create_namespaced_pod("default", {"metadata": metadata, "spec": spec})
+        with self._lock:
+            self.pods.setdefault((template["name"], retry), []).append(name)
+        status = self._wait(name)
+        if status is not None and status.phase == "Succeeded":
+            volume = self._kubelet.volume(created.metadata.uid, "out")
+            return {
+                each["name"]: (volume / each["valueFrom"]["path"].rpartition("/")[2]).read_text().strip()
+                for each in (filled.get("outputs") or {}).get("parameters") or []
+            }
+        ended = status and status.container_statuses and status.container_statuses[0].state.terminated
+        self.failures.append(
+            {
+                "displayName": f"{template['name']}({retry})",
+                "message": f"Error (exit code {ended.exit_code})" if ended else "pod deleted",
+                "templateName": template["name"],
+                "phase": "Failed",
+                "podName": name,
+                "finishedAt": _now(),
+            }
+        )
+        return None
+
+    def _wait(self, name: str) -> Any:
+        """The status of a pod that has ended; None of one that was deleted."""
+        while True:
+            try:
+                status = self._core.read_namespaced_pod(name, "default").status
+            except kubernetes.client.ApiException as error:
+                if error.status != 404:
+                    raise
+                return None
+            if status.phase in _OVER:
+                return status
+            time.sleep(0.1)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _filled(text: str, known: Mapping[str, str]) -> str:
+    """`text` with each reference that is known replaced."""
+    return _REFERENCE.sub(lambda match: str(known.get(match.group(1).strip(), match.group())), text)
+
+
+def _quoted(known: Mapping[str, str]) -> dict[str, str]:
+    """The values as they stand inside a string of JSON."""
+    return {name: json.dumps(str(value))[1:-1] for name, value in known.items()}
+
+
+def _is_due(depends: str, results: Mapping[str, object]) -> bool:
+    """Whether an expression such as `(a.Succeeded && b.Succeeded)` holds of what has ended."""
+
+    def word(match: re.Match[str]) -> str:
+        return str(results.get(match.group(1)) is not None)
+
+    text = re.sub(r"([\w-]+)\.Succeeded", word, depends).replace("&&", " and ").replace("||", " or ")
+    return not text.strip() or bool(eval(text, {"__builtins__": {}}))
+
+
+def _holds(condition: str) -> bool:
+    """Whether an expression such as `Failed != Succeeded` holds."""
+    if not condition:
+        return True
+    left, operator, right = _CONDITION.fullmatch(condition).groups()
+    return (left == right) is (operator == "==")
+
+
+def _outputs(template: dict[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+    parameters = (template.get("outputs") or {}).get("parameters") or []
+    return {each["name"]: _filled(each["valueFrom"]["parameter"], known) for each in parameters}
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null(item) for name, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
