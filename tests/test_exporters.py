@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -21,6 +22,7 @@ from otel_metaflow.shipper import signal_worker
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
 from otel_metaflow.shipper.sinks import answers, otlp
 from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+from otel_metaflow.shipper.telemetry import Record, Resource, Scope
 
 SIGNALS = ("traces", "metrics", "logs")
 OK = Answer(Verdict.DELIVERED)
@@ -41,7 +43,7 @@ def test_http_exporters_send_through_the_session_that_they_are_given(signal: str
     made = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.http.{module}"), name)
     assert "session" in inspect.signature(made).parameters
     exporter = otlp.build(Destination(signal, "http/protobuf", "http://127.0.0.1:1", ""))
-    answer = exporter(_nothing_of(signal))
+    answer = exporter([])
     assert answer == Answer(Verdict.RETRY, "refused the connection")
 
 
@@ -53,14 +55,22 @@ def test_grpc_exporters_send_through_the_stub_that_they_keep_as_client(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "20")
     exporter = otlp.build(Destination(signal, "grpc", "http://127.0.0.1:1", ""))
-    answer = exporter(_nothing_of(signal))
+    answer = exporter([])
     assert answer == Answer(Verdict.RETRY, "refused the connection")
 
 
-def _nothing_of(signal: str) -> object:
-    from opentelemetry.sdk.metrics.export import MetricsData
-
-    return MetricsData([]) if signal == "metrics" else []
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_what_the_sdk_cannot_be_made_of_is_unfit_and_the_endpoint_is_not_asked(signal: str, protocol: str) -> None:
+    """A span without a name, a point without a value, a body of a kind that nobody knows."""
+    wrong: dict[str, Any] = {
+        "traces": {"traceId": "1" * 32, "spanId": "2" * 16},
+        "metrics": {"name": "m", "gauge": {"dataPoints": [{"timeUnixNano": 1}]}},
+        "logs": {"timeUnixNano": 1, "body": object()},
+    }
+    exporter = otlp.build(Destination(signal, protocol, "http://127.0.0.1:1", ""))
+    answer = exporter([Record(Resource({}), Scope("s"), wrong[signal])])
+    assert answer.verdict is Verdict.UNFIT
 
 
 def test_what_cannot_be_sent_at_all_is_refused_without_its_value() -> None:
@@ -204,23 +214,6 @@ def test_where_nothing_at_all_can_be_encoded_everything_is_kept() -> None:
     assert not ledger.settled
     assert not made.is_done
     assert made.trouble == "cannot be encoded: TypeError"
-
-
-def test_what_a_batch_raises_while_it_is_made_is_about_its_records() -> None:
-    """As what the encoder raises: `wrap` is the conversion."""
-    ledger = Ledger()
-    batch = ledger.batch(range(8))
-    batch.wrap = lambda records: [8 // (record - 3) for record in records]
-    wake = threading.Event()
-    made = SignalWorker("logs", lambda: lambda _: OK, wake)
-    made.submit(batch)
-    while made.is_busy:
-        assert wake.wait(10)
-        wake.clear()
-        made.step()
-    made.close()
-    assert sorted(ledger.settled) == list(range(8))
-    assert ledger.unfit == {3: 1}
 
 
 @given(

@@ -1,4 +1,5 @@
-"""What runs in a container's interpreter, which is not ours to choose: the task's side, the journal, a sender.
+"""What runs in a container's interpreter, which is not ours to choose: the task's side, the journal, and what makes
+plain records of it and sends them.
 
 Run by the oldest Python that this machine has, without a single library: from 3.8 on, where there is one.
 """
@@ -10,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,11 +82,11 @@ def printed(folder: Path, script: str, *arguments: str, by: str = OLDEST) -> str
 
 
 def closure() -> dict[str, Path]:
-    """The modules of the task's side, the journal and the sender, and those that they import, early or late."""
+    """The modules of those rooms, and those of ours that they import, early or late, but for annotations."""
     found: dict[str, Path] = {}
     waiting = [
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for pattern in ("journal/*.py", "task/*.py", "shipper/sinks/protobuf.py")
+        for pattern in ("journal/*.py", "task/*.py", "model/*.py", "shipper/convert/*.py", "shipper/sinks/protobuf.py")
         for file in PACKAGE.glob(pattern)
     ]
     while waiting:
@@ -93,12 +95,20 @@ def closure() -> dict[str, Path]:
         if name in found or not file.exists():
             continue
         found[name] = file
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in _run(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return found
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """All that is run of a module: not what stands under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            yield node
+            yield from _run(node)
 
 
 def test_each_module_is_imported_with_the_standard_library_alone(alone: Path) -> None:

@@ -42,12 +42,12 @@ def test_the_span_of_a_triggered_run_is_linked_to_that_of_the_other(tmp_path: Pa
     """By ids that need not be handed on: the upstream run computed the same."""
     start = {"timeUnixNano": 1, "triggers": ["UpFlow/argo-up-x7"]}
     run = Run(RunKey("DownFlow", "argo-down-1"), start=start, end={"timeUnixNano": 2, "result": "success"})
-    span = Spans(tmp_path, run, Resources(run), Redaction(), UsageSampler(), detail=1).of_run()
-    (link,) = span.links
-    assert f"{link.context.trace_id:032x}" == ids.trace_id("UpFlow", "argo-up-x7")
-    assert f"{link.context.span_id:016x}" == ids.run_span_id("UpFlow", "argo-up-x7")
-    assert link.attributes[names.LINK_TYPE] == "trigger"
-    assert span.attributes[names.RUN_TRIGGER_TYPE] == "run"
+    span = Spans(tmp_path, run, Resources(run), Redaction(), UsageSampler(), detail=1).of_run().data
+    (link,) = span["links"]
+    assert link["traceId"] == ids.trace_id("UpFlow", "argo-up-x7")
+    assert link["spanId"] == ids.run_span_id("UpFlow", "argo-up-x7")
+    assert link["attributes"][names.LINK_TYPE] == "trigger"
+    assert span["attributes"][names.RUN_TRIGGER_TYPE] == "run"
 
 
 @pytest.mark.parametrize(

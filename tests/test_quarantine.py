@@ -8,6 +8,7 @@ import math
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.model import story
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
-from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks import answers, sdk_objects
 from otel_metaflow.shipper.sinks.answers import Answer
+from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.viewer import report
 
 ENCODERS = {
@@ -45,9 +47,9 @@ class Receiver:
         module, name = ENCODERS[destination.signal]
         encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
 
-        def take(batch: Any) -> Answer:
+        def take(records: Sequence[Record]) -> Answer:
             try:
-                message = encode(batch)
+                message = encode(sdk_objects.OF[destination.signal](records))
                 message = type(message).FromString(message.SerializeToString())
             except Exception as error:  # noqa: BLE001 - as exporters do
                 return answers.unfit(error)

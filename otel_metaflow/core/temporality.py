@@ -7,33 +7,15 @@ back ends drop the first.
 from __future__ import annotations
 
 import os
-from typing import Dict
-
-from opentelemetry.sdk.metrics import (
-    Counter,
-    Histogram,
-    ObservableCounter,
-    ObservableGauge,
-    ObservableUpDownCounter,
-    UpDownCounter,
-)
-from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 
-def preferred() -> Dict[type, AggregationTemporality]:
-    """The preference, as https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/ defines its values."""
-    preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta").strip().lower()
-    delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
-    summing = cumulative if preference == "cumulative" else delta
-    observable = delta if preference not in ("cumulative", "lowmemory") else cumulative
-    return {
-        Counter: summing,
-        Histogram: summing,
-        ObservableCounter: observable,
-        UpDownCounter: cumulative,
-        ObservableUpDownCounter: cumulative,
-        ObservableGauge: cumulative,
-    }
+def preference() -> str:
+    """`delta`, `cumulative` or `lowmemory`, as the specification of the exporters defines them.
+
+    https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/
+    """
+    found = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "").strip().lower()
+    return found if found in ("cumulative", "lowmemory") else "delta"
 
 
 def prefers_exponential() -> bool:

@@ -13,25 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
 
 from otel_metaflow.core import ids, names, resource, temporality
 from otel_metaflow.core.metaflow_seams import facts
 from otel_metaflow.core.settings import SIGNALS, Destination, Settings
 from otel_metaflow.diagnose import bundled_collector
 from otel_metaflow.diagnose.reach import GRPC, HTTP, Address, Finding, State, not_tried, reach, spoken
-from otel_metaflow.shipper.convert.resources import span_context
 from otel_metaflow.shipper.sinks import otlp
 from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+from otel_metaflow.shipper.telemetry import Data, LogRecord, Metric, Record, Resource, Scope, Span
 
 FLOW = "otel-metaflow-doctor"
 """The name of the flow that the marked telemetry is of."""
@@ -46,7 +36,7 @@ class Marked:
     """What is sent: one span, one log record, one metric, all of one trace."""
 
     trace_id: str
-    batches: Mapping[str, Any]
+    batches: Mapping[str, Sequence[Record]]
 
 
 def examine(
@@ -141,34 +131,37 @@ def mark(namespace: str) -> Marked:
     """Make what is to be sent, of a run of its own each time."""
     run, now = str(time.time_ns() // 1_000_000), time.time_ns()
     trace_id, span_id = ids.trace_id(FLOW, run, namespace), ids.run_span_id(FLOW, run, namespace)
-    described = Resource.create({names.SERVICE_NAME: "metaflow", **resource.describe(FLOW, run, facts())})
-    scope = InstrumentationScope(names.SCOPE)
-    context = span_context(trace_id, span_id)
-    span = ReadableSpan(
-        name=FLOW,
-        context=context,
-        resource=described,
-        attributes={names.RUN_RESULT: "success"},
-        kind=SpanKind.SERVER,
-        start_time=now,
-        end_time=now,
-        instrumentation_scope=scope,
-    )
-    record = LogRecord(
-        timestamp=now,
-        context=set_span_in_context(NonRecordingSpan(context)),
-        severity_number=SeverityNumber.INFO,
-        severity_text="INFO",
-        body="otel-metaflow doctor was here",
-    )
-    reader = InMemoryMetricReader(preferred_temporality=temporality.preferred())
-    meters = MeterProvider([reader], resource=described, shutdown_on_exit=False)
-    meters.get_meter(names.SCOPE).create_counter(names.METRIC_TELEMETRY_DROPPED, "{record}").add(0)
-    batches = {
-        "traces": [span],
-        "logs": [ReadableLogRecord(record, described, scope)],
-        "metrics": reader.get_metrics_data(),
+    described = Resource({names.SERVICE_NAME: "metaflow", **resource.describe(FLOW, run, facts())})
+    span: Span = {
+        "traceId": trace_id,
+        "spanId": span_id,
+        "flags": 1,
+        "name": FLOW,
+        "kind": 2,  # a server's
+        "startTimeUnixNano": now,
+        "endTimeUnixNano": now,
+        "attributes": {names.RUN_RESULT: "success"},
+        "status": {},
     }
+    record: LogRecord = {
+        "timeUnixNano": now,
+        "observedTimeUnixNano": now,
+        "severityNumber": 9,
+        "severityText": "INFO",
+        "body": "otel-metaflow doctor was here",
+        "traceId": trace_id,
+        "spanId": span_id,
+        "flags": 1,
+    }
+    count: Data = {
+        "dataPoints": [{"startTimeUnixNano": now, "timeUnixNano": now, "asInt": 0}],
+        "aggregationTemporality": 2 if temporality.preference() == "cumulative" else 1,
+        "isMonotonic": True,
+    }
+    metric: Metric = {"name": names.METRIC_TELEMETRY_DROPPED, "unit": "{record}", "sum": count}
+    data: dict[str, Span | LogRecord | Metric] = {"traces": span, "logs": record, "metrics": metric}
+    scope = Scope(names.SCOPE)
+    batches = {signal: [Record(described, scope, one)] for signal, one in data.items()}
     return Marked(trace_id, batches)
 
 
@@ -196,10 +189,12 @@ def _send(address: Address, destinations: Sequence[Destination], marked: Marked,
         yield Finding(signal, State.FAILED, _what(answer), advice or _do(answer, address))
 
 
-def _export(destination: Destination, batch: Any, answered: Callable[[tuple[Answer, float]], None]) -> None:
+def _export(
+    destination: Destination, records: Sequence[Record], answered: Callable[[tuple[Answer, float]], None]
+) -> None:
     began = time.monotonic()
     try:
-        answer = otlp.build(destination)(batch)
+        answer = otlp.build(destination)(records)
     except Exception as error:  # noqa: BLE001 - a variable that its exporter does not accept
         answer = Answer(Verdict.REFUSED, f"cannot be sent: {error}")
     answered((answer, time.monotonic() - began))
@@ -241,7 +236,7 @@ def _misunderstanding(address: Address, timeout: float) -> str:
 
 
 def _temporality() -> Finding:
-    chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "").strip().lower() or "delta"
+    chosen = temporality.preference()
     if chosen == "cumulative":
         return Finding(
             "temporality",

@@ -28,7 +28,7 @@ MOST_LINES = 32
 _MOST_WAYS = 500
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Report:
     """A line that process `pid` reported it was about to write; `offset` is its place in the task's journal.
 
@@ -46,7 +46,7 @@ class Report:
     is_followed: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Raw:
     """A line that was read from the pipe; `offset` is its place in the launcher's journal.
 

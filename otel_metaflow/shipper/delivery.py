@@ -6,10 +6,9 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
@@ -30,6 +29,7 @@ from otel_metaflow.shipper.log_files import Files
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
 from otel_metaflow.shipper.sinks import otlp
 from otel_metaflow.shipper.sinks.answers import Exporter
+from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.shipper.usage_sampler import UsageSampler
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
@@ -39,14 +39,6 @@ _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000
 # What a ledger calls the span and the metrics of an attempt, or of the run.
 _NAMES = {"traces": "span", "metrics": "metrics"}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to send, or how it is made, and the attempt that it is of, or None of the run."""
-
-    subject: Subject
-    value: Any
 
 
 class Delivery:
@@ -160,9 +152,9 @@ class Delivery:
         fed = False
         for signal, batch in (
             ("logs", self._log_batch),
-            ("traces", partial(self._user_batch, "traces", user_telemetry.of_span, list)),
+            ("traces", partial(self._user_batch, "traces", user_telemetry.of_span)),
             ("traces", self._span_batch),
-            ("metrics", partial(self._user_batch, "metrics", user_telemetry.of_metric, user_telemetry.together)),
+            ("metrics", partial(self._user_batch, "metrics", user_telemetry.of_metric)),
             ("metrics", self._metric_batch),
         ):
             worker = self.workers.get(signal)
@@ -174,7 +166,7 @@ class Delivery:
         return fed
 
     def _log_batch(self) -> Optional[Batch]:
-        records: List[Any] = []
+        records: List[Record] = []
         progress = Progress()
         size = 0
         # Closed at once when the batch is full: closing is what notes how far it came.
@@ -196,9 +188,7 @@ class Delivery:
 
         return Batch(records, settled)
 
-    def _user_batch(
-        self, signal: str, convert: Callable[..., Any], wrap: Callable[[Sequence[Any]], Any]
-    ) -> Optional[Batch]:
+    def _user_batch(self, signal: str, convert: Callable[..., Record]) -> Optional[Batch]:
         """What user code said through OpenTelemetry, as it was said."""
         if signal == "traces" and not self._sends_spans():
             return None
@@ -218,7 +208,7 @@ class Delivery:
         def settled(bad: int, unfit: List[Unfit]) -> None:
             self._settled_batch(signal, changes, len(records), bad, unfit, never)
 
-        return Batch(records, settled, wrap)
+        return Batch(records, settled)
 
     def _users_are_read(self) -> bool:
         """Whether all that user code said is with a worker, as far as there is one that takes it."""
@@ -234,15 +224,20 @@ class Delivery:
         if not self._sends_spans():
             return None
         is_over = self._following.run_is_over
-        items: List[Item] = []
+        subjects: List[Subject] = []
+        spans: List[Record] = []
+        never: List[Unfit] = []
         for key in self._unsent("traces"):
             attempt = self.run.attempts[key]
             # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
             if story.is_final(self.run, attempt, run_is_over=is_over) is not None:
-                items.append(Item(key, partial(self._spans.of_attempt, attempt, run_is_over=is_over)))
+                subjects.append(key)
+                make = partial(self._spans.of_attempt, attempt, run_is_over=is_over)
+                spans += quarantine.converted(f"{key} span", never, make) or ()
         if self._run_is_due("traces"):
-            items.append(Item(None, lambda: [self._spans.of_run()]))
-        return self._named_batch("traces", items, lambda part: [span for item in part for span in item.value()])
+            subjects.append(None)
+            spans += quarantine.converted("the run's span", never, lambda: [self._spans.of_run()]) or ()
+        return self._batch_of("traces", subjects, spans, never)
 
     def _sends_spans(self) -> bool:
         """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
@@ -251,22 +246,18 @@ class Delivery:
         )
 
     def _metric_batch(self) -> Optional[Batch]:
-        items = [Item(key, self.run.attempts[key]) for key in self._unsent("metrics")]
+        subjects: List[Subject] = []
+        never: List[Unfit] = []
+        for key in self._unsent("metrics"):
+            subjects.append(key)
+            add = partial(self._metrics.add_attempt, self.run.attempts[key])
+            quarantine.converted(f"{key} metrics", never, add)
         if self._run_is_due("metrics"):
-            items.append(Item(None, None))
-        return self._named_batch("metrics", items, self._as_metrics)
-
-    def _as_metrics(self, part: Sequence[Item]) -> Any:
-        data = self._metrics.of_attempts([item.value for item in part if item.value is not None])
-        if any(item.value is None for item in part):
-            more = self._metrics.of_run()
-            data = type(data)([*data.resource_metrics, *more.resource_metrics])
+            subjects.append(None)
+            quarantine.converted("the run's metrics", never, self._metrics.add_run)
             self._note_corrupt()
-            given_up = self.status.given_up
-            if given_up:
-                more = self._metrics.of_dropped(given_up, self.run.ended_at)
-                data = type(data)([*data.resource_metrics, *more.resource_metrics])
-        return data
+            self._metrics.add_dropped(self.status.given_up, self.run.ended_at)
+        return self._batch_of("metrics", subjects, self._metrics.take(), never)
 
     def _unsent(self, signal: str) -> List[layout.AttemptKey]:
         return [
@@ -291,16 +282,19 @@ class Delivery:
         worker = self.workers.get("logs")
         return worker is None or worker.is_parked or (worker.is_idle and self._logs.is_read())
 
-    def _named_batch(self, signal: str, items: Sequence[Item], wrap: Any) -> Optional[Batch]:
-        if not items:
+    def _batch_of(
+        self, signal: str, subjects: Sequence[Subject], records: Sequence[Record], never: Sequence[Unfit]
+    ) -> Optional[Batch]:
+        """What is sent of `subjects`, which count as sent when it is settled."""
+        if not subjects:
             return None
-        changes = Changes(sent={(item.subject, _NAMES[signal]) for item in items})
+        changes = Changes(sent={(subject, _NAMES[signal]) for subject in subjects})
         self._submitted |= changes.sent
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
-            self._settled_batch(signal, changes, len(items), bad, unfit)
+            self._settled_batch(signal, changes, len(records), bad, unfit, never)
 
-        return Batch(items, settled, wrap)
+        return Batch(records, settled)
 
     def _settled_batch(
         self,

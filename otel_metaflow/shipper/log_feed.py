@@ -20,6 +20,7 @@ from otel_metaflow.shipper import quarantine
 from otel_metaflow.shipper.convert.events import Event, Events
 from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.signal_worker import Unfit
+from otel_metaflow.shipper.telemetry import Record
 
 LOGS = "logs"
 """What the cursors of log records are called in a ledger."""
@@ -68,7 +69,7 @@ class LogFeed:
         """Whether all that is in the journals now was handed out."""
         return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._following.run.recorded)
 
-    def pending(self, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
+    def pending(self, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
         """Records that were not handed out, with about how many bytes each takes in a request.
 
         A caller that has enough closes the generator; `progress` then says how far it came.
@@ -83,7 +84,7 @@ class LogFeed:
         for event in self._events.of_run(self._is_new, is_over=self._following.run_is_over):
             yield from _made_event(None, event, progress)
 
-    def _of_attempt(self, key: layout.AttemptKey, progress: Progress) -> Generator[Tuple[Any, int], None, None]:
+    def _of_attempt(self, key: layout.AttemptKey, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
         run = self._following.run
         attempt, logs = run.attempts[key], self._logs(key)
         final = key in self._following.settled
@@ -104,7 +105,7 @@ class LogFeed:
         if is_told and story.is_final(run, attempt, run_is_over=self._following.run_is_over) is not None:
             self._told_out.add(key)
 
-    def _made(self, attempt: Optional[Attempt], log: LogEntry, progress: Progress) -> Iterator[Tuple[Any, int]]:
+    def _made(self, attempt: Optional[Attempt], log: LogEntry, progress: Progress) -> Iterator[Tuple[Record, int]]:
         """The log record of a record of the journal; as a plain line, where it cannot be made of all that it says."""
         records = self._records
         made = quarantine.converted(
@@ -125,7 +126,7 @@ class LogFeed:
         return logs
 
 
-def _made_event(subject: Subject, event: Event, progress: Progress) -> Iterator[Tuple[Any, int]]:
+def _made_event(subject: Subject, event: Event, progress: Progress) -> Iterator[Tuple[Record, int]]:
     progress.changes.sent.add((subject, event.name))
     made = quarantine.converted(f"{subject or 'the run'} {event.name}", progress.unfit, event.make)
     if made is not None:

@@ -15,7 +15,7 @@ import os
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, cast
 
 from otel_metaflow.core import names, otlp_values
 from otel_metaflow.journal import layout
@@ -24,6 +24,7 @@ from otel_metaflow.model.following import Following
 from otel_metaflow.shipper.convert.events import Events
 from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.log_feed import LogFeed, Progress
+from otel_metaflow.shipper.telemetry import LogRecord, Record
 
 NAME = "metaflow.jsonl"
 MOST_BYTES = 64 << 20
@@ -171,24 +172,22 @@ class _Position(NamedTuple):
             return cls()
 
 
-def _line(readable: Any) -> Tuple[str, bytes]:
+def _line(record: Record) -> Tuple[str, bytes]:
     """The id of a record, and its line: named as the collector names things, flat, as agents want it."""
-    record = readable.log_record
-    attributes = dict(record.attributes or {})
-    resource = dict(readable.resource.attributes)
+    data = cast("LogRecord", record.data)
+    attributes, resource = data["attributes"], record.resource.attributes
     line: Dict[str, Any] = {
-        "timestamp": _time(record.timestamp),
-        "severity": record.severity_text or "INFO",
-        "message": otlp_values.fit(record.body),
+        "timestamp": _time(data["timeUnixNano"]),
+        "severity": data["severityText"] or "INFO",
+        "message": otlp_values.fit(data["body"]),
         "service": resource.get(names.SERVICE_NAME),
         "env": resource.get(names.DEPLOYMENT_ENVIRONMENT_NAME),
-        "trace_id": f"{record.trace_id:032x}",
-        "span_id": f"{record.span_id:016x}",
+        "trace_id": data["traceId"],
+        "span_id": data["spanId"],
     }
-    if record.event_name:
-        line["event.name"] = record.event_name
-    if readable.instrumentation_scope is not None:
-        line["otel.scope.name"] = readable.instrumentation_scope.name
+    if data.get("eventName"):
+        line["event.name"] = data["eventName"]
+    line["otel.scope.name"] = record.scope.name
     line.update(resource)
     for name, value in otlp_values.attributes(attributes).items():
         line[f"extra.{name}" if name in _RESERVED else name] = value

@@ -13,11 +13,12 @@ import tempfile
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from otel_metaflow.core.settings import SIGNALS, Destination, Settings
-from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks import answers, sdk_objects
 from otel_metaflow.shipper.sinks.answers import Answer
+from otel_metaflow.shipper.telemetry import Record
 
 Message = Dict[str, Any]
 
@@ -64,9 +65,10 @@ def _looking_like(home: Path, other: Path, folder: Path) -> Path:
 def _keeping(found: List[Tuple[str, Message]], destination: Destination) -> Any:
     module, name = _ENCODERS[destination.signal]
     encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
+    convert = sdk_objects.OF[destination.signal]
 
-    def keep(batch: Any) -> Answer:
-        found.append((destination.signal, _as_json(encode(batch))))
+    def keep(records: Sequence[Record]) -> Answer:
+        found.append((destination.signal, _as_json(encode(convert(records)))))
         return answers.DELIVERED
 
     return keep

@@ -11,11 +11,12 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, TypeVar
+from typing import Any, Callable, List, Optional, Sequence, TypeVar, Union
 
 from otel_metaflow.core import names
 from otel_metaflow.journal.layout import GIVEN_UP, RunKey
 from otel_metaflow.shipper.signal_worker import Unfit
+from otel_metaflow.shipper.telemetry import Record
 
 _Made = TypeVar("_Made")
 # So many are named of what is given up at once: of a thousand alike the first tell enough.
@@ -47,11 +48,9 @@ def report(home: Path, run: RunKey, signal: str, unfit: Sequence[Unfit]) -> None
         log.writelines(f"{moment} {run} {line}\n" for line in lines)
 
 
-def _name(record: Any) -> str:
+def _name(record: Union[str, Record]) -> str:
     """What a record is called: by who made it, by its unique name, or by its own."""
     if isinstance(record, str):
         return record
-    if isinstance(record, tuple):  # of a metric
-        return _name(record[-1])
-    attributes = getattr(getattr(record, "log_record", None), "attributes", None) or {}
-    return str(attributes.get(names.LOG_RECORD_UID) or getattr(record, "name", type(record).__name__))
+    data: Any = record.data
+    return str(data.get("attributes", {}).get(names.LOG_RECORD_UID) or data.get("name"))

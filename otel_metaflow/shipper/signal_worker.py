@@ -12,10 +12,10 @@ import random
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
 
-from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict, unfit
+from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict
 
 # Backoff between attempts that failed, in seconds, doubled each time, with jitter.
 _FIRST_WAIT = 0.5
@@ -37,15 +37,11 @@ class Unfit(NamedTuple):
 
 @dataclass
 class Batch:
-    """What is sent together; `records` can be halved, `wrap` makes of a part what the exporter takes.
-
-    What `wrap` raises is about these records, as what the exporter raises: they are halved until the bad one is alone.
-    """
+    """What is sent together, or in halves."""
 
     records: Sequence[Any]
     settled: Callable[[int, List[Unfit]], None]
     """Called once, with the number of records that the endpoint will never take, and those that it was not asked."""
-    wrap: Callable[[Sequence[Any]], Any] = field(default=lambda records: records)
 
 
 class SignalWorker:
@@ -161,21 +157,16 @@ class SignalWorker:
             self._sent_at = None
             self._take(answer, took)
         while self._batch is not None and self._is_due():
-            self._send(self._batch)
+            self._send()
 
     def _is_due(self) -> bool:
         is_free = self._sent_at is None and not self.is_leaving and not self.is_parked
         return is_free and time.monotonic() >= self._retry_at
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self) -> None:
         piece = self._next_piece()
-        try:
-            data = batch.wrap(piece)
-        except Exception as error:  # noqa: BLE001 - of whatever kind, it is about these records
-            self._take(unfit(error), 0.0)
-            return
         self._sent_at = time.monotonic()
-        self._requests.put(data)
+        self._requests.put(piece)
 
     def _next_piece(self) -> Sequence[Any]:
         """What is sent next, as much as the endpoint takes in time; it stays the first of the pieces."""

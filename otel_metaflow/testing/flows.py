@@ -8,16 +8,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from opentelemetry.sdk.metrics.export import MetricsData
 
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.shipper.delivery import Delivery
-from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks import answers, sdk_objects
+from otel_metaflow.shipper.sinks.answers import Exporter
+from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.testing.telemetry import Telemetry
 
 _RUN_ID = re.compile(r"run-id ([^)\s]+)")
@@ -63,12 +62,16 @@ def run(
 
 def _read(home: Path, key: layout.RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
     """Deliver the run to `into` instead of to an endpoint."""
-    taken: dict[str, list[Any]] = {"traces": into.spans, "logs": into.logs, "metrics": into.metrics}
     environment = settings.read({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})
 
-    def build(destination: settings.Destination) -> Any:
-        def take(batch: Any) -> answers.Answer:
-            taken[destination.signal].extend([batch] if isinstance(batch, MetricsData) else batch)
+    def build(destination: settings.Destination) -> Exporter:
+        def take(records: Sequence[Record]) -> answers.Answer:
+            if destination.signal == "traces":
+                into.spans += sdk_objects.spans(records)
+            elif destination.signal == "logs":
+                into.logs += sdk_objects.logs(records)
+            else:
+                into.metrics.append(sdk_objects.metrics(records))
             return answers.DELIVERED
 
         return take

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
-
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from otel_metaflow.core import names
 from otel_metaflow.core.redaction import Redaction
@@ -16,10 +12,15 @@ from otel_metaflow.journal.ledger import Subject
 from otel_metaflow.model import endings, story
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.convert import spans
-from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
-from otel_metaflow.shipper.usage_sampler import UsageSampler
+from otel_metaflow.shipper.convert.resources import Resources
+from otel_metaflow.shipper.telemetry import Record, Scope
 
-_SCOPE = InstrumentationScope(names.SCOPE, __version__)
+if TYPE_CHECKING:
+    from otel_metaflow.shipper.usage_sampler import UsageSampler
+
+_SCOPE = Scope(names.SCOPE, __version__)
+# SeverityNumber of OTLP, https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
+_SEVERITIES = {"INFO": 9, "WARN": 13, "ERROR": 17, "FATAL": 21}
 _NANO = 1_000_000_000
 # A heartbeat after so many seconds, and then every so many.
 _FIRST_BEAT, _BEAT = 10, 60
@@ -29,7 +30,7 @@ class Event(NamedTuple):
     """An event, and the name under which it is remembered as sent."""
 
     name: str
-    make: Callable[[], ReadableLogRecord]
+    make: Callable[[], Record]
     is_last: bool = False
 
 
@@ -84,15 +85,14 @@ class Events:
                 names.EVENT_TASK_END,
                 f"attempt ended: {attempt.result}",
                 at,
-                SeverityNumber.ERROR if attempt.failed else SeverityNumber.INFO,
+                "ERROR" if attempt.failed else "INFO",
                 {names.TASK_RESULT: attempt.result, names.TASK_ELAPSED: elapsed},
             ),
             is_last=True,
         )
 
     def _notice(self, name: str, attempt: Attempt, said: endings.Notice) -> Event:
-        severity = SeverityNumber[said.severity]
-        return Event(name, lambda: self._of_attempt(attempt, said.event, said.body, said.at, severity, said.facts))
+        return Event(name, lambda: self._of_attempt(attempt, said.event, said.body, said.at, said.severity, said.facts))
 
     def _beat(self, attempt: Attempt) -> Iterator[Event]:
         now = time.time_ns()
@@ -131,7 +131,7 @@ class Events:
         if not is_over:
             return
         failed = run.result in ("failure", "error")
-        severity = SeverityNumber.ERROR if failed else SeverityNumber.INFO
+        severity = "ERROR" if failed else "INFO"
         yield Event(
             "end",
             lambda: self._of_run(
@@ -140,7 +140,7 @@ class Events:
         )
         yield Event("summary", self._summary)
 
-    def _summary(self) -> ReadableLogRecord:
+    def _summary(self) -> Record:
         path = story.critical_path(self._run)
         counts = spans.run_counts(self._run)
         tasks, failed, retried, cloned = counts.values()
@@ -156,43 +156,45 @@ class Events:
         name: str,
         body: str,
         at: int,
-        severity: SeverityNumber = SeverityNumber.INFO,
+        severity: str = "INFO",
         more: Optional[Dict[str, Any]] = None,
         number: str = "",
-    ) -> ReadableLogRecord:
-        span_id = attempt_span_id(self._run.key, attempt.key)
-        resource = self._resources.of_attempt(attempt)
-        return ReadableLogRecord(self._record(span_id, name + number, name, body, at, severity, more), resource, _SCOPE)
+    ) -> Record:
+        return self._record(attempt, name + number, name, body, at, severity, more)
 
     def _of_run(
-        self,
-        name: str,
-        body: str,
-        at: int,
-        severity: SeverityNumber = SeverityNumber.INFO,
-        more: Optional[Dict[str, Any]] = None,
-    ) -> ReadableLogRecord:
-        span_id = run_span_id(self._run.key)
-        made = self._record(span_id, name, name, body, at, severity, more)
-        return ReadableLogRecord(made, self._resources.of_run(), _SCOPE)
+        self, name: str, body: str, at: int, severity: str = "INFO", more: Optional[Dict[str, Any]] = None
+    ) -> Record:
+        return self._record(None, name, name, body, at, severity, more)
 
     def _record(
         self,
-        span_id: str,
+        attempt: Optional[Attempt],
         unique: str,
         name: str,
         body: str,
         at: int,
-        severity: SeverityNumber,
+        severity: str,
         more: Optional[Dict[str, Any]],
-    ) -> LogRecord:
+    ) -> Record:
+        source = self._resources.source(attempt)
         facts = {key: value for key, value in (more or {}).items() if value is not None}
-        return LogRecord(
-            timestamp=at,
-            context=self._resources.context(span_id),
-            severity_number=severity,
-            severity_text=severity.name,
-            body=self._redaction.text(body),
-            attributes={**self._redaction.attributes(facts), names.LOG_RECORD_UID: f"{span_id}-{unique}"},
-            event_name=name,
+        return Record(
+            source.resource,
+            _SCOPE,
+            {
+                "timeUnixNano": at,
+                "observedTimeUnixNano": time.time_ns(),
+                "severityNumber": _SEVERITIES[severity],
+                "severityText": severity,
+                "eventName": name,
+                "body": self._redaction.text(body),
+                "attributes": {
+                    **self._redaction.attributes(facts),
+                    names.LOG_RECORD_UID: f"{source.span_id}-{unique}",
+                },
+                "traceId": source.trace_id,
+                "spanId": source.span_id,
+                "flags": source.flags,
+            },
         )

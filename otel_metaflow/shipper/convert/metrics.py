@@ -1,24 +1,21 @@
-"""Metrics of attempts and runs, recorded through the SDK, one provider a step."""
+"""Metrics of attempts and runs, added up by step."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Dict, List, Sequence, Tuple
+import math
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Sequence, Tuple, cast
 
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, ResourceMetrics
-from opentelemetry.sdk.metrics.view import (
-    ExplicitBucketHistogramAggregation,
-    ExponentialBucketHistogramAggregation,
-    View,
-)
-from opentelemetry.sdk.resources import Resource
-
-from otel_metaflow.core import names, temporality
+from otel_metaflow.core import names, otlp_values, temporality
 from otel_metaflow.core.version import __version__
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.shipper.convert.aggregation import Aggregation, ExponentialHistogram, Histogram, Number, Sum
 from otel_metaflow.shipper.convert.resources import Resources
+from otel_metaflow.shipper.telemetry import Metric, Record, Resource, Scope
+
+_SCOPE = Scope(names.SCOPE, __version__)
+_DELTA, _CUMULATIVE = 1, 2  # AggregationTemporality
+_INT64 = 1 << 63
 
 _HISTOGRAMS: Dict[str, Tuple[str, Sequence[float], str]] = {
     names.METRIC_TASK_DURATION: ("s", names.TASK_DURATION_BOUNDARIES, "How long an attempt of a task took."),
@@ -47,133 +44,142 @@ _BOUNDED_ERRORS = frozenset(
 )  # fmt: skip
 
 
-class _Recorder:
-    """A meter of one resource, read on demand."""
+class _Measurement(NamedTuple):
+    name: str
+    value: Number
+    attributes: Mapping[str, Any]
 
-    def __init__(self, resource: Resource) -> None:
-        self._reader = InMemoryMetricReader(preferred_temporality=temporality.preferred())
-        provider = MeterProvider(
-            metric_readers=[self._reader], resource=resource, shutdown_on_exit=False, views=_views()
-        )
-        meter = provider.get_meter(names.SCOPE, __version__)
-        self._histograms = {
-            name: meter.create_histogram(name, unit=unit, description=text)
-            for name, (unit, _, text) in _HISTOGRAMS.items()
-        }
-        self._counters = {
-            name: meter.create_counter(name, unit=unit, description=text) for name, (unit, text) in _COUNTERS.items()
-        }
 
-    def record(self, name: str, value: float, attributes: Dict[str, Any]) -> None:
-        self._histograms[name].record(value, attributes)
+class _Series:
+    """The measurements of one metric that have the same attributes."""
 
-    def count(self, name: str, amount: int, attributes: Dict[str, Any]) -> None:
-        self._counters[name].add(amount, attributes)
+    def __init__(self, name: str, attributes: Mapping[str, Any]) -> None:
+        self.attributes = otlp_values.attributes(attributes)
+        self.start, self.end = math.inf, 0
+        self.is_new = False  # since it was read
+        self.aggregation: Aggregation = _aggregation(name)
 
-    def read(self) -> Sequence[ResourceMetrics]:
-        data = self._reader.get_metrics_data()
-        return data.resource_metrics if data is not None else ()
+    def add(self, value: Number, start: int, end: int) -> None:
+        self.aggregation.add(value)
+        self.start, self.end = min(self.start, start), max(self.end, end)
+        self.is_new = True
+
+    def point(self) -> Dict[str, Any]:
+        """Dated by what was measured, not by when it is asked for, perhaps days later."""
+        self.is_new = False
+        start = int(self.start)
+        times = {"startTimeUnixNano": start, "timeUnixNano": max(self.end, start + 1)}
+        return {"attributes": self.attributes, **times, **self.aggregation.point()}
 
 
 class Metrics:
-    """Makes the metric batches of one run."""
+    """Adds up the figures of one run."""
 
     def __init__(self, run: Run, resources: Resources) -> None:
         self._run = run
         self._resources = resources
-        self._recorders: Dict[Resource, _Recorder] = {}
+        self._is_cumulative = temporality.preference() == "cumulative"
+        self._series: Dict[Tuple[Resource, str], Dict[FrozenSet[Tuple[str, Any]], _Series]] = {}
 
-    def of_attempts(self, attempts: Sequence[Attempt]) -> MetricsData:
-        """One batch with the figures of attempts that are over.
+    def add_attempt(self, attempt: Attempt) -> None:
+        """Take in the figures of an attempt that is over.
 
         Raises:
-            Exception: one of them cannot be told in figures; then none of them counts, and they can be tried apart.
+            Exception: it cannot be told in figures; then none of them counts.
         """
-        used: Dict[_Recorder, List[Attempt]] = {}
-        try:
-            for attempt in attempts:
-                if not attempt.is_cloned:  # it was counted where it ran
-                    recorder = self._recorder(self._resources.of_step(attempt))
-                    used.setdefault(recorder, []).append(attempt)
-                    self._record(attempt, recorder)
-        except Exception:
-            for recorder in used:
-                recorder.read()
-            raise
-        batches: List[ResourceMetrics] = []
-        for recorder, members in used.items():
-            start = min(attempt.started_at for attempt in members)
-            end = max(attempt.ended_at for attempt in members)
-            batches.extend(_dated(metrics, start, end) for metrics in recorder.read())
-        return MetricsData(batches)
+        if not attempt.is_cloned:  # it was counted where it ran
+            resource = self._resources.of_step(attempt)
+            self._add(resource, self._measurements(attempt), attempt.started_at, attempt.ended_at)
 
-    def _record(self, attempt: Attempt, recorder: _Recorder) -> None:
+    def add_run(self) -> None:
+        """Take in the run's own figures; raises as `add_attempt` does."""
+        start, end = self._run.started_at, self._run.ended_at
+        measured = _Measurement(names.METRIC_RUN_DURATION, (end - start) / 1e9, {names.RUN_RESULT: self._run.result})
+        self._add(self._resources.of_run_metrics(), [measured], start, end)
+
+    def add_dropped(self, dropped: Dict[Tuple[str, str], int], at: int) -> None:
+        """Take in what was given up, by signal and reason."""
+        measured = [
+            _Measurement(names.METRIC_TELEMETRY_DROPPED, count, {names.SIGNAL: signal, names.REASON: reason})
+            for (signal, reason), count in dropped.items()
+        ]
+        self._add(self._resources.of_run_metrics(), measured, self._run.started_at, at)
+
+    def take(self) -> List[Record]:
+        """A record a metric and resource, of what was taken in since the last time."""
+        made: List[Record] = []
+        for (resource, name), found in self._series.items():
+            points = [series.point() for series in found.values() if series.is_new]
+            if points:
+                made.append(Record(resource, _SCOPE, self._metric(name, points)))
+        if not self._is_cumulative:
+            self._series.clear()
+        return made
+
+    def _measurements(self, attempt: Attempt) -> List[_Measurement]:
         common = {names.STEP_NAME: attempt.key.step}
         outcome = {**common, names.TASK_RESULT: attempt.result}
         if attempt.error_type:
             outcome[names.ERROR_TYPE] = _bounded(attempt.error_type)
         seconds = (attempt.ended_at - attempt.started_at) / 1e9
-        recorder.record(names.METRIC_TASK_DURATION, seconds, outcome)
+        found = [_Measurement(names.METRIC_TASK_DURATION, seconds, outcome)]
         queued = story.queue_time(self._run, attempt)
         if queued is not None:
-            recorder.record(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common)
+            found.append(_Measurement(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common))
         before = story.previous(self._run, attempt)
         if before is not None:
             why = {**common, names.ERROR_TYPE: _bounded(before.error_type or "_OTHER")}
-            recorder.count(names.METRIC_TASK_RETRIES, 1, why)
+            found.append(_Measurement(names.METRIC_TASK_RETRIES, 1, why))
         stored = ((attempt.end or {}).get("artifacts") or {}).get("bytes")
         if stored:
-            recorder.count(names.METRIC_ARTIFACT_IO, stored, {**common, names.DIRECTION: "write"})
+            found.append(_Measurement(names.METRIC_ARTIFACT_IO, stored, {**common, names.DIRECTION: "write"}))
         if "cpu" in attempt.usage:
-            recorder.record(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common)
+            found.append(_Measurement(names.METRIC_TASK_CPU_TIME, attempt.usage["cpu"], common))
         if "memoryPeak" in attempt.usage:
-            recorder.record(names.METRIC_TASK_MEMORY_PEAK, attempt.usage["memoryPeak"], common)
+            found.append(_Measurement(names.METRIC_TASK_MEMORY_PEAK, attempt.usage["memoryPeak"], common))
+        return found
 
-    def of_run(self) -> MetricsData:
-        """The batch with the run's own figures."""
-        recorder = self._recorder(self._resources.of_run_metrics())
-        attributes = {names.RUN_RESULT: self._run.result}
-        start, end = self._run.started_at, self._run.ended_at
-        recorder.record(names.METRIC_RUN_DURATION, (end - start) / 1e9, attributes)
-        return MetricsData([_dated(metrics, start, end) for metrics in recorder.read()])
+    def _add(self, resource: Resource, measured: Sequence[_Measurement], start: int, end: int) -> None:
+        for one in measured:
+            _check(one)
+        for name, value, attributes in measured:
+            of_name = self._series.setdefault((resource, name), {})
+            key = frozenset(attributes.items())
+            if key not in of_name:
+                of_name[key] = _Series(name, attributes)
+            of_name[key].add(value, start, end)
 
-    def of_dropped(self, dropped: Dict[Tuple[str, str], int], at: int) -> MetricsData:
-        """The batch that says what was given up, by signal and reason."""
-        recorder = self._recorder(self._resources.of_run_metrics())
-        for (signal, reason), count in dropped.items():
-            recorder.count(names.METRIC_TELEMETRY_DROPPED, count, {names.SIGNAL: signal, names.REASON: reason})
-        return MetricsData([_dated(metrics, self._run.started_at, at) for metrics in recorder.read()])
+    def _metric(self, name: str, points: List[Dict[str, Any]]) -> Metric:
+        data = {
+            "dataPoints": points,
+            "aggregationTemporality": _CUMULATIVE if self._is_cumulative else _DELTA,
+        }
+        if name in _COUNTERS:
+            unit, text = _COUNTERS[name]
+            kind = {"sum": {**data, "isMonotonic": True}}
+        else:
+            unit, _, text = _HISTOGRAMS[name]
+            kind = {"exponentialHistogram" if temporality.prefers_exponential() else "histogram": data}
+        return cast("Metric", {"name": name, "description": text, "unit": unit, **kind})
 
-    def _recorder(self, resource: Resource) -> _Recorder:
-        if resource not in self._recorders:
-            self._recorders[resource] = _Recorder(resource)
-        return self._recorders[resource]
+
+def _aggregation(name: str) -> Aggregation:
+    if name in _COUNTERS:
+        return Sum()
+    return ExponentialHistogram() if temporality.prefers_exponential() else Histogram(_HISTOGRAMS[name][1])
+
+
+def _check(measured: _Measurement) -> None:
+    """Refuse what a damaged journal may hold.
+
+    Raises:
+        ValueError: it is no figure.
+    """
+    value = measured.value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < (_INT64 if measured.name in _COUNTERS else math.inf):
+        raise ValueError(f"{measured.name} is {value!r:.50}")
 
 
 def _bounded(error_type: str) -> str:
     return error_type if error_type in _BOUNDED_ERRORS else "_OTHER"
-
-
-def _views() -> List[View]:
-    if temporality.prefers_exponential():
-        return [View(instrument_name=name, aggregation=ExponentialBucketHistogramAggregation()) for name in _HISTOGRAMS]
-    return [
-        View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(boundaries=bounds))
-        for name, (_, bounds, _) in _HISTOGRAMS.items()
-    ]
-
-
-def _dated(metrics: ResourceMetrics, start: int, end: int) -> ResourceMetrics:
-    """The same points, dated by what they measure: the SDK dates them by when it was asked, perhaps days later."""
-    scopes = []
-    for scope in metrics.scope_metrics:
-        dated = []
-        for metric in scope.metrics:
-            points: List[Any] = [
-                replace(point, start_time_unix_nano=start, time_unix_nano=max(end, start + 1))
-                for point in metric.data.data_points
-            ]
-            data: Any = metric.data
-            dated.append(replace(metric, data=replace(data, data_points=points)))
-        scopes.append(replace(scope, metrics=dated))
-    return replace(metrics, scope_metrics=scopes)

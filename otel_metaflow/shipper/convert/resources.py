@@ -1,17 +1,14 @@
-"""SDK resources and span contexts of runs and attempts, made once each."""
+"""Of what records speak: the resources of runs, attempts and steps, and the spans that their log records belong to."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Dict, Mapping, Optional
-
-from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+from collections import OrderedDict
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from otel_metaflow.core import ids, names, otlp_values
 from otel_metaflow.journal.layout import AttemptKey, RunKey
 from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.shipper.telemetry import Resource
 
 # What is constant for a step, and few enough to be paid for as dimensions of a metric.
 _ON_METRICS = (
@@ -29,84 +26,84 @@ _ON_METRICS = (
     # Splunk has a field for it. Where it is paid for, a collector takes it off, as it does the run's id.
     names.HOST_NAME,
 )
+_SAMPLED = 1
+# The sources of so many attempts are kept, those that were asked for last: a run may have any number of attempts.
+_MOST_SOURCES = 1_000
 
 
-class _HashedResource(Resource):
-    """A resource that computes its hash once: the encoders ask for it with every record."""
+class Source(NamedTuple):
+    """What all log records of an attempt, or of the launcher, have in common."""
 
-    _hash: Optional[int] = None
-
-    def __hash__(self) -> int:
-        if self._hash is None:
-            self._hash = super().__hash__()
-        return self._hash
-
-
-@lru_cache(maxsize=1)
-def _sdk() -> Mapping[str, Any]:
-    """What the SDK says of itself; asked once, for it starts threads to find out."""
-    found = Resource.create({}).attributes
-    return {name: value for name, value in found.items() if name.startswith("telemetry.sdk.")}
-
-
-def _resource(attributes: Mapping[str, Any]) -> Resource:
-    return _HashedResource({**_sdk(), **otlp_values.attributes(attributes)})
+    resource: Resource
+    trace_id: str
+    span_id: str
+    flags: int
 
 
 class Resources:
-    """The resources and contexts of one run."""
+    """The resources of one run, made once each as long as they are in use."""
 
     def __init__(self, run: Run, *, sampled: bool = True) -> None:
         """`sampled` says whether the run's spans are sent, which its log records tell."""
         self._run = run
-        self._sampled = sampled
-        self._resources: Dict[str, Resource] = {}
-        self._contexts: Dict[str, Context] = {}
+        self._flags = _SAMPLED if sampled else 0
+        self._sources: OrderedDict[Tuple[Optional[AttemptKey], bool], Source] = OrderedDict()
+        self._on_metrics: Dict[Tuple[Any, ...], Resource] = {}  # of steps, which are few
+
+    def source(self, attempt: Optional[Attempt]) -> Source:
+        """That of an attempt, or of the launcher where `attempt` is None."""
+        # What a task says of itself comes with its start; the launcher may have read lines of it before.
+        key = (None, True) if attempt is None else (attempt.key, attempt.start is not None)
+        found = self._sources.get(key)
+        if found is None:
+            found = self._sources[key] = self._launcher_source() if attempt is None else self._attempt_source(attempt)
+            if len(self._sources) > _MOST_SOURCES:
+                self._sources.popitem(last=False)
+        else:
+            self._sources.move_to_end(key)
+        return found
 
     def of_run(self) -> Resource:
         """The resource of the run's own span and of its launcher's lines."""
-        return self._once("", lambda: self._facts(None))
+        return self.source(None).resource
 
     def of_attempt(self, attempt: Attempt) -> Resource:
         """The resource of an attempt's span and records."""
-
-        def attributes() -> Dict[str, Any]:
-            key = attempt.key
-            span_id = attempt_span_id(self._run.key, attempt.key)
-            made = {
-                **self._facts(attempt),
-                names.STEP_NAME: key.step,
-                names.TASK_ID: key.task,
-                names.ATTEMPT: key.attempt,
-                names.SERVICE_INSTANCE_ID: str(ids.instance_id(span_id)),
-            }
-            process = attempt.start or attempt.launch
-            if process is not None and process.get("pid"):
-                made[names.PROCESS_PID] = process["pid"]
-            return made
-
-        return self._once(f"attempt {attempt.key} {attempt.start is not None}", attributes)
+        return self.source(attempt).resource
 
     def of_step(self, attempt: Attempt) -> Resource:
         """The resource of a step's metrics: nothing that grows with the number of tasks."""
-
-        def attributes() -> Dict[str, Any]:
-            facts = self._facts(attempt)
+        facts = self._facts(attempt)
+        key = (attempt.key.step, str(facts.get(names.HOST_NAME)), attempt.start is not None)
+        if key not in self._on_metrics:
             chosen = {name: facts[name] for name in _ON_METRICS if name in facts}
-            return {**chosen, **_own_attributes(attempt), names.STEP_NAME: attempt.key.step}
-
-        host = self._facts(attempt).get(names.HOST_NAME)
-        return self._once(f"step {attempt.key.step} {host} {attempt.start is not None}", attributes)
+            self._on_metrics[key] = _resource({**chosen, **_own_attributes(attempt), names.STEP_NAME: attempt.key.step})
+        return self._on_metrics[key]
 
     def of_run_metrics(self) -> Resource:
         """The resource of the run's own metrics."""
-        facts = self._facts(None)
-        return self._once("metrics", lambda: {name: facts[name] for name in _ON_METRICS if name in facts})
+        if () not in self._on_metrics:
+            facts = self._facts(None)
+            self._on_metrics[()] = _resource({name: facts[name] for name in _ON_METRICS if name in facts})
+        return self._on_metrics[()]
 
-    def _once(self, name: str, attributes: Any) -> Resource:
-        if name not in self._resources:
-            self._resources[name] = _resource(attributes())
-        return self._resources[name]
+    def _launcher_source(self) -> Source:
+        span_id = run_span_id(self._run.key)
+        return Source(_resource(self._facts(None)), self._run.trace_id, span_id, self._flags)
+
+    def _attempt_source(self, attempt: Attempt) -> Source:
+        key, span_id = attempt.key, attempt_span_id(self._run.key, attempt.key)
+        made = {
+            **self._facts(attempt),
+            names.STEP_NAME: key.step,
+            names.TASK_ID: key.task,
+            names.ATTEMPT: key.attempt,
+            names.SERVICE_INSTANCE_ID: str(ids.instance_id(span_id)),
+        }
+        process = attempt.start or attempt.launch
+        if process is not None and process.get("pid"):
+            made[names.PROCESS_PID] = process["pid"]
+        return Source(_resource(made), self._run.trace_id, span_id, self._flags)
 
     def _facts(self, attempt: Optional[Attempt]) -> Dict[str, Any]:
         """What the attempt says of itself; most say nothing and are as their launcher, in whose words they are told."""
@@ -119,25 +116,15 @@ class Resources:
             facts.update(_own_attributes(attempt))
         return facts
 
-    def context(self, span_id: str) -> Context:
-        """A context in which the span of that id is the current one."""
-        if span_id not in self._contexts:
-            self._contexts[span_id] = set_span_in_context(
-                NonRecordingSpan(span_context(self._run.trace_id, span_id, sampled=self._sampled)), Context()
-            )
-        return self._contexts[span_id]
+
+def _resource(attributes: Dict[str, Any]) -> Resource:
+    return Resource(otlp_values.attributes(attributes))
 
 
 def _own_attributes(attempt: Attempt) -> Dict[str, Any]:
     """What the user wrote in `@otel(attributes=...)`."""
     found = (attempt.start or {}).get("attributes")
     return found if isinstance(found, dict) else {}
-
-
-def span_context(trace_id: str, span_id: str, *, sampled: bool = True) -> SpanContext:
-    """The context of a span, from the hex digits of its ids."""
-    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=flags)
 
 
 def run_span_id(key: RunKey) -> str:

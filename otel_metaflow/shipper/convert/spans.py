@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
-
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind
-from opentelemetry.trace.status import Status, StatusCode
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 from otel_metaflow.core import ids, names, otlp_values
 from otel_metaflow.core.redaction import Redaction
@@ -16,10 +11,16 @@ from otel_metaflow.core.version import __version__
 from otel_metaflow.journal import layout
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run, load
-from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id, span_context
-from otel_metaflow.shipper.usage_sampler import UsageSampler
+from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
+from otel_metaflow.shipper.telemetry import Link, Record, Scope, Span, Status
 
-_SCOPE = InstrumentationScope(names.SCOPE, __version__)
+if TYPE_CHECKING:
+    from otel_metaflow.shipper.usage_sampler import UsageSampler
+
+_SCOPE = Scope(names.SCOPE, __version__)
+_INTERNAL, _SERVER = 1, 2  # SpanKind
+_ERROR = 2  # StatusCode
+_SAMPLED = 1
 _NANO = 1_000_000_000
 _MEBIBYTE = 1 << 20
 # So many of what a very wide join read from are linked; how many there are is an attribute.
@@ -52,7 +53,7 @@ class Spans:
         self._origin: Optional[Run] = None
         self._failures: Optional[List[Optional[Attempt]]] = None
 
-    def of_attempt(self, attempt: Attempt, *, run_is_over: bool) -> List[ReadableSpan]:
+    def of_attempt(self, attempt: Attempt, *, run_is_over: bool) -> List[Record]:
         """The span of an attempt that is over, and those of its parts."""
         run = self._run
         attributes = {
@@ -67,23 +68,18 @@ class Spans:
         }
         if isinstance(attributes.get(names.FOREACH_VALUE), str):
             attributes[names.FOREACH_VALUE] = self._redaction.text(attributes[names.FOREACH_VALUE])
-        own = self._context(attempt_span_id(run.key, attempt.key))
-        span = ReadableSpan(
-            name=attempt.key.step,
-            context=own,
-            parent=self._context(run_span_id(run.key)),
-            resource=self._resources.of_attempt(attempt),
-            attributes=_known(attributes),
-            links=list(self._links(attempt)),
-            kind=SpanKind.INTERNAL,
-            status=self._status(attempt.error_message),
-            start_time=max(attempt.started_at, run.started_at),
-            end_time=max(attempt.ended_at, run.started_at),
-            instrumentation_scope=_SCOPE,
-        )
-        return [span, *self._parts(attempt, own)]
+        source = self._resources.source(attempt)
+        began, ended = max(attempt.started_at, run.started_at), max(attempt.ended_at, run.started_at)
+        span: Span = {
+            **self._timed(attempt.key.step, source.span_id, _INTERNAL, began, ended),
+            "parentSpanId": run_span_id(run.key),
+            "attributes": _known(attributes),
+            "links": list(self._links(attempt)),
+            "status": self._status(attempt.error_message),
+        }
+        return [Record(source.resource, _SCOPE, span), *self._parts(attempt, source.span_id)]
 
-    def of_run(self) -> ReadableSpan:
+    def of_run(self) -> Record:
         """The span of a run that is over: back-dated, because an open span is lost in a restart."""
         run = self._run
         failed = run.result in ("failure", "error")
@@ -103,28 +99,34 @@ class Spans:
         }
         message = (origin.error_message if origin else None) or run.error_message
         joined = run.traceparent
-        return ReadableSpan(
-            name=f"RUN {run.key.flow}",
-            context=self._context(run_span_id(run.key)),
-            parent=span_context(*joined) if joined else None,
-            resource=self._resources.of_run(),
-            attributes=_known(attributes),
-            links=list(self._run_links(origin, triggers, resumed)),
-            kind=SpanKind.SERVER,
-            status=self._status(message.partition("\n")[0] if failed else None),
-            start_time=run.started_at,
-            end_time=max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at),
-            instrumentation_scope=_SCOPE,
-        )
+        ended = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
+        span: Span = {
+            **self._timed(f"RUN {run.key.flow}", run_span_id(run.key), _SERVER, run.started_at, ended),
+            "attributes": _known(attributes),
+            "links": list(self._run_links(origin, triggers, resumed)),
+            "status": self._status(message.partition("\n")[0] if failed else None),
+        }
+        if joined:
+            span["parentSpanId"] = joined[1]
+        return Record(self._resources.of_run(), _SCOPE, span)
+
+    def _timed(self, name: str, span_id: str, kind: int, start: int, end: int) -> Span:
+        """What all spans have."""
+        return {
+            "traceId": self._run.trace_id,
+            "spanId": span_id,
+            "flags": _SAMPLED,
+            "name": name,
+            "kind": kind,
+            "startTimeUnixNano": start,
+            "endTimeUnixNano": end,
+        }
 
     def _failure(self) -> Optional[Attempt]:
         """The first failure of a run that is over; looked for once."""
         if self._failures is None:
             self._failures = [story.first_failure(self._run)]
         return self._failures[0]
-
-    def _context(self, span_id: str) -> SpanContext:
-        return span_context(self._run.trace_id, span_id)
 
     def _identity(self, attempt: Attempt) -> Dict[str, Any]:
         key = attempt.key
@@ -143,21 +145,22 @@ class Spans:
         run = self._run
         inputs = run.inputs_of(attempt) or attempt.inputs
         for read in [one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one))][:_MOST_LINKS]:
-            yield _link(self._context(attempt_span_id(key, read)), "input")
+            yield _link(run.trace_id, attempt_span_id(key, read), "input")
         before = story.previous(self._run, attempt)
         if before is not None:
-            yield _link(self._context(attempt_span_id(key, before.key)), "retry")
+            yield _link(run.trace_id, attempt_span_id(key, before.key), "retry")
         if attempt.clone is not None:
             cloned = attempt.clone
             origin = layout.RunKey(key.flow, str(cloned["originRun"]), key.namespace)
             read = layout.AttemptKey(attempt.key.step, str(cloned["originTask"]), int(cloned["originAttempt"]))
-            yield _link(self._foreign(origin, attempt_span_id(origin, read)), "clone")
+            yield _link(self._trace_id_of(origin), attempt_span_id(origin, read), "clone")
 
     def _run_links(self, origin: Optional[Attempt], triggers: Sequence[str], resumed: Optional[str]) -> Iterator[Link]:
         key = self._run.key
         if origin is not None and self._run.is_recorded(origin):
             yield _link(
-                self._context(attempt_span_id(key, origin.key)),
+                self._run.trace_id,
+                attempt_span_id(key, origin.key),
                 "first_failure",
                 {names.ERROR_TYPE: origin.error_type, names.PATHSPEC: f"{key}/{origin.key.step}/{origin.key.task}"},
             )
@@ -168,13 +171,13 @@ class Spans:
             yield self._link_to_run(layout.RunKey(flow, run, key.namespace), "trigger")
 
     def _link_to_run(self, key: layout.RunKey, kind: str) -> Link:
-        return _link(self._foreign(key, run_span_id(key)), kind, {names.FLOW_NAME: key.flow, names.RUN_ID: key.run})
+        facts = {names.FLOW_NAME: key.flow, names.RUN_ID: key.run}
+        return _link(self._trace_id_of(key), run_span_id(key), kind, facts)
 
-    def _foreign(self, key: layout.RunKey, span_id: str) -> SpanContext:
-        """A span of another run, whose trace id its journals know better than its name if they are here."""
+    def _trace_id_of(self, key: layout.RunKey) -> str:
+        """The trace of another run, which its journals know better than its name if they are here."""
         folder = layout.run_folder(self._home, key)
-        trace_id = load(self._home, folder).trace_id if folder.is_dir() else ids.trace_id(*key)
-        return span_context(trace_id, span_id)
+        return load(self._home, folder).trace_id if folder.is_dir() else ids.trace_id(*key)
 
     def _saved(self) -> Optional[float]:
         """How long the cloned tasks took in the run that is resumed, in seconds."""
@@ -191,12 +194,12 @@ class Spans:
             saved.extend(took)
         return sum(saved) / _NANO if saved else None
 
-    def _parts(self, attempt: Attempt, parent: SpanContext) -> Iterator[ReadableSpan]:
+    def _parts(self, attempt: Attempt, parent: str) -> Iterator[Record]:
         """What an attempt's time went into, as far as the level of detail asks for it."""
         queued = story.queue_time(self._run, attempt)
         if queued is not None and queued > _QUEUED and attempt.launch is not None:
             launched = int(attempt.launch["timeUnixNano"])
-            yield self._part(attempt, "queued", launched - queued, launched, self._context(run_span_id(self._run.key)))
+            yield self._part(attempt, "queued", launched - queued, launched, run_span_id(self._run.key))
         if self._detail > 1:
             end = attempt.end or {}
             began, left = end.get("codeStart"), end.get("codeEnd")
@@ -206,24 +209,20 @@ class Spans:
             if began and left:
                 yield self._part(attempt, "persist", left, attempt.ended_at, parent)
 
-    def _part(self, attempt: Attempt, part: str, start: int, end: int, parent: SpanContext) -> ReadableSpan:
+    def _part(self, attempt: Attempt, part: str, start: int, end: int, parent: str) -> Record:
         key, step, task, number = self._run.key, *attempt.key
         span_id = ids.part_span_id(key.flow, key.run, step, task, number, part, key.namespace)
-        return ReadableSpan(
-            name=f"{step} {part}",
-            context=self._context(span_id),
-            parent=parent,
-            resource=self._resources.of_attempt(attempt),
-            attributes={names.STEP_NAME: step, names.TASK_ID: task, names.ATTEMPT: number},
-            kind=SpanKind.INTERNAL,
-            start_time=start,
-            end_time=max(start, end),
-            instrumentation_scope=_SCOPE,
-        )
+        span: Span = {
+            **self._timed(f"{step} {part}", span_id, _INTERNAL, start, max(start, end)),
+            "parentSpanId": parent,
+            "attributes": {names.STEP_NAME: step, names.TASK_ID: task, names.ATTEMPT: number},
+            "status": self._status(None),
+        }
+        return Record(self._resources.of_attempt(attempt), _SCOPE, span)
 
     def _status(self, error: Optional[str]) -> Status:
         """Unset on success: by the conventions OK is for those who know better than the instrumentation."""
-        return Status(StatusCode.UNSET) if error is None else Status(StatusCode.ERROR, self._redaction.text(error))
+        return {} if error is None else {"code": _ERROR, "message": self._redaction.text(error)}
 
 
 def run_counts(run: Run) -> Dict[str, Any]:
@@ -312,8 +311,9 @@ def _use(attempt: Attempt, step: Dict[str, Any], sampled_peak: int) -> Dict[str,
     }
 
 
-def _link(context: SpanContext, kind: str, attributes: Optional[Dict[str, Any]] = None) -> Link:
-    return Link(context, _known({names.LINK_TYPE: kind, **(attributes or {})}))
+def _link(trace_id: str, span_id: str, kind: str, attributes: Optional[Dict[str, Any]] = None) -> Link:
+    facts = _known({names.LINK_TYPE: kind, **(attributes or {})})
+    return {"traceId": trace_id, "spanId": span_id, "flags": _SAMPLED, "attributes": facts}
 
 
 def _run_error_type(run: Run) -> str:

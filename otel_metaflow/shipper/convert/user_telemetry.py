@@ -1,37 +1,17 @@
-"""What user code said through OpenTelemetry, from the journals to the SDK's objects: spans and metrics.
+"""What user code said through OpenTelemetry, from the journals to plain records: spans and metrics.
 
-Its log records go the way of all log records (model/attempt_logs.py, convert/logs.py).
+The journal has them as OTLP does, so they pass through: secrets are masked, values made fit. Log records of user code
+go the way of all log records (model/attempt_logs.py, convert/logs.py).
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
-
-from opentelemetry.sdk.metrics import Exemplar
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Buckets,
-    Gauge,
-    HistogramDataPoint,
-    Metric,
-    MetricsData,
-    NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
-    Sum,
-)
-from opentelemetry.sdk.metrics.export import ExponentialHistogram as Exponential
-from opentelemetry.sdk.metrics.export import ExponentialHistogramDataPoint as ExponentialPoint
-from opentelemetry.sdk.metrics.export import Histogram as Explicit
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
-from opentelemetry.trace.span import TraceState
-from opentelemetry.trace.status import Status, StatusCode
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Tuple, cast
 
 from otel_metaflow.core import names, otlp_values
 from otel_metaflow.core.redaction import Redaction
@@ -40,9 +20,12 @@ from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.ledger import Changes, Subject
 from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.run import Attempt
+from otel_metaflow.shipper import telemetry
+from otel_metaflow.shipper.telemetry import DataPoint, Exemplar, Link, Metric, Resource, Scope, Span
 
 Record = Dict[str, Any]
-Converted = Tuple[Resource, InstrumentationScope, Metric]
+_TRACE_ID, _SPAN_ID = 16, 8  # bytes
+_KINDS = ("gauge", "sum", "histogram", "exponentialHistogram")
 
 
 @dataclass(frozen=True)
@@ -122,190 +105,132 @@ def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Ta
             yield key, fact
 
 
-class _UserSpan(ReadableSpan):
-    """A span that knows what its limits dropped in another process."""
-
-    def __init__(self, record: Record, **parts: Any) -> None:
-        super().__init__(**parts)
-        self._record = record
-
-    @property
-    def dropped_attributes(self) -> int:
-        """How many attributes were one too many."""
-        return int(self._record.get("droppedAttributesCount", 0))
-
-    @property
-    def dropped_events(self) -> int:
-        """How many events were one too many."""
-        return int(self._record.get("droppedEventsCount", 0))
-
-    @property
-    def dropped_links(self) -> int:
-        """How many links were one too many."""
-        return int(self._record.get("droppedLinksCount", 0))
-
-
-def of_span(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> ReadableSpan:
+def of_span(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> telemetry.Record:
     """The span of a record of kind span.
 
     Raises:
         Exception: the record cannot be read, as one of another version perhaps.
     """
-    return span(said.record, resource_of(said.attempt), redaction)
+    return telemetry.Record(resource_of(said.attempt), scope(said.record, redaction), span(said.record, redaction))
 
 
-def span(record: Record, resource: Resource, redaction: Redaction) -> ReadableSpan:
+def span(record: Record, redaction: Redaction) -> Span:
     """The span of a record of kind span."""
-    context = span_context(record)
-    parent = None
+    start, end = int(record["startTimeUnixNano"]), int(record["endTimeUnixNano"])
+    made: Span = {
+        **cast("Span", span_context(record)),
+        "name": redaction.text(str(record.get("name", ""))),
+        "kind": int(record.get("spanKind", 1)),
+        "startTimeUnixNano": start,
+        "endTimeUnixNano": max(start, end),
+        "attributes": redaction.attributes(record.get("attributes") or {}),
+        "status": _status(record.get("status") or {}, redaction),
+    }
     if record.get("parentSpanId"):
-        parent = SpanContext(context.trace_id, int(record["parentSpanId"], 16), is_remote=False)
-    attributes = redaction.attributes(record.get("attributes") or {})
+        made["parentSpanId"] = _id(record["parentSpanId"], _SPAN_ID)
     if "pid" in record:
-        attributes[names.PROCESS_PID] = record["pid"]
-    status = record.get("status") or {}
-    message = status.get("message")
-    return _UserSpan(
-        record,
-        name=redaction.text(str(record.get("name", ""))),
-        context=context,
-        parent=parent,
-        resource=resource,
-        attributes=attributes,
-        events=[_event(event, redaction) for event in record.get("events") or ()],
-        links=[_link(link, redaction) for link in record.get("links") or ()],
-        kind=SpanKind(int(record.get("spanKind", 1)) - 1),
-        status=Status(StatusCode(int(status.get("code", 0))), redaction.text(message) if message else None),
-        start_time=int(record["startTimeUnixNano"]),
-        end_time=max(int(record["endTimeUnixNano"]), int(record["startTimeUnixNano"])),
-        instrumentation_scope=scope(record, redaction),
-    )
+        made["attributes"][names.PROCESS_PID] = record["pid"]
+    if record.get("events"):
+        made["events"] = [_event(event, redaction) for event in record["events"]]
+    if record.get("links"):
+        made["links"] = [_link(link, redaction) for link in record["links"]]
+    for name in ("droppedAttributesCount", "droppedEventsCount", "droppedLinksCount"):
+        if name in record:
+            made[name] = int(record[name])
+    return made
 
 
-def span_context(record: Record) -> SpanContext:
-    """The ids of a record."""
-    return SpanContext(
-        int(record["traceId"], 16),
-        int(record["spanId"], 16),
-        is_remote=False,
-        trace_flags=TraceFlags(int(record.get("flags", 0))),
-        trace_state=TraceState.from_header([record["traceState"]]) if record.get("traceState") else None,
-    )
+def span_context(record: Record) -> Link:
+    """The ids of a record, and what goes with them.
+
+    Raises:
+        Exception: they are none.
+    """
+    made: Link = {"traceId": _id(record["traceId"], _TRACE_ID), "spanId": _id(record["spanId"], _SPAN_ID)}
+    if record.get("flags"):
+        made["flags"] = int(record["flags"])
+    if record.get("traceState"):
+        made["traceState"] = otlp_values.text(record["traceState"])
+    return made
 
 
-def scope(record: Record, redaction: Redaction) -> InstrumentationScope:
-    """The library that made a record."""
+def scope(record: Record, redaction: Redaction) -> Scope:
+    """The library that made a record; one object for all that it made, of late."""
     found = record.get("scope") or {}
-    attributes = redaction.attributes(found.get("attributes") or {})
     name, version, schema = (otlp_values.text(found.get(part) or "") for part in ("name", "version", "schemaUrl"))
-    return InstrumentationScope(name, version or None, schema or None, attributes or None)
+    attributes = redaction.attributes(found.get("attributes") or {})
+    return named_scope(name, version, schema, json.dumps(attributes) if attributes else "")
 
 
-def _event(event: Record, redaction: Redaction) -> Event:
-    name = redaction.text(str(event.get("name", "")))
-    return Event(name, redaction.attributes(event.get("attributes") or {}), int(event["timeUnixNano"]))
+@lru_cache(maxsize=1_000)
+def named_scope(name: str, version: str = "", schema_url: str = "", attributes: str = "") -> Scope:
+    """A library; `attributes` are JSON. One object for all that it made, of late."""
+    return Scope(name, version, schema_url, json.loads(attributes) if attributes else None)
+
+
+def _id(digits: str, size: int) -> str:
+    """Hex digits of an id of so many bytes, in lower case.
+
+    Raises:
+        Exception: they are none, or not so many.
+    """
+    found = bytes.fromhex(digits)
+    if len(found) != size:
+        raise ValueError(f"an id of {len(found)} bytes, not {size}")
+    return found.hex()
+
+
+def _event(event: Record, redaction: Redaction) -> telemetry.Event:
+    return {
+        "timeUnixNano": int(event["timeUnixNano"]),
+        "name": redaction.text(str(event.get("name", ""))),
+        "attributes": redaction.attributes(event.get("attributes") or {}),
+    }
 
 
 def _link(link: Record, redaction: Redaction) -> Link:
-    return Link(span_context(link), redaction.attributes(link.get("attributes") or {}))
+    return {**span_context(link), "attributes": redaction.attributes(link.get("attributes") or {})}
 
 
-def of_metric(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> Converted:
-    """The metric of a record of kind metric, with what it is of.
+def _status(status: Record, redaction: Redaction) -> telemetry.Status:
+    made: telemetry.Status = {"code": int(status.get("code", 0))}
+    if status.get("message"):
+        made["message"] = redaction.text(status["message"])
+    return made
+
+
+def of_metric(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> telemetry.Record:
+    """The metric of a record of kind metric.
 
     Raises:
         Exception: the record cannot be read.
     """
-    return resource_of(said.attempt), scope(said.record, redaction), _metric(said.record, redaction)
-
-
-def together(found: Sequence[Converted]) -> MetricsData:
-    """Metrics by resource and scope, as exporters take them."""
-    grouped: Dict[Resource, Dict[InstrumentationScope, List[Metric]]] = {}
-    for resource, library, metric in found:
-        grouped.setdefault(resource, {}).setdefault(library, []).append(metric)
-    return MetricsData(
-        [
-            ResourceMetrics(
-                resource,
-                [ScopeMetrics(library, metrics, library.schema_url or "") for library, metrics in by_scope.items()],
-                "",
-            )
-            for resource, by_scope in grouped.items()
-        ]
-    )
+    return telemetry.Record(resource_of(said.attempt), scope(said.record, redaction), _metric(said.record, redaction))
 
 
 def _metric(record: Record, redaction: Redaction) -> Metric:
-    data: Any
-    if "gauge" in record:
-        data = Gauge([_number(point, redaction) for point in record["gauge"]["dataPoints"]])
-    elif "sum" in record:
-        told = record["sum"]
-        points = [_number(point, redaction) for point in told["dataPoints"]]
-        data = Sum(points, AggregationTemporality(told["aggregationTemporality"]), bool(told["isMonotonic"]))
-    elif "histogram" in record:
-        told = record["histogram"]
-        buckets = [_explicit(point, redaction) for point in told["dataPoints"]]
-        data = Explicit(buckets, AggregationTemporality(told["aggregationTemporality"]))
-    else:
-        told = record["exponentialHistogram"]
-        spread = [_exponential(point, redaction) for point in told["dataPoints"]]
-        data = Exponential(spread, AggregationTemporality(told["aggregationTemporality"]))
-    return Metric(str(record["name"]), redaction.text(record.get("description", "")), record.get("unit", ""), data)
-
-
-def _common(point: Record, redaction: Redaction) -> Dict[str, Any]:
-    return {
-        "attributes": redaction.attributes(point.get("attributes") or {}),
-        "start_time_unix_nano": point.get("startTimeUnixNano", 0),
-        "time_unix_nano": point["timeUnixNano"],
-        "exemplars": [_exemplar(each, redaction) for each in point.get("exemplars") or ()],
+    kind = next(kind for kind in _KINDS if kind in record)
+    data = record[kind]
+    made: Dict[str, Any] = {
+        "name": str(record["name"]),
+        "unit": str(record.get("unit", "")),
+        "description": redaction.text(record.get("description", "")),
+        kind: {**data, "dataPoints": [_point(point, redaction) for point in data["dataPoints"]]},
     }
+    return cast("Metric", made)
 
 
-def _number(point: Record, redaction: Redaction) -> NumberDataPoint:
-    return NumberDataPoint(value=_value(point), **_common(point, redaction))
+def _point(point: Record, redaction: Redaction) -> DataPoint:
+    made: Dict[str, Any] = {
+        **point,
+        "timeUnixNano": int(point["timeUnixNano"]),
+        "attributes": redaction.attributes(point.get("attributes") or {}),
+    }
+    if point.get("exemplars"):
+        made["exemplars"] = [_exemplar(each, redaction) for each in point["exemplars"]]
+    return cast("DataPoint", made)
 
 
-def _explicit(point: Record, redaction: Redaction) -> HistogramDataPoint:
-    return HistogramDataPoint(
-        count=point["count"],
-        sum=point["sum"],
-        min=point["min"],
-        max=point["max"],
-        bucket_counts=point["bucketCounts"],
-        explicit_bounds=point["explicitBounds"],
-        **_common(point, redaction),
-    )
-
-
-def _exponential(point: Record, redaction: Redaction) -> ExponentialPoint:
-    return ExponentialPoint(
-        count=point["count"],
-        sum=point["sum"],
-        min=point["min"],
-        max=point["max"],
-        scale=point["scale"],
-        zero_count=point["zeroCount"],
-        flags=point["flags"],
-        positive=Buckets(point["positive"]["offset"], point["positive"]["bucketCounts"]),
-        negative=Buckets(point["negative"]["offset"], point["negative"]["bucketCounts"]),
-        **_common(point, redaction),
-    )
-
-
-def _exemplar(told: Record, redaction: Redaction) -> Exemplar:
-    span_id, trace_id = told.get("spanId"), told.get("traceId")
-    return Exemplar(
-        redaction.attributes(told.get("filteredAttributes") or {}),
-        _value(told),
-        told["timeUnixNano"],
-        int(span_id, 16) if span_id else None,
-        int(trace_id, 16) if trace_id else None,
-    )
-
-
-def _value(told: Record) -> Any:
-    found: Optional[Any] = told.get("asInt")
-    return told["asDouble"] if found is None else found
+def _exemplar(exemplar: Record, redaction: Redaction) -> Exemplar:
+    made = {**exemplar, "filteredAttributes": redaction.attributes(exemplar.get("filteredAttributes") or {})}
+    return cast("Exemplar", made)

@@ -12,7 +12,9 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Any, Optional, Protocol
+from typing import Optional, Protocol, Sequence
+
+from otel_metaflow.shipper.telemetry import Record
 
 
 class Verdict(Enum):
@@ -41,10 +43,10 @@ DELIVERED = Answer(Verdict.DELIVERED)
 
 
 class Exporter(Protocol):
-    """Sends one batch of records of one signal; never raises."""
+    """Sends records of one signal: spans, log records or metrics; never raises."""
 
-    def __call__(self, batch: Any) -> Answer:
-        """Send `batch` and return what became of it."""
+    def __call__(self, records: Sequence[Record]) -> Answer:
+        """Send `records` and return what became of them."""
 
 
 # What keeps a request from being answered.

@@ -1,4 +1,4 @@
-"""The official OTLP exporters, each with a witness of what the endpoint really answered.
+"""The official OTLP exporters of the SDK's, each with a witness of what the endpoint really answered.
 
 An exporter's `export` says only success or failure, retries by itself for ten seconds and takes a
 redirect for a success. The delivery needs to know more: what to retry, when, and what never to send
@@ -13,8 +13,9 @@ from typing import Any, Callable, Optional, Sequence
 import requests
 
 from otel_metaflow.core.settings import Destination
-from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks import answers, sdk_objects
 from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict
+from otel_metaflow.shipper.telemetry import Record
 
 _CLASSES = {
     "traces": ("trace_exporter", "OTLPSpanExporter", "ExportTraceServiceResponse", "trace"),
@@ -65,14 +66,15 @@ class _WatchedSession(requests.Session):
 class _HttpExporter:
     def __init__(self, signal: str) -> None:
         module, name, _, _ = _CLASSES[signal]
+        self._convert = sdk_objects.OF[signal]
         self._session = _WatchedSession(_partial_success(signal))
         made = importlib.import_module(f"opentelemetry.exporter.otlp.proto.http.{module}")
         self._exporter = getattr(made, name)(session=self._session)
 
-    def __call__(self, batch: Any) -> Answer:
+    def __call__(self, records: Sequence[Record]) -> Answer:
         self._session.answer = None
         try:
-            self._exporter.export(batch)
+            self._exporter.export(self._convert(records))
         except _AnsweredError as answered:  # releases before 1.44 let it through
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
@@ -106,16 +108,17 @@ class _WatchedStub:
 class _GrpcExporter:
     def __init__(self, signal: str) -> None:
         module, name, _, _ = _CLASSES[signal]
+        self._convert = sdk_objects.OF[signal]
         made = importlib.import_module(f"opentelemetry.exporter.otlp.proto.grpc.{module}")
         self._exporter = getattr(made, name)()
         # No public seam: the exporter makes its channel itself. tests/test_exporters.py guards the name.
         self._stub = _WatchedStub(self._exporter._client, _rejection)  # noqa: SLF001
         self._exporter._client = self._stub  # noqa: SLF001
 
-    def __call__(self, batch: Any) -> Answer:
+    def __call__(self, records: Sequence[Record]) -> Answer:
         self._stub.answer = None
         try:
-            self._exporter.export(batch)
+            self._exporter.export(self._convert(records))
         except _AnsweredError as answered:
             return answered.answer
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data

@@ -9,8 +9,17 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Sequence
 
-from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    ObservableGauge,
+    ObservableUpDownCounter,
+    UpDownCounter,
+)
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     ExponentialHistogram,
     ExponentialHistogramDataPoint,
     Gauge,
@@ -49,7 +58,7 @@ class JournalMetrics:
         aggregation: Any = (
             {Histogram: ExponentialBucketHistogramAggregation()} if temporality.prefers_exponential() else None
         )
-        self._reader = InMemoryMetricReader(temporality.preferred(), aggregation)
+        self._reader = InMemoryMetricReader(_temporality(), aggregation)
         self.provider: MeterProvider = _Provider([self._reader], resource=Resource.get_empty(), shutdown_on_exit=False)
         self._lock = threading.Lock()
         atexit.register(guarded(close))
@@ -67,6 +76,21 @@ class JournalMetrics:
         ]
         if lines:
             self._recorder.append_lines(lines)
+
+
+def _temporality() -> Dict[type, AggregationTemporality]:
+    """The preference, instrument by instrument."""
+    preference = temporality.preference()
+    delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
+    summing = cumulative if preference == "cumulative" else delta
+    return {
+        Counter: summing,
+        Histogram: summing,
+        ObservableCounter: delta if preference == "delta" else cumulative,
+        UpDownCounter: cumulative,
+        ObservableUpDownCounter: cumulative,
+        ObservableGauge: cumulative,
+    }
 
 
 def _close_before_exit(close: Callable[[], None]) -> None:
