@@ -41,7 +41,7 @@ def test_links_of_the_docs_lead_somewhere(page: str) -> None:
 def test_files_of_the_design_are_there() -> None:
     """The walks of docs/design.md name files below otel_metaflow/ or the root."""
     text = (ROOT / "docs/design.md").read_text()
-    walks = text.partition("## How a line, a span and a death travel")[2].partition("## Decisions")[0]
+    walks = text.partition("## The path of a line, a span and a death")[2].partition("## Decisions")[0]
     files = re.findall(r"[\w/]+\.(?:py|yaml)", walks)
     assert len(files) > 12
     for name in files:
