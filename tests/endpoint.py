@@ -20,6 +20,7 @@ import ssl
 import struct
 import tempfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -250,8 +251,9 @@ class _Http:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         data = handler.rfile.read(int(handler.headers["content-length"]))
-        if handler.headers.get("content-encoding") == "gzip":
-            data = gzip.decompress(data)
+        encoding = handler.headers.get("content-encoding")
+        if encoding is not None:
+            data = {"gzip": gzip.decompress, "deflate": zlib.decompress}[encoding](data)
         message = _REQUESTS[handler.path]()
         message.ParseFromString(data)
         fault = self._endpoint.see(message)

@@ -12,6 +12,9 @@ from typing import Any, get_type_hints
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -22,7 +25,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from otel_metaflow.core import otlp_values
 from otel_metaflow.shipper import telemetry
-from otel_metaflow.shipper.sinks import protobuf
+from otel_metaflow.shipper.sinks import protobuf, sdk_objects
 from otel_metaflow.shipper.telemetry import Record, Resource, Scope
 
 # The request of each signal, the list that it is made of, the list in that and the list of records in that.
@@ -221,6 +224,112 @@ def test_any_record_is_parsed_by_the_official_messages_as_it_was_meant(signal: s
     """Every field, every kind of value, empty and default ones, grouped by resource and scope."""
     records = data.draw(batches(signal))
     assert parsed(signal, records) == meant(signal, records)
+
+
+# What the official encoder makes of the same record, where sinks/sdk_objects.py can hand it over at all
+
+scalars = st.booleans() | int64 | finite | words
+# What the SDK takes as the attributes of resources, scopes, events and links; none without a name anywhere.
+simple = st.dictionaries(words.filter(bool), scalars | st.lists(words, max_size=3), max_size=5)
+named = st.dictionaries(words.filter(bool), values, max_size=5)
+hexes = {size: st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex) for size in (8, 16)}
+context = {"traceId": hexes[16], "spanId": hexes[8]}
+numbers = {"startTimeUnixNano": uint64, "timeUnixNano": uint64, "attributes": named}
+number = st.fixed_dictionaries({"asInt": int64}) | st.fixed_dictionaries({"asDouble": finite})
+exemplars = st.lists(
+    st.builds(
+        lambda *parts: {name: value for part in parts for name, value in part.items()},
+        st.fixed_dictionaries({"timeUnixNano": uint64}, optional={"filteredAttributes": named}),
+        number,
+        st.just({}) | st.fixed_dictionaries(context),
+    ),
+    max_size=2,
+)
+counted = {**numbers, "exemplars": exemplars, "count": uint64, "sum": finite, "min": finite, "max": finite}
+buckets = st.fixed_dictionaries({"offset": sint32, "bucketCounts": st.lists(uint64, min_size=1, max_size=4)})
+temporality = st.sampled_from([1, 2])
+
+
+def kind_of(name: str, point: Any, **about: Any) -> st.SearchStrategy[Any]:
+    data = st.fixed_dictionaries({"dataPoints": st.lists(point, min_size=1, max_size=3), **about})
+    return st.fixed_dictionaries({"name": words, "description": words, "unit": words, name: data})
+
+
+SHARED = {
+    "logs": st.fixed_dictionaries(
+        {"timeUnixNano": uint64, "observedTimeUnixNano": uint64.filter(bool), "body": values},
+        optional={
+            "severityNumber": st.integers(0, 24), "severityText": words, "eventName": words, "attributes": named,
+        },
+    )
+    | st.fixed_dictionaries(
+        {**context, "observedTimeUnixNano": uint64.filter(bool), "body": words, "flags": st.integers(0, 255)}
+    ),
+    "traces": st.fixed_dictionaries(
+        {
+            **context, "name": words, "startTimeUnixNano": uint64, "endTimeUnixNano": uint64,
+            "kind": st.integers(1, 5),
+            "status": st.fixed_dictionaries({"code": st.just(2)}, optional={"message": words})
+            | st.fixed_dictionaries({"code": st.sampled_from([0, 1])}),
+        },
+        optional={
+            "parentSpanId": hexes[8], "traceState": st.just("a=b,c=d"), "attributes": named,
+            "droppedAttributesCount": uint32, "droppedEventsCount": uint32, "droppedLinksCount": uint32,
+            "events": st.lists(
+                st.fixed_dictionaries({"name": words, "timeUnixNano": uint64}, optional={"attributes": simple}),
+                max_size=2,
+            ),
+            "links": st.lists(
+                st.fixed_dictionaries(context, optional={"attributes": simple}), max_size=2,
+            ),
+        },
+    ),
+    "metrics": st.one_of(
+        kind_of("gauge", st.builds(
+            lambda *parts: {name: value for part in parts for name, value in part.items()},
+            st.fixed_dictionaries({"timeUnixNano": uint64, "attributes": named, "exemplars": exemplars}), number,
+        )),
+        kind_of("sum", st.builds(
+            lambda *parts: {name: value for part in parts for name, value in part.items()},
+            st.fixed_dictionaries({**numbers, "exemplars": exemplars}), number,
+        ), aggregationTemporality=temporality, isMonotonic=st.booleans()),
+        kind_of("histogram", st.fixed_dictionaries({
+            **counted, "bucketCounts": st.lists(uint64, max_size=5), "explicitBounds": st.lists(finite, max_size=5),
+        }), aggregationTemporality=temporality),
+        kind_of("exponentialHistogram", st.fixed_dictionaries({
+            **counted, "scale": sint32, "zeroCount": uint64, "positive": buckets, "negative": buckets, "flags": uint32,
+        }), aggregationTemporality=temporality),
+    ),
+}  # fmt: skip
+
+
+def officially(signal: str, records: list[Record]) -> Any:
+    encode = {"logs": encode_logs, "traces": encode_spans, "metrics": encode_metrics}[signal]
+    return encode(sdk_objects.OF[signal](records))
+
+
+@pytest.mark.parametrize("signal", REQUESTS)
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_any_record_is_what_the_official_encoder_makes_of_it(signal: str, data: st.DataObject) -> None:
+    """But for what it has no place for, or has wrong.
+
+    It knows which SDK it is. Of spans and links it leaves out the W3C flags, and says that they are not remote; it also
+    leaves out trace states and dropped counts of links, dropped counts of events and of log records, the start of a
+    gauge, flags of numbers and of explicit histograms, thresholds of zero. Ours sends what the record holds.
+    """
+    of, by = st.builds(Resource, simple, words), st.builds(Scope, words, words, words, simple)
+    record = data.draw(st.builds(Record, of, by, SHARED[signal]))
+    official = officially(signal, [record])
+    for resource in getattr(official, REQUESTS[signal][1]):
+        ours = [each for each in resource.resource.attributes if not each.key.startswith("telemetry.sdk.")]
+        del resource.resource.attributes[:]
+        resource.resource.attributes.extend(ours)
+        for span in (span for scope in getattr(resource, "scope_spans", ()) for span in scope.spans):
+            span.flags = 0
+            for link in span.links:
+                link.flags = 0
+    assert parsed(signal, [record]) == official
 
 
 def log_of(body: Any = None, **fields: Any) -> Record:

@@ -10,7 +10,7 @@ all of it to the official messages.
 from __future__ import annotations
 
 import struct
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
 
 from otel_metaflow.core import otlp_values
 from otel_metaflow.shipper.telemetry import Record, Resource, Scope
@@ -352,7 +352,7 @@ _EXPONENTIAL_HISTOGRAM = _message((
     ("exemplars", _many(11, _EXEMPLAR)),
     ("min", _fixed(12, "d", is_optional=True)),
     ("max", _fixed(13, "d", is_optional=True)),
-    ("zeroThreshold", _fixed(14, "d")),
+    ("zeroThreshold", _fixed(14, "d", is_optional=True)),  # -0.0 is no default
 ))  # fmt: skip
 
 
@@ -430,3 +430,57 @@ def encode(signal: str, records: Iterable[Record]) -> bytes:
         made = b"".join([*of_resource, _schema_url(resource.schema_url)])
         request += b"\x0a", _SIZES[len(made)], made
     return b"".join(request)
+
+
+# What is answered: ExportLogsServiceResponse and its two sisters
+
+
+def partial_success(response: bytes) -> Tuple[int, str]:
+    """The number of records that an endpoint rejected, and why; none where its answer cannot be read."""
+    rejected, message = 0, ""
+    try:
+        for number, part in _read_fields(response):
+            if number == 1 and isinstance(part, bytes):
+                for inner, value in _read_fields(part):
+                    if inner == 1 and isinstance(value, int):
+                        rejected = value
+                    elif inner == 2 and isinstance(value, bytes):  # noqa: PLR2004 - error_message
+                        message = value.decode()
+    except (IndexError, ValueError):
+        return 0, ""
+    return (rejected if rejected < 1 << 63 else 0), message
+
+
+def _read_fields(data: bytes) -> Iterator[Tuple[int, Union[int, bytes]]]:
+    """The fields of a message: their numbers, and integers or bytes.
+
+    Raises:
+        IndexError: it ends too early.
+        ValueError: it is none.
+    """
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        if tag & 7 == _VARINT:
+            number, at = _read_varint(data, at)
+            yield tag >> 3, number
+            continue
+        if tag & 7 == _LENGTH:
+            size, at = _read_varint(data, at)
+        else:
+            size = {_FIXED64: 8, _FIXED32: 4}.get(tag & 7, -1)
+        if not 0 <= size <= len(data) - at:
+            raise ValueError("no message")
+        yield tag >> 3, data[at : at + size]
+        at += size
+
+
+def _read_varint(data: bytes, at: int) -> Tuple[int, int]:
+    """A number, and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] <= 0x7F:  # noqa: PLR2004 - seven bits
+            return value, at

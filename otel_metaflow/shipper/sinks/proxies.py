@@ -1,0 +1,55 @@
+"""Which proxy leads to an endpoint: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, read as requests reads them."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Mapping, Optional
+from urllib.parse import SplitResult, urlsplit
+
+
+def proxy_of(url: SplitResult, environ: Mapping[str, str]) -> Optional[SplitResult]:
+    """The proxy for `url`, None where it is reached directly.
+
+    Raises:
+        ValueError: it is of a kind that is not spoken here: SOCKS, and TLS within TLS.
+    """
+    name = f"{url.scheme}_proxy"
+    if not _variable(environ, name):
+        name = "all_proxy"
+    text = _variable(environ, name)
+    no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if not text or _is_excepted(url.hostname or "", url.port, no_proxy):
+        return None
+    proxy = urlsplit(text if "://" in text else f"http://{text}")
+    if proxy.scheme not in ("http", "https") or proxy.scheme == url.scheme == "https":
+        raise ValueError(
+            f"{name.upper()} is of the kind {proxy.scheme}://, which is not spoken here; type one of http://"
+        )
+    return proxy
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    """Lower case wins, also where it is empty."""
+    return environ[name] if name in environ else environ.get(name.upper(), "")
+
+
+def _is_excepted(host: str, port: Optional[int], no_proxy: str) -> bool:
+    if no_proxy == "*":
+        return True
+    names = [name for name in no_proxy.replace(" ", "").split(",") if name]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    return any(_is_meant(host.lower(), port, address, name.lower()) for name in names)
+
+
+def _is_meant(host: str, port: Optional[int], address: object, name: str) -> bool:
+    """Whether `name` is the host, a domain that it is in, or a network that its address is in."""
+    if address is not None:
+        try:
+            return address in ipaddress.ip_network(name, strict=False)
+        except ValueError:
+            return f"{host}:{port}" == name
+    domain = name.lstrip(".")
+    return any(each == domain or each.endswith(f".{domain}") for each in (host, f"{host}:{port}"))
