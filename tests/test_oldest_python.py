@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
+from endpoint import Endpoint
 from interpreters import interpreters
 
 import otel_metaflow
@@ -58,6 +60,25 @@ from pathlib import Path
 from otel_metaflow.journal.reader import Tail
 print(json.dumps([entry.record for entry in Tail(Path(sys.argv[1])).read()]))
 """
+SEND = """
+import os, sys
+from otel_metaflow.core import settings
+from otel_metaflow.shipper.sinks import otlp_http
+from otel_metaflow.shipper.telemetry import Record, Resource, Scope
+os.environ.update(argument.split("=", 1) for argument in sys.argv[1:])
+resource, scope = Resource({"service.name": "box"}), Scope("old", "1")
+ids = {"traceId": "1" * 32, "spanId": "2" * 16}
+point = {"timeUnixNano": 2, "startTimeUnixNano": 1, "asDouble": 0.5}
+data = {
+    "logs": {"timeUnixNano": 1, "body": "\u2713 \\ud800 " + "x" * 100000, "attributes": {"a": [1, {"b": None}]}, **ids},
+    "traces": {"name": "span", "startTimeUnixNano": 1, "endTimeUnixNano": 2, **ids},
+    "metrics": {"name": "metric", "sum": {"dataPoints": [point], "isMonotonic": True, "aggregationTemporality": 1}},
+}
+for signal, destination in settings.read().destinations.items():
+    export = otlp_http.build(destination)
+    for _ in range(3):
+        print(signal, export([Record(resource, scope, data[signal])]).verdict.value)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +107,7 @@ def closure() -> dict[str, Path]:
     found: dict[str, Path] = {}
     waiting = [
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for pattern in ("journal/*.py", "task/*.py", "model/*.py", "shipper/convert/*.py", "shipper/sinks/protobuf.py")
+        for pattern in ("journal/*.py", "task/*.py", "model/*.py", "shipper/convert/*.py", "shipper/sinks/otlp_http.py")
         for file in PACKAGE.glob(pattern)
     ]
     while waiting:
@@ -143,3 +164,21 @@ def test_a_journal_passes_between_the_oldest_python_and_ours(
     assert len(line["body"]) == len("\u2713 s ") + 100_000
     assert forked["body"] == "of a forked child"
     assert (end["kind"], end["error"], end["seconds"]) == ("end", None, 1.5)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("is_secured", [False, True])
+def test_records_are_sent_by_the_oldest_python(alone: Path, tmp_path: Path, is_secured: bool, compression: str) -> None:
+    """Of each signal, and over one connection, to an endpoint that reads them by the official messages."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    with Endpoint(tls=authority.issue_cert("127.0.0.1") if is_secured else None) as endpoint:
+        variables = {
+            "ENDPOINT": endpoint.url, "COMPRESSION": compression, "CERTIFICATE": str(tmp_path / "authority.pem"),
+        }  # fmt: skip
+        arguments = [f"OTEL_EXPORTER_OTLP_{name}={value}" for name, value in variables.items()]
+        sent = printed(alone, SEND, *arguments).splitlines()
+        assert sent == [f"{signal} delivered" for signal in ("traces", "metrics", "logs") for _ in range(3)]
+        assert endpoint.bodies() == ["✓ � " + "x" * 100_000] * 3
+        assert [span.name for span, _ in endpoint.spans()] == ["span"] * 3
+        assert len(endpoint.messages) == 9

@@ -19,7 +19,7 @@ from otel_metaflow.core.metaflow_seams import facts
 from otel_metaflow.core.settings import SIGNALS, Destination, Settings
 from otel_metaflow.diagnose import bundled_collector
 from otel_metaflow.diagnose.reach import GRPC, HTTP, Address, Finding, State, not_tried, reach, spoken
-from otel_metaflow.shipper.sinks import otlp
+from otel_metaflow.shipper.sinks import choice
 from otel_metaflow.shipper.sinks.answers import Answer, Verdict
 from otel_metaflow.shipper.telemetry import Data, LogRecord, Metric, Record, Resource, Scope, Span
 
@@ -194,7 +194,7 @@ def _export(
 ) -> None:
     began = time.monotonic()
     try:
-        answer = otlp.build(destination)(records)
+        answer = choice.build(destination)(records)
     except Exception as error:  # noqa: BLE001 - a variable that its exporter does not accept
         answer = Answer(Verdict.REFUSED, f"cannot be sent: {error}")
     answered((answer, time.monotonic() - began))

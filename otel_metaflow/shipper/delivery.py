@@ -27,7 +27,7 @@ from otel_metaflow.shipper.convert.spans import Spans
 from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.log_files import Files
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
-from otel_metaflow.shipper.sinks import otlp
+from otel_metaflow.shipper.sinks import choice
 from otel_metaflow.shipper.sinks.answers import Exporter
 from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.shipper.usage_sampler import UsageSampler
@@ -50,7 +50,7 @@ class Delivery:
         folder: Path,
         environment: Settings,
         wake: threading.Event,
-        build: Callable[[Destination], Exporter] = otlp.build,
+        build: Callable[[Destination], Exporter] = choice.build,
     ) -> None:
         self._home, self._folder = home, folder
         self._ledger = Ledger(folder / layout.LEDGER_FILE)

@@ -64,12 +64,10 @@ class _WatchedSession(requests.Session):
 
 
 class _HttpExporter:
-    def __init__(self, signal: str) -> None:
-        module, name, _, _ = _CLASSES[signal]
-        self._convert = sdk_objects.OF[signal]
-        self._session = _WatchedSession(_partial_success(signal))
-        made = importlib.import_module(f"opentelemetry.exporter.otlp.proto.http.{module}")
-        self._exporter = getattr(made, name)(session=self._session)
+    def __init__(self, destination: Destination) -> None:
+        self._convert = sdk_objects.OF[destination.signal]
+        self._session = _WatchedSession(_partial_success(destination.signal))
+        self._exporter = exporter_class(destination)(session=self._session)
 
     def __call__(self, records: Sequence[Record]) -> Answer:
         self._session.answer = None
@@ -106,11 +104,9 @@ class _WatchedStub:
 
 
 class _GrpcExporter:
-    def __init__(self, signal: str) -> None:
-        module, name, _, _ = _CLASSES[signal]
-        self._convert = sdk_objects.OF[signal]
-        made = importlib.import_module(f"opentelemetry.exporter.otlp.proto.grpc.{module}")
-        self._exporter = getattr(made, name)()
+    def __init__(self, destination: Destination) -> None:
+        self._convert = sdk_objects.OF[destination.signal]
+        self._exporter = exporter_class(destination)()
         # No public seam: the exporter makes its channel itself. tests/test_exporters.py guards the name.
         self._stub = _WatchedStub(self._exporter._client, _rejection)  # noqa: SLF001
         self._exporter._client = self._stub  # noqa: SLF001
@@ -132,9 +128,18 @@ def build(destination: Destination) -> Exporter:
     Raises:
         Exception: the exporter does not accept a variable's value; its message names it.
     """
-    if destination.protocol == "grpc":
-        return _GrpcExporter(destination.signal)
-    return _HttpExporter(destination.signal)
+    return _GrpcExporter(destination) if destination.protocol == "grpc" else _HttpExporter(destination)
+
+
+def exporter_class(destination: Destination) -> Any:
+    """The official exporter of a signal, for its protocol.
+
+    Raises:
+        Exception: it cannot be imported.
+    """
+    module, name, _, _ = _CLASSES[destination.signal]
+    package = "grpc" if destination.protocol == "grpc" else "http"
+    return getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.{module}"), name)
 
 
 def _partial_success(signal: str) -> Callable[[bytes], Answer]:

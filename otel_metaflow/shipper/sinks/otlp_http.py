@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import Dict, Iterable, NamedTuple
+from typing import Dict, NamedTuple, Sequence
 from urllib.parse import unquote, urlsplit
 
 from otel_metaflow.core.settings import Destination, of_signal
@@ -80,9 +80,9 @@ class _HttpExporter:
         self._options = Options.read(destination)
         self._connection = Connection(urlsplit(self._options.url), self._options.trust)
 
-    def __call__(self, batch: Iterable[Record]) -> Answer:
+    def __call__(self, records: Sequence[Record]) -> Answer:
         try:
-            body = self._compressed(protobuf.encode(self._signal, batch))
+            body = self._compressed(protobuf.encode(self._signal, records))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about these data
             return answers.unfit(error)
         try:
