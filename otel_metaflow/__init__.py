@@ -1,16 +1,16 @@
-"""OpenTelemetry for Metaflow: a task appends to a journal, a separate process ships it.
+"""OpenTelemetry for Metaflow: a task appends to a journal, a separate process exports it.
 
-What is public, beside the command `otel-metaflow`:
+The public API, besides the command `otel-metaflow`:
 
-    otel                    the decorator of steps, as `from metaflow import otel`, with types
-    trace_id                the id of a run's trace, computed from its name: before, during and after it
+    otel                    the step decorator, the same as `from metaflow import otel`, with types
+    trace_id                the trace id of a run, computed from its name, so it is known before the run starts
     run_span_id             the id of a run's own span
     attempt_span_id         the id of the span of one attempt
-    __version__             of this distribution
-    otel_metaflow.testing   runs a flow in a test and returns its telemetry; a module of its own, as it needs the SDK
+    __version__             the version of this distribution
+    otel_metaflow.testing   runs a flow in a test and returns its telemetry; a separate module because it needs the SDK
 
-Everything else may change without notice. Importing this package costs nothing: each name is loaded when it is first
-used, and only `otel` brings in Metaflow.
+Everything else may change without notice. Importing this package is cheap: each name is loaded on first use, and only
+`otel` imports Metaflow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from otel_metaflow.core.version import __version__
 
 __all__ = ["__version__", "attempt_span_id", "otel", "run_span_id", "trace_id"]
 
-TYPE_CHECKING = False  # as type checkers understand it; `typing` is the dearest import of all here
+TYPE_CHECKING = False  # type checkers take it for True; importing `typing` would be the most expensive part
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeVar, overload
@@ -40,19 +40,20 @@ if TYPE_CHECKING:
     ) -> Callable[[_Step], _Step]: ...
 
     def otel(*_arguments: Any, **_options: Any) -> Any:
-        """Send OpenTelemetry logs, a span and metrics for each attempt of a step.
+        """Export OpenTelemetry logs, a span and metrics for each attempt of a step.
 
-        Stands above `@step`, bare or with options: `attributes` are put on all telemetry of the step, `logs` is any of
-        stdout, stderr and logging (all by default), `foreach_value` adds the value of a foreach, cut to 256 characters.
+        Place it above `@step`, with or without options: `attributes` are added to all telemetry of the step; `logs` is
+        any of stdout, stderr and logging (default: all); `foreach_value` also records the value of a foreach, cut to
+        256 characters.
 
         Raises:
-            metaflow.exception.MetaflowException: a value that is not allowed, when the flow starts.
+            metaflow.exception.MetaflowException: an option is invalid; raised when the flow starts.
         """
 
-else:  # hidden from type checkers: to them it would give the package any name there is
+else:  # hidden from type checkers, for which the package would then have any attribute
 
     def __getattr__(name: str) -> object:
-        """Load a public name when it is first used."""
+        """Load a public name on first use."""
         if name == "otel":
             import metaflow
 

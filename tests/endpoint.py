@@ -89,7 +89,7 @@ class Endpoint:
         pace: float = 0.02,
         seed: int = 0,
         flaps: Sequence[str] = (),
-        most_bytes: int | None = None,
+        max_bytes: int | None = None,
         keeps_messages: bool = True,
     ) -> None:
         self.fault = fault
@@ -105,7 +105,7 @@ class Endpoint:
         self._released = threading.Event()
         self._flaps = _flaps(flaps or _FLAPS[protocol], seed)
         server = _Grpc if protocol == "grpc" else _Http
-        self._server = server(self, port, tls, pace, most_bytes)
+        self._server = server(self, port, tls, pace, max_bytes)
         self.port = self._server.port
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
@@ -209,11 +209,11 @@ def _response(path: str, fault: str) -> Any:
 
 class _Http:
     def __init__(
-        self, endpoint: Endpoint, port: int, tls: trustme.LeafCert | None, pace: float, most_bytes: int | None
+        self, endpoint: Endpoint, port: int, tls: trustme.LeafCert | None, pace: float, max_bytes: int | None
     ) -> None:
         self._endpoint = endpoint
         self._pace = pace
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
@@ -265,7 +265,7 @@ class _Http:
             handler.connection.close()
             handler.close_connection = True
             return
-        if self._most_bytes is not None and len(data) > self._most_bytes:
+        if self._max_bytes is not None and len(data) > self._max_bytes:
             fault = "413"
         status = {"bad-record": 400}.get(fault, int(fault) if fault.isdigit() else 200)
         body = b"<html>please log in</html>" if fault == "html" else b""
@@ -295,10 +295,10 @@ class _Http:
 
 class _Grpc:
     def __init__(
-        self, endpoint: Endpoint, port: int, tls: trustme.LeafCert | None, _pace: float, most_bytes: int | None
+        self, endpoint: Endpoint, port: int, tls: trustme.LeafCert | None, _pace: float, max_bytes: int | None
     ) -> None:
         self._endpoint = endpoint
-        options = [] if most_bytes is None else [("grpc.max_receive_message_length", most_bytes)]
+        options = [] if max_bytes is None else [("grpc.max_receive_message_length", max_bytes)]
         self._server = grpc.server(ThreadPoolExecutor(16), options=[*options, ("grpc.so_reuseport", 0)])
         for path, add in _SERVICES.items():
             add(self._service(path), self._server)

@@ -112,7 +112,7 @@ def test_without_a_journal_it_says_what_is_missing(place: Place, tmp_path: Path)
     finished = other.run(FLOW.replace("@otel", "").replace(", otel", ""))
     text = fetched(other, finished, "start/1").read_text()
     assert f"There is no journal of CardFlow/{finished.run}" in text
-    assert "put @otel on the step" in text
+    assert "Add @otel to the step" in text
 
 
 def test_metaflows_server_shows_it(chromium: Browser, place: Place, finished: Finished) -> None:

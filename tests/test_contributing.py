@@ -1,4 +1,4 @@
-"""The docs name files and names that are there."""
+"""The docs name files and names that exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGES = [
 
 
 def test_the_walks_of_contributing_lead_somewhere() -> None:
-    """Each file that stands in backticks is there, and each name is in the file beside it."""
+    """Each file in backticks exists, and each name is in the file beside it."""
     table = (ROOT / "CONTRIBUTING.md").read_text().partition("## Find your way")[2].partition("## Versions")[0]
     files = re.findall(r"`([\w/]+\.(?:py|yaml|md))`", table)
     assert len(files) > 10
@@ -28,7 +28,7 @@ def test_the_walks_of_contributing_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_of_the_docs_lead_somewhere(page: str) -> None:
-    """Within the tree; a link to a heading names one that is there."""
+    """Within the tree; a link to a heading names one that exists."""
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", (ROOT / page).read_text()):
         name, _, heading = target.partition("#")
         found = (ROOT / page).parent / name if name else ROOT / page
@@ -39,7 +39,7 @@ def test_links_of_the_docs_lead_somewhere(page: str) -> None:
 
 
 def test_files_of_the_design_are_there() -> None:
-    """The walks of docs/design.md name files below otel_metaflow/ or the root."""
+    """The paths in docs/design.md name files below otel_metaflow/ or the root."""
     text = (ROOT / "docs/design.md").read_text()
     walks = text.partition("## The path of a line, a span and a death")[2].partition("## Decisions")[0]
     files = re.findall(r"[\w/]+\.(?:py|yaml)", walks)

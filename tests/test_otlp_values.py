@@ -54,16 +54,16 @@ def test_what_otlp_cannot_carry_becomes_a_string(given: Any, right: Any) -> None
     assert type(otlp_values.fit(given)) is type(right)
 
 
-@pytest.mark.parametrize("depth", [otlp_values.DEEPEST + 1, 500, 100_000])
+@pytest.mark.parametrize("depth", [otlp_values.MAX_DEPTH + 1, 500, 100_000])
 @pytest.mark.parametrize("kind", ["list", "map"])
 def test_what_lies_too_deep_is_the_text_of_its_json(depth: int, kind: str) -> None:
     nested: Any = math.inf
     for _ in range(depth):
         nested = [nested] if kind == "list" else {"a": nested}
     found = otlp_values.fit(nested)
-    for _ in range(otlp_values.DEEPEST):
+    for _ in range(otlp_values.MAX_DEPTH):
         found = found[0] if kind == "list" else found["a"]
-    left = depth - otlp_values.DEEPEST
+    left = depth - otlp_values.MAX_DEPTH
     opening, closing = ("[", "]") if kind == "list" else ('{"a":', "}")
     assert found == opening * left + '"Infinity"' + closing * left
 

@@ -111,7 +111,7 @@ def test_so_it_is_over_grpc(place: Place, kept: Finished, fault: str) -> None:
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_flapping_endpoint_gets_everything_once(place: Place, kept: Finished, protocol: str) -> None:
     """In small requests, so that it flaps many times."""
-    with Endpoint("flap", protocol=protocol, seed=4, most_bytes=12_000) as endpoint:
+    with Endpoint("flap", protocol=protocol, seed=4, max_bytes=12_000) as endpoint:
         process = shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {}))
         kept.wait_delivered(90)
         assert process.wait(30) == 0
@@ -125,7 +125,7 @@ def test_an_endpoint_that_takes_small_requests_only_gets_everything(
     place: Place, kept: Finished, protocol: str
 ) -> None:
     """413, and the message too large of gRPC, blame the size: halves are sent until they fit."""
-    with Endpoint(protocol=protocol, most_bytes=6_000) as endpoint:
+    with Endpoint(protocol=protocol, max_bytes=6_000) as endpoint:
         process = shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {}))
         kept.wait_delivered(60)
         assert process.wait(30) == 0

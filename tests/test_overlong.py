@@ -34,8 +34,8 @@ def test_a_line_that_grows_in_pieces_is_cut_as_the_whole_one(pieces: list[str]) 
             grown = long_lines.shortened(grown)
             assert len(grown) <= LONGEST_LINE + 1
     whole = "".join(pieces)
-    found = long_lines.kept(grown, length)
-    assert found == long_lines.kept(whole, len(whole))
+    found = long_lines.truncated(grown, length)
+    assert found == long_lines.truncated(whole, len(whole))
     if len(whole) > LONGEST_LINE:
         *_, last = whole.rstrip("\r").split("\r")
         assert found == last[:LONGEST_LINE]
@@ -61,7 +61,7 @@ def test_a_tap_reports_what_is_kept_and_how_long_it_was(pieces: list[str]) -> No
     for piece in [*pieces, "\n"]:
         sink.write(piece)
     whole = "".join(pieces)
-    assert found == [("stdout", long_lines.kept(whole, len(whole)), len(whole), "stdout")]
+    assert found == [("stdout", long_lines.truncated(whole, len(whole)), len(whole), "stdout")]
 
 
 FLOW = r"""

@@ -101,12 +101,12 @@ def test_the_card_is_there_with_all_that_it_draws_with(environment: Environment)
 @pytest.mark.parametrize(
     ("decorator", "message"),
     [
-        ("@otel(colour='red')", "@otel has no option 'colour'; allowed are attributes, logs, foreach_value"),
-        ("@otel(logs=['stdin'])", "allows any of stdout, stderr, logging; 'stdin' is none"),
-        ("@otel(logs=3)", "must be a list of any of stdout, stderr, logging, not int"),
+        ("@otel(colour='red')", "@otel has no option 'colour'; its options are attributes, logs, foreach_value"),
+        ("@otel(logs=['stdin'])", "does not support 'stdin', only stdout, stderr, logging"),
+        ("@otel(logs=3)", "must be a list of stdout, stderr, logging, not int"),
         ("@otel(attributes=['a'])", "must be a dictionary such as"),
         ("@otel(attributes={'a': object()})", "allows strings, numbers and booleans as values; 'a' is a object"),
-        ("@otel(attributes={3: 'a'})", "must have names that are not empty strings, not 3"),
+        ("@otel(attributes={3: 'a'})", "must have non-empty strings as names, not 3"),
     ],
 )
 def test_a_wrong_option_stops_the_flow_at_start_and_is_named(

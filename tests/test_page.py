@@ -92,7 +92,7 @@ def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: 
     (first,) = (index for index, row in enumerate(rows) if row.endswith("train/6"))
     assert rows[first + 1].endswith("train/6/1")
     look.page.locator("#rows .row", has_text="train/6/1").hover()
-    assert look.page.locator("#links").inner_text() == "train/6/1: reads from fetch/3; a retry of train/6"
+    assert look.page.locator("#links").inner_text() == "train/6/1: inputs: fetch/3; retry of train/6"
     linked = look.page.locator("#rows .row.linked .name").all_inner_texts()
     assert sorted(name.strip("◆") for name in linked) == ["fetch/3", "train/6"]
 
@@ -467,8 +467,8 @@ def test_what_was_not_recorded_is_drawn_as_that(look: Look, tmp_path: Path) -> N
     assert page.locator("#path").inner_text() == "Critical path 4.50s, 0.50s of it queued: start/1 → work/2 → end/3"
     assert page.locator("#unseen").is_visible()
     page.locator("#rows .row", has_text="work/2").click()
-    assert "not recorded, its step has no @otel" in page.locator("#facts").inner_text()
-    page.locator("#log .empty", has_text="Not recorded: its step has no @otel.").wait_for()
+    assert "not recorded (no @otel)" in page.locator("#facts").inner_text()
+    page.locator("#log .empty", has_text="Not recorded (no @otel).").wait_for()
     page.locator("#rows .row", has_text="start/1").click()
     page.locator("#log .line", has_text="fine").wait_for()
     page.locator("#level").select_option("4")
@@ -490,7 +490,7 @@ def test_an_uncaught_exception_is_among_the_errors(look: Look, failed: tuple[Fin
 
 def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the page says how many are not there."""
-    monkeypatch.setattr(pages, "MOST_LINES", 1000)
+    monkeypatch.setattr(pages, "MAX_LINES", 1000)
     home = tmp_path / "home"
     made = Journals(home)
     error = {"kind": "log", "timeUnixNano": moment(0), "severityNumber": 40, "body": "early error"}
@@ -502,7 +502,7 @@ def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypa
     kept = [line.text for line in parts["start/1"].lines]
     assert kept[0] == "early error"
     assert kept[-1] == "line 4999"
-    assert len(kept) + parts["start/1"].cut == 5001
+    assert len(kept) + parts["start/1"].omitted == 5001
     assert len(kept) <= 1000
 
 

@@ -135,13 +135,13 @@ def test_it_is_drawn_as_that(place: Place, finished: Finished) -> None:
     run = f"MixFlow/{finished.run}"
     shown = place.cli("view", run).stdout
     assert "graph start > work[3] > join > end" in shown
-    assert "not recorded, without @otel: join, work" in shown
+    assert "not recorded (no @otel): join, work" in shown
     assert re.search(r"^\* join/5 +success .*╌.* not recorded *$", shown, re.MULTILINE)
     assert "the process exited with code 1 (retried); not recorded" in shown
     step = place.cli("view", f"{run}/join")
     assert (step.returncode, "join/5" in step.stdout) == (0, True)
-    assert "not recorded: its step has no @otel" in place.cli("view", f"{run}/join/5").stdout
-    assert place.cli("view", f"{run}/join", "--logs").stdout == "no log records: not recorded, without @otel\n"
+    assert "not recorded (no @otel)" in place.cli("view", f"{run}/join/5").stdout
+    assert place.cli("view", f"{run}/join", "--logs").stdout == "no log records: not recorded (no @otel)\n"
     trace = json.loads(place.cli("export", run, "--format", "perfetto").stdout)
     titles = {event["name"] for event in trace["traceEvents"] if event.get("cat") == "attempt"}
     assert {"start/1 success", "join/5 success (not recorded)", "work/4 failure (not recorded)"} <= titles

@@ -120,7 +120,7 @@ def figures_gone(text: str, run: str) -> list[str]:
     return [re.sub(r'File "[^"]*/', 'File "', line.rstrip()) for line in text.splitlines()]
 
 
-def test_a_task_is_told_attempt_by_attempt(place: Place, finished: Finished) -> None:
+def test_a_task_is_shown_attempt_by_attempt(place: Place, finished: Finished) -> None:
     """Times, place in the flow, use against what was requested, and why it failed."""
     shown = figures_gone(place.cli("view", f"BranchFlow/{finished.run}/train/6/1").stdout, finished.run)
     (count,) = re.findall(r"  (\d+) log records", "\n".join(shown))
@@ -128,8 +128,8 @@ def test_a_task_is_told_attempt_by_attempt(place: Place, finished: Finished) -> 
         BranchFlow/RUN/train/6/1  failure  Ts  started TIME
           queued Ts, started up Ts, user code Ts, stored Ts
           on the critical path
-          reads from fetch/3
-          a retry of train/6
+          inputs: fetch/3
+          retry of train/6
           foreach index 2
           exit code 1
           cpu Ts of 2 cores requested; memory SIZE of SIZE requested; read SIZE; written SIZE
@@ -202,7 +202,7 @@ def test_recent_runs_are_listed_with_a_spark_line_for_each_flow(tmp_path: Path) 
         "run  result  took  started  attempts  failed",
         *(f"AFlow/{number}  {result}  Ts  TIME  1{bad}" for number, result, bad in reversed(_ROWS)),
         "",
-        "AFlow  ▂▅█  the last 3, at most Ts",
+        "AFlow  ▂▅█  last 3, longest Ts",
     ]
     assert "BFlow  █" in place.cli("view").stdout
     assert len(json.loads(place.cli("view", "--json", "--limit", "2").stdout)) == 2

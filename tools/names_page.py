@@ -1,4 +1,4 @@
-"""Writes docs/names.md, the page of every name that leaves: `python tools/names_page.py > docs/names.md`."""
+"""Prints docs/names.md, the reference of all exported names: `python tools/names_page.py > docs/names.md`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ def page() -> str:
     """`docs/names.md`."""
     lines = [_HEAD.rstrip()]
     for title, found in (("Resource", "resource"), ("Spans of attempts", "attempt"), ("Spans of runs", "run"),
-                         ("Spans of user code, besides what it gives them", "user"),
+                         ("Spans of user code, in addition to their own", "user"),
                          ("Links", "links"), ("Log records", "logs"), ("Metric points", "metrics")):  # fmt: skip
         rows = [name for name in names.CATALOG if found in name.on.split(", ")]
-        lines += ["", f"## {title}", "", "| attribute | type | status | what |", "|---|---|---|---|"]
+        lines += ["", f"## {title}", "", "| attribute | type | status | meaning |", "|---|---|---|---|"]
         lines += [f"| `{row.name}` | {row.form} | {row.status} | {row.text} |" for row in rows]
     events = [name for name in names.CATALOG if name.on == "event"]
-    lines += ["", "## Events", "", "| event | severity | when | with |", "|---|---|---|---|"]
+    lines += ["", "## Events", "", "| event | severity | meaning | attributes |", "|---|---|---|---|"]
     for event in events:
         carried = ", ".join(f"`{row.name}`" for row in names.CATALOG if event.name in row.on.split(", "))
         lines.append(f"| `{event.name}` | {event.form} | {event.text} | {carried} |")
-    lines += ["", "## Metrics", "", "| metric | kind, unit | of | boundaries |", "|---|---|---|---|"]
+    lines += ["", "## Metrics", "", "| metric | kind, unit | meaning | boundaries |", "|---|---|---|---|"]
     for metric in (name for name in names.CATALOG if name.on == "metric"):
         bounds = " ".join(f"{bound:g}" for bound in names.BOUNDARIES.get(metric.name, ()))
         lines.append(f"| `{metric.name}` | {metric.form} | {metric.text} | {bounds} |")
@@ -29,22 +29,22 @@ def page() -> str:
 _HEAD = """\
 # Names
 
-Made from `otel_metaflow/core/names.py` by `python tools/names_page.py > docs/names.md`. A test holds this page
-against that file, and against what a run really sends.
+Generated from `otel_metaflow/core/names.py` by `python tools/names_page.py > docs/names.md`. A test compares this page
+with that file, and with what a run actually exports.
 
-## The tree
+## The span tree
 
 ```
 RUN FanoutFlow                       the run
-  start                              an attempt, named by its step
+  start                              an attempt, named after its step
   work        metaflow.foreach.index [2], failed, metaflow.attempt.final false
-  work        metaflow.attempt 1, linked to the attempt before it
-    work load                        at OTEL_METAFLOW_DETAIL=2: before user code,
+  work        metaflow.attempt 1, linked to the previous attempt
+    work load                        with OTEL_METAFLOW_DETAIL=2: before user code,
     work user code                   user code itself,
     work persist                     and storing its artifacts
     train                            a span of user code
-  collect queued                     a wait for its launch of more than a second
-  collect                            linked to all that it read from
+  collect queued                     queued for more than a second
+  collect                            linked to its inputs
   end
 ```
 """

@@ -1,1 +1,1 @@
-"""Below everything else: names, ids, settings and the guard. Standard library only."""
+"""The foundation: names, ids, settings and the guard. Standard library only."""

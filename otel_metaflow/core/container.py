@@ -1,4 +1,4 @@
-"""Whether this process runs where nothing outlives it."""
+"""Detects containers and CI jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Mapping
 
 
 def in_container(environ: Mapping[str, str]) -> bool:
-    """Whether a process left behind would die with this one: a container, or a CI job."""
+    """Whether a background process would be killed together with this one: in a container or a CI job."""
     return (
         bool(environ.get("KUBERNETES_SERVICE_HOST"))
         or bool(environ.get("CI"))

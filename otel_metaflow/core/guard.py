@@ -1,8 +1,8 @@
 """Keeps our errors out of a user's run.
 
-Every hook runs behind `guarded`, and whatever is read of Metaflow behind `seam`. An error of ours becomes one
-line on stderr for the whole run and nothing else: the step's result, exit code, output and timing stay what they
-are without us. Under pytest (`PYTEST_CURRENT_TEST`) an error is raised, so that no test passes over one.
+Every hook is wrapped in `guarded`, and everything that reads Metaflow's internals in `seam`. An error of ours becomes
+one line on stderr for the whole run and nothing else: the step's result, exit code, output and timing are the same as
+without us. Under pytest (`PYTEST_CURRENT_TEST`) the error is raised, so that no test misses it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from types import CodeType, TracebackType
 from typing import Any, Callable, Mapping, Optional, Protocol, Set, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-# What goes unrecorded, and why.
+# Called with what goes unrecorded, and why.
 Note = Callable[[str, str], object]
-UNKNOWN = "a part of the telemetry"
+UNKNOWN = "part of the telemetry"
 _reported: Set[str] = set()
 _keep: Optional[Note] = None
 _hidden: Set[CodeType] = set()
 
 
 def print_line(line: str) -> None:
-    """Print one line of ours on stderr, or nowhere if stderr is gone."""
+    """Print one line of ours on stderr, if it is open."""
     try:
         sys.stderr.write(f"otel: {line}\n")
-    except Exception:  # noqa: BLE001 - a closed stderr is the user's affair and must not fail a step
+    except Exception:  # noqa: BLE001 - user code may close stderr, which must not fail a step
         return
 
 
 def keep_notes(keep: Note) -> None:
-    """Give what is to be reported to `keep` from now on, which prints it once for the run."""
+    """Pass reports to `keep` from now on, which prints them once for the run."""
     global _keep
     _keep = keep
 
 
 def report(error: BaseException, what: str = UNKNOWN) -> None:
-    """Report, once, that an error of ours or a Metaflow that we do not know keeps `what` from being recorded."""
+    """Report, once, that `what` is not recorded, because of an error of ours or an unknown version of Metaflow."""
     if "PYTEST_CURRENT_TEST" in os.environ and "OTEL_METAFLOW_GUARD" not in os.environ:
         raise error
     if what in _reported:
@@ -52,17 +52,17 @@ def report(error: BaseException, what: str = UNKNOWN) -> None:
 
 
 def print_unrecorded(reasons: Mapping[str, str]) -> None:
-    """Print the one line about what goes unrecorded, given with the reason of each."""
+    """Print one line about what goes unrecorded; `reasons` has the reason for each."""
     if reasons:
         (reason, *_) = reasons.values()
         print_line(f"telemetry is incomplete, not recorded: {', '.join(reasons)} ({reason}); the run goes on")
 
 
 def is_from_signal(error: BaseException) -> bool:
-    """Whether a signal handler raised `error` while our code happened to run.
+    """Whether `error` was raised by a signal handler that ran while our code did.
 
-    `@timeout` raises from its SIGALRM handler (metaflow/plugins/timeout_decorator.py), a user may do the
-    same: such an exception belongs to the step, and swallowing it would make the timeout never happen.
+    `@timeout` raises from its SIGALRM handler (metaflow/plugins/timeout_decorator.py), and user code may do the same.
+    Such an exception belongs to the step: swallowing it would disable the timeout.
     """
     handlers = set()
     for number in signal.valid_signals():
@@ -79,28 +79,28 @@ def is_from_signal(error: BaseException) -> bool:
 
 
 def let_pass(error: Exception) -> None:
-    """Raise `error` again if it is the user's, of a signal handler, rather than what we expected to catch."""
+    """Raise `error` again if it comes from a signal handler rather than from our code."""
     if is_from_signal(error):
         raise error
 
 
 def contain(error: Exception, what: str = UNKNOWN) -> None:
-    """Report `error`, or raise it again where it is the user's."""
+    """Report `error`, or raise it again if it comes from a signal handler."""
     let_pass(error)
     report(error, what)
 
 
 def hidden(function: _Function) -> _Function:
-    """Mark a function that stands between user code and what it calls: `hide_frames` takes it out."""
+    """Mark a function that runs between user code and what it calls, so that `hide_frames` removes its frames."""
     _hidden.add(function.__code__)
     return function
 
 
 def hide_frames(error: Optional[BaseException], marked: Set[CodeType] = _hidden) -> None:
-    """Take our frames out of the traceback of a user's exception, of a print that raised say.
+    """Remove our frames from the traceback of a user's exception, for example of a print that raised.
 
-    Its traceback is shown to the user, and hashed by those who group errors. It may be while the interpreter is taken
-    down, when names of this module are gone; hence `marked`.
+    The user sees that traceback, and error trackers group errors by it. `marked` is a default because the globals of
+    this module are gone during interpreter shutdown.
     """
     seen: Set[int] = set()
     while error is not None and id(error) not in seen:
@@ -116,7 +116,7 @@ def hide_frames(error: Optional[BaseException], marked: Set[CodeType] = _hidden)
 
 
 def guarded(function: _Function) -> _Function:
-    """Make a hook that never raises an error of ours and returns None where it met one."""
+    """Make a hook that returns None instead of raising an error of ours."""
     return cast("_Function", _guard(function, UNKNOWN, lambda: None))
 
 
@@ -125,9 +125,9 @@ class _Decorator(Protocol):
 
 
 def seam(what: str, default: Callable[[], Any] = lambda: None) -> _Decorator:
-    """Make a function that reaches into Metaflow answer `default()` where it does not find what it looks for.
+    """Make a function that reads Metaflow's internals return `default()` if they are not as expected.
 
-    `what` is that which then goes unrecorded, as the one line about it names it.
+    `what` describes what goes unrecorded then, in the line that reports it.
     """
 
     def decorate(function: _Function) -> _Function:
@@ -137,8 +137,7 @@ def seam(what: str, default: Callable[[], Any] = lambda: None) -> _Decorator:
 
 
 def _guard(function: Callable[..., Any], what: str, default: Callable[[], Any]) -> Callable[..., Any]:
-    # Names of a closure: those of the module are gone when the interpreter is taken down, and by then whatever
-    # is to be recorded is.
+    # Bound in the closure: globals of the module are gone during interpreter shutdown, when nothing is recorded anyway.
     is_finalizing = sys.is_finalizing
 
     @functools.wraps(function)
@@ -147,7 +146,7 @@ def _guard(function: Callable[..., Any], what: str, default: Callable[[], Any]) 
             return default()
         try:
             return function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the whole point: nothing of ours reaches the run
+        except Exception as error:  # noqa: BLE001 - the purpose of the guard: no error of ours reaches the run
             contain(error, what)
             return default()
 

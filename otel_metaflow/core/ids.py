@@ -1,8 +1,8 @@
-r"""Trace and span ids, derived from what a run, a step and an attempt are called.
+r"""Trace and span ids, derived from the names of a run, a step and an attempt.
 
-Nothing is handed from process to process: the launcher, the task, the shipper, a later re-run and a
-shell script compute the same ids from the same names. The recipe, version 1, is a BLAKE2b digest
-over the UTF-8 names joined by NUL (which no name can hold):
+No id is passed between processes: the launcher, the task, the shipper, a later re-run and a shell script
+compute the same ids from the same names. Version 1 is a BLAKE2b digest of the UTF-8 names joined by NUL,
+which no name can contain:
 
     trace id   = BLAKE2b-128(otel-metaflow/1 NUL namespace NUL flow NUL run)
     run span   = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run)
@@ -10,8 +10,8 @@ over the UTF-8 names joined by NUL (which no name can hold):
     its parts  = BLAKE2b-64 (… NUL attempt NUL part)
 
 In a shell, for the empty namespace: ``printf '%s\0%s\0%s\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128``.
-A digest is uniform, so ratio samplers, which look at the low bits of the trace id, decide alike in
-every process.
+Digests are uniformly distributed, so ratio samplers, which use the low bits of the trace id, make the same
+decision in every process.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def attempt_span_id(flow: str, run: str, step: str, task: str, attempt: int, nam
 
 
 def part_span_id(flow: str, run: str, step: str, task: str, attempt: int, part: str, namespace: str = "") -> str:
-    """The 16 hex digits of a span about a part of an attempt: `queued`, `load`, `user code`, `persist`."""
+    """The 16 hex digits of the span of one part of an attempt: `queued`, `load`, `user code`, `persist`."""
     return _digest(8, namespace, flow, run, step, task, str(attempt), part)
 
 
 def instance_id(span_id: str) -> UUID:
-    """`service.instance.id` of an attempt: one process is one attempt, so its span names the instance."""
+    """`service.instance.id` of an attempt: one process is one attempt, so it is derived from the span id."""
     return uuid5(NAMESPACE_URL, f"{RECIPE}/{span_id}")

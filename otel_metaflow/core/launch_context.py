@@ -1,8 +1,8 @@
-"""What a launcher passes to its tasks in one environment variable: the settings of the run, already checked.
+"""The settings of the run, already checked, which a launcher passes to its tasks in one environment variable.
 
-Each task would otherwise read and check the same settings and describe the same host again, which costs
-it some milliseconds of imports. A task whose own `OTEL_*` variables differ, by `@environment` say, and one
-without a launcher reads everything itself.
+Otherwise each task would read and check the same settings and describe the same host again, which costs several
+milliseconds of imports. A task without a launcher, or whose own `OTEL_*` variables differ (for example by
+`@environment`), reads the settings itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from zlib import crc32
 
 VARIABLE = "OTEL_METAFLOW_LAUNCHED"
 # In the environment of a task's children: the journal of that task. The nodes of a `@parallel` step are
-# children of its control task, and what they print goes through its pipe.
+# children of its control task, and their output goes through its pipe.
 WITHIN = "OTEL_METAFLOW_WITHIN"
 
 
 class LaunchContext(NamedTuple):
-    """The settings of a run, as far as its tasks need them.
+    """The settings of a run that its tasks need.
 
-    `folder` is where the journals of the run are, None where none can be written; `trace_url` the template of
+    `folder` is the folder of the run's journals, or None if none can be written; `trace_url` is the template of
     core/trace_links.py.
     """
 
@@ -31,24 +31,24 @@ class LaunchContext(NamedTuple):
     namespace: str
     folder: Optional[Path]
     logs: Tuple[str, ...]
-    most_bytes: int
+    max_bytes: int
     trace_url: str
 
 
 def encode(context: LaunchContext, environ: Mapping[str, str]) -> str:
-    """The value of the variable; `environ` is what the settings were read from."""
+    """The value of the variable; `environ` is the environment that the settings were read from."""
     values = context._replace(folder=context.folder and str(context.folder))  # type: ignore[arg-type]
     return json.dumps([_fingerprint(environ), *values], separators=(",", ":"))
 
 
 def decode(flow: str, run: str) -> Optional[LaunchContext]:
-    """The context from this run's own launcher; None where there is none, or where this task's variables differ."""
+    """The context from this run's own launcher; None if there is none, or if this task's variables differ."""
     try:
         mark, *values = json.loads(os.environ[VARIABLE])
         found = LaunchContext(*values)
     except (KeyError, ValueError, TypeError):
         return None
-    # A step that launches another flow, whose tasks inherit the variable.
+    # A step may run another flow, whose tasks inherit the variable.
     if (found.flow, found.run) != (flow, run) or mark != _fingerprint(os.environ):
         return None
     return found._replace(folder=found.folder and Path(found.folder), logs=tuple(found.logs))

@@ -1,6 +1,6 @@
-"""What the launcher and a task both read of Metaflow, as plain values of ours.
+"""What both the launcher and a task read from Metaflow, as plain values.
 
-Nothing here is promised by Metaflow, so each function is a `seam`, as in launcher/metaflow_seams.py and
+None of it is part of Metaflow's public API, so each function is a `seam`, as in launcher/metaflow_seams.py and
 task/metaflow_seams.py.
 """
 
@@ -20,11 +20,11 @@ DEPENDS = (
     "metaflow.graph.DAGNode.type",
     "metaflow.graph.DAGNode.parallel_step",
 )
-"""The names that this module needs, each where Metaflow 2.19 defines it."""
+"""The names that this module depends on, where Metaflow 2.19 defines them."""
 
 
 class Facts(NamedTuple):
-    """Who runs what, as Metaflow knows it; what it does not know is empty."""
+    """Version, project and user of a run; unknown values are empty."""
 
     version: str = ""
     project: str = ""
@@ -35,7 +35,7 @@ class Facts(NamedTuple):
     origin_run: str = ""
 
 
-@seam("Metaflow's version, the project and the user of the run", Facts)
+@seam("Metaflow's version, project and user", Facts)
 def facts() -> Facts:
     """The facts of this process's run (metaflow/metaflow_current.py)."""
     import metaflow
@@ -48,7 +48,7 @@ def facts() -> Facts:
 
     origin = of("origin_run_id")
     return Facts(
-        version=str(metaflow.__version__),  # get_version() asks git, in a process of its own
+        version=str(metaflow.__version__),  # get_version() runs git
         project=of("project_name"),
         branch=of("branch_name"),
         is_production=bool(current.get("is_production")),
@@ -59,22 +59,22 @@ def facts() -> Facts:
 
 
 def flow_name(flow: Any) -> str:
-    """The flow's name: that of its class, unless Metaflow knows another."""
+    """The flow's name: Metaflow's, or else the name of its class."""
     try:
         return str(flow.name)
-    except Exception as error:  # noqa: BLE001 - the class's name is what Metaflow 2.19 answers
+    except Exception as error:  # noqa: BLE001 - in Metaflow 2.19 it is the name of the class anyway
         let_pass(error)
         return type(flow).__name__
 
 
 class Node(NamedTuple):
-    """A step as the graph of the flow has it."""
+    """A step in the graph of its flow."""
 
     type: str
     is_parallel: bool
 
 
-@seam("the type of steps", lambda: Node("", is_parallel=False))
+@seam("types of steps", lambda: Node("", is_parallel=False))
 def node(graph: Any, step: str) -> Node:
     """The node of a step (metaflow/graph.py)."""
     found = graph[step]

@@ -1,9 +1,9 @@
-"""What OTLP can carry of any value that JSON can hold: the one place where attributes and bodies are made fit.
+"""Converts values of attributes and bodies to values that OTLP can carry.
 
-JSON knows integers of any size, NaN, infinity, half characters and any depth. OTLP's AnyValue has int64, strings of
-Unicode, and messages that decoders follow a hundred deep (protobuf's default limit on recursion); JSON itself has
-neither NaN nor infinity (RFC 8259), which back ends parse. The SDK's encoders drop an attribute that they cannot
-encode without a word, and fail on such a body.
+Python's JSON has integers of any size, NaN, infinity, lone surrogates and any depth. OTLP's AnyValue has int64, valid
+Unicode strings, and messages nested at most a hundred levels deep (protobuf's default recursion limit); the JSON that
+back ends parse has neither NaN nor infinity (RFC 8259). The SDK's encoders silently drop an attribute that they cannot
+encode, and fail on such a body.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ import math
 import re
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
-# Levels of lists and maps in one value. A map in a map is three messages of OTLP (AnyValue, KeyValueList, KeyValue),
-# and up to ten stand around an attribute: 24 levels stay below 100 messages with room for those who wrap them again.
-DEEPEST = 24
-_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+# Levels of lists and maps in one value. A nested map takes three messages of OTLP (AnyValue, KeyValueList, KeyValue),
+# and up to ten enclose an attribute: 24 levels stay below 100 messages, with room for services that wrap them again.
+MAX_DEPTH = 24
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# `str` of an integer takes quadratic time, and Python refuses it beyond 4,300 digits (sys.set_int_max_str_digits).
-_LONGEST_INTEGER = 4_096  # bits
+# `str` of an integer takes quadratic time, and Python raises beyond 4,300 digits (sys.set_int_max_str_digits).
+_MAX_DECIMAL_BITS = 4_096
 
 
 def fit(value: Any) -> Any:
     """`value` as OTLP can carry it: null, boolean, int64, finite double, string, list or map.
 
-    Other integers become decimal strings, as the specification has it; NaN and infinity become the strings "NaN",
-    "Infinity" and "-Infinity", which are their names in protobuf's JSON; what lies deeper than DEEPEST levels becomes
-    the text of its JSON. Never raises, and takes time in proportion to the size of the value.
+    Other integers become decimal strings, as the specification requires; NaN and infinity become the strings "NaN",
+    "Infinity" and "-Infinity", as in protobuf's JSON; values nested deeper than MAX_DEPTH become their JSON text.
+    Never raises, and takes linear time.
     """
-    return _fit(value, DEEPEST)
+    return _fit(value, MAX_DEPTH)
 
 
 def attributes(given: Mapping[Any, Any]) -> Dict[str, Any]:
-    """The attributes with each value made fit, and without those that have no name."""
-    return {name: _fit(value, DEEPEST) for name, value in _named(given) if name}
+    """The attributes with each value converted, without those that have an empty name."""
+    return {name: _fit(value, MAX_DEPTH) for name, value in _named(given) if name}
 
 
 def text(value: Any) -> str:
-    """`value` as a text: a string as it is, anything else as its JSON."""
+    """`value` as text: a string as it is, anything else as JSON."""
     return whole(value) if isinstance(value, str) else "".join(_json(value))
 
 
 def whole(value: str) -> str:
-    """`value` with U+FFFD for each half of a character, such as os.fsdecode makes of bytes that are no UTF-8."""
-    # Nearly every string is ASCII, which Python knows of each without a look at its characters.
+    """`value` with U+FFFD for each lone surrogate, such as os.fsdecode produces for bytes that are not UTF-8."""
+    # Nearly every string is ASCII, which Python knows without scanning it.
     return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
 
 
@@ -64,14 +64,14 @@ def _fit(value: Any, depth: int) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """What is neither a list nor a map, nor plainly a string."""
+    """A value that is neither a list nor a map nor a plain string."""
     if isinstance(value, int):
-        return int(value) if _LEAST <= value <= _MOST else _decimal(value)
+        return int(value) if _INT64_MIN <= value <= _INT64_MAX else _decimal(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else _not_finite(value)
     try:
         return whole(str(value))
-    except Exception:  # noqa: BLE001 - an object's own __str__; its kind is all that can be told of it
+    except Exception:  # noqa: BLE001 - raised by the object's own __str__; only its type is known
         return f"<{type(value).__name__}>"
 
 
@@ -81,7 +81,7 @@ def _named(given: Mapping[Any, Any]) -> Iterator[Tuple[str, Any]]:
 
 
 def _decimal(value: int) -> str:
-    return str(value) if value.bit_length() <= _LONGEST_INTEGER else hex(value)
+    return str(value) if value.bit_length() <= _MAX_DECIMAL_BITS else hex(value)
 
 
 def _not_finite(value: float) -> str:
@@ -89,7 +89,7 @@ def _not_finite(value: float) -> str:
 
 
 def _json(value: Any) -> Iterator[str]:
-    """The JSON of `value` in pieces, made without recursion: `json.dumps` follows no more than a thousand levels."""
+    """The JSON of `value` in pieces, without recursion: `json.dumps` fails beyond about a thousand levels."""
     stack: List[Tuple[Iterator[Any], bool, str]] = []
     yield from _begun(value, stack)
     while stack:

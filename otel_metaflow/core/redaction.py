@@ -1,14 +1,12 @@
-"""Masks what looks like a secret in everything that leaves: bodies, attributes, messages, stack traces.
+"""Masks whatever looks like a secret in everything that is exported: bodies, attributes, messages, stack traces.
 
-Values that are known to be secret never reach the journal (otel_metaflow.core.secrets); these are the shapes
-of those that nobody told us. Scanners that audit repositories know more shapes, but try each of them on
-on each line; here a line that holds none of a few literal marks is passed on after one look, in a few
-microseconds.
+Values that are known to be secret never reach the journal (otel_metaflow.core.secrets); here unknown ones are
+recognized by their format. Scanners for repositories know more formats, but try each of them on each line; here a
+line without any of a few literal markers is passed on after a single check, in a few microseconds.
 
-Whatever a line holds, masking it takes time in proportion to its length. So no pattern may begin anew
-inside what it has just looked through in vain: each begins at a literal that the characters after it
-cannot repeat, is bounded in length, or is looked for by a function that passes over the run of
-characters it has seen.
+Masking takes time linear in the length of a line, whatever it contains. So no pattern may start over inside text that
+it has just scanned without a match: each starts with a literal that cannot recur in the characters after it, is
+limited in length, or is searched by a function that skips the characters it has already scanned.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from typing import Any, Callable, Dict, List, Mapping, Match, Pattern, Tuple, Un
 from otel_metaflow.core import otlp_values
 from otel_metaflow.core.secrets import MASK
 
-# How long the user's own pattern may look at one text, in seconds of the processor.
-_MOST_SECONDS = 0.05
+# CPU time that the user's own pattern may take for one text, in seconds.
+_MAX_SECONDS = 0.05
 
 
 def _keep_first(match: Match[str]) -> str:
@@ -35,7 +33,7 @@ def _sub(pattern: str, replacement: Union[str, Callable[[Match[str]], str]]) -> 
 
 
 def _end(run: Pattern[str], text: str, start: int) -> int:
-    """Where the run of characters ends that begins at `start`, perhaps with none."""
+    """The end of the run of characters that begins at `start`; the run may be empty."""
     match = run.match(text, start)
     return start if match is None else match.end()
 
@@ -52,7 +50,7 @@ def _without_jwts(text: str) -> str:
     done = seen = 0
     for match in _JWT.finditer(text):
         if match.start() < seen:
-            continue  # in a run of characters that was looked at, or in a token that was masked
+            continue  # inside text that was scanned, or a token that was masked
         seen = _end(_JWT_HEADER, text, match.end())
         rest = _JWT_REST.match(text, seen)
         if rest is not None and seen - match.end() >= _SHORTEST_HEADER:
@@ -61,7 +59,7 @@ def _without_jwts(text: str) -> str:
     return "".join(parts) + text[done:]
 
 
-# Not "tokens: 512", not "tokenizer=bert", not "token_count=3": a flow that trains says such things a lot.
+# Not "tokens: 512", not "tokenizer=bert", not "token_count=3", which a flow that trains a model prints a lot.
 _SECRET_WORDS = (
     "password",
     "passwd",
@@ -83,12 +81,12 @@ _ASSIGNED_VALUE = re.compile(r"(?!\[REDACTED\])(?![\d.]+(?![^\s\"',;&]))[^\s\"',
 
 
 def _without_assigned(text: str) -> str:
-    """What a name that says secret is set to: `db_password = x`, `"api-key": "x"`, `&token=x`."""
+    """Mask what is assigned to a secret's name: `db_password = x`, `"api-key": "x"`, `&token=x`."""
     parts: List[str] = []
     done = seen = 0
     for match in _SECRET_WORD.finditer(text):
         if match.start() < seen:
-            continue  # in a word that was looked at, or in a value that was masked
+            continue  # inside a word that was scanned, or a value that was masked
         seen = _end(_WORD_REST, text, match.end())
         assigned = _ASSIGNED.match(text, seen)
         value = _ASSIGNED_VALUE.match(text, assigned.end()) if assigned else None
@@ -98,7 +96,7 @@ def _without_assigned(text: str) -> str:
     return "".join(parts) + text[done:]
 
 
-# The literals, lower-case, of which a line must hold one before it is searched for the shape.
+# Each format with literals, in lower case: only a line that contains one of them is searched for it.
 _SHAPES: Tuple[Tuple[Tuple[str, ...], Callable[[str], str]], ...] = (
     (("akia", "asia", "abia", "acca"), _sub(r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b", MASK)),
     (("aiza",), _sub(r"\bAIza[0-9A-Za-z_\-]{35}", MASK)),
@@ -133,10 +131,10 @@ _KEY_BEGIN, _KEY_END = "-----BEGIN", "-----END"
 
 
 class Redaction:
-    """Masks text and values; one for each stream of lines, because a private key is many of them."""
+    """Masks text and values; it has state for each stream, because a private key spans many lines."""
 
     def __init__(self, extra: str = "") -> None:
-        """`extra` is one more regular expression whose matches are masked.
+        """`extra` is an additional regular expression whose matches are masked.
 
         Raises:
             re.error: `extra` is not a regular expression.
@@ -155,7 +153,7 @@ class Redaction:
         return text if self._extra is None else _bounded(self._extra, text)
 
     def line(self, text: str, stream: str) -> str:
-        """One line of a stream; those between the ends of a private key are masked whole."""
+        """One line of a stream; lines inside a private key are masked entirely."""
         if self._inside_key and self._inside_key.get(stream):
             if _KEY_END in text:
                 del self._inside_key[stream]
@@ -166,13 +164,11 @@ class Redaction:
         return self.text(text)
 
     def value(self, value: Any, name: str = "") -> Any:
-        """The value of an attribute as OTLP can carry it (values.py), strings in lists and maps masked; whole if its
-        name says so.
-        """
+        """An attribute's value as OTLP can carry it, strings masked; all of it is masked if its name is a secret's."""
         return self._masked(otlp_values.fit(value), name)
 
     def attributes(self, attributes: Mapping[str, Any]) -> Dict[str, Any]:
-        """Attributes as OTLP can carry them, with their values masked where needed."""
+        """Attributes as OTLP can carry them, with their values masked."""
         return {name: self._masked(value, name) for name, value in otlp_values.attributes(attributes).items()}
 
     def _masked(self, value: Any, name: str) -> Any:
@@ -186,10 +182,10 @@ class Redaction:
 
 
 def _bounded(pattern: Pattern[str], text: str) -> str:
-    """The user's own pattern, which may take for ever on a text: then all of the text is masked.
+    """Apply the user's own pattern; a text on which it takes too long is masked entirely.
 
-    Python looks for signals while it matches, and runs their handlers in the main thread; elsewhere there is
-    no bound. Seconds of the processor, so that a busy machine masks no more than an idle one.
+    Python checks for signals while it matches, and runs their handlers in the main thread; in other threads there is
+    no limit. CPU time is limited, so that a busy machine masks no more than an idle one.
     """
     if threading.current_thread() is not threading.main_thread():
         return pattern.sub(MASK, text)
@@ -201,7 +197,7 @@ def _bounded(pattern: Pattern[str], text: str) -> str:
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, _MOST_SECONDS)
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_SECONDS)
         return pattern.sub(MASK, text)
     except TimeoutError:
         return MASK

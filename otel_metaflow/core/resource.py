@@ -16,10 +16,10 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm32", "i68
 
 
 def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.environ) -> Dict[str, Any]:
-    """The attributes of this process's telemetry, as the semantic conventions and names.py call them.
+    """The resource attributes of this process's telemetry, named as in names.py.
 
-    What the user says in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES wins over what we find, but for
-    the names of flow and run, which everything else is joined by.
+    OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence over detected values, but not over the names of flow
+    and run, by which all telemetry of a run is correlated.
     """
     uname = os.uname()
     attributes: Dict[str, Any] = {
@@ -55,7 +55,7 @@ def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.
 
 
 def _from_environment(environ: Mapping[str, str]) -> Dict[str, str]:
-    """OTEL_RESOURCE_ATTRIBUTES, then OTEL_SERVICE_NAME, by the specification's rules."""
+    """OTEL_RESOURCE_ATTRIBUTES, then OTEL_SERVICE_NAME, as the specification defines them."""
     attributes: Dict[str, str] = {}
     for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         name, equals, value = pair.partition("=")

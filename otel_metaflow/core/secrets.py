@@ -1,6 +1,6 @@
-"""Values that must not reach the journal: what the environment calls a key, a token or a password.
+"""Masks the values of environment variables that hold a key, a token or a password, before they reach the journal.
 
-The shapes of unknown tokens are the shipper's affair; here only values that are known for sure.
+Unknown secrets are recognized by their format, in the shipper (otel_metaflow.core.redaction).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Iterable, Mapping, Optional, Pattern, Set
 _NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "HEADERS")
 # Shorter values ("1", "true", "none") are switches, not secrets, and replacing them would garble every line.
 _SHORTEST = 6
-# A shorter one of letters alone is a word, which lines hold for reasons of their own ("testing").
+# A shorter value of letters only is a word ("testing"), which lines contain for other reasons.
 _SHORTEST_OF_LETTERS = 8
-# What stands in examples and on development machines in a secret's place; lower-case.
+# Values used in place of a secret in examples and on development machines, in lower case.
 _PLACEHOLDERS = {
     "000000", "00000000", "111111", "123123", "123456", "1234567", "12345678", "123456789", "1234567890", "654321",
     "administrator", "anonymous", "changeit", "changeme", "changethis", "credential", "credentials", "database",
@@ -34,7 +34,7 @@ MASK = "[REDACTED]"
 
 
 def known(environ: Mapping[str, str]) -> Set[str]:
-    """The values of all variables whose names say that they hold a secret, unless they are words or placeholders."""
+    """The values of all variables named like a secret, unless they are words, placeholders or paths."""
     values: Set[str] = set()
     for name, value in environ.items():
         if len(value) >= _SHORTEST and _is_secret(name.upper()) and not _is_word(value) and not _is_path(value):
@@ -43,23 +43,23 @@ def known(environ: Mapping[str, str]) -> Set[str]:
 
 
 def _is_word(value: str) -> bool:
-    """Masking a word, as AWS_ACCESS_KEY_ID=testing has it for a local stand-in, would garble what speaks of it."""
+    """Whether a value, such as AWS_ACCESS_KEY_ID=testing, is a word: masking it would garble unrelated lines."""
     bare = value.strip().strip("\"'<>").lower()
     is_short = len(bare) < _SHORTEST_OF_LETTERS and bare.isalpha()
     return is_short or bare in _PLACEHOLDERS or len(set(bare)) <= 1
 
 
 def _is_secret(name: str) -> bool:
-    return any(mark in name for mark in _NAMES)  # no pattern: compiling one takes longer than all of this
+    return any(mark in name for mark in _NAMES)  # compiling a pattern takes longer than this
 
 
 def _is_path(value: str) -> bool:
-    """A variable such as SSH_KEY_FILE=/home/u/.ssh/id names the place of a secret, which is not one itself."""
+    """Whether a value, such as SSH_KEY_FILE=/home/u/.ssh/id, is the path of a secret rather than a secret."""
     return value.startswith(("/", "~/", "./")) and os.path.exists(os.path.expanduser(value))
 
 
 class Mask:
-    """Replaces known secret values in text; as cheap as one scan where there are none to replace."""
+    """Replaces known secret values in text, in a single scan."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self.values: Set[str] = set()
@@ -67,12 +67,12 @@ class Mask:
         self.add(values)
 
     def add(self, values: Iterable[str]) -> None:
-        """Take in further values, the longest of which win where they overlap."""
+        """Add values; where several match, the longest one is replaced."""
         new = set(values) - self.values
         if not new:
             return
         self.values |= new
-        # A multi-line secret is printed line by line, and lines are what passes here.
+        # Text arrives line by line, so a multi-line secret is matched line by line.
         parts = {part for value in self.values for part in (value, *value.splitlines()) if len(part) >= _SHORTEST}
         if parts:
             self._pattern = re.compile("|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True)))
@@ -85,27 +85,27 @@ class Mask:
 
 
 def open_pipe(pipe: Path) -> Optional[int]:
-    """Open the launcher's end of the pipe by which tasks send it secrets; None where there can be none."""
+    """Open the launcher's end of the pipe through which tasks send it secrets; None if there can be none."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkfifo(pipe, 0o600)
-        # For reading and writing: with a writer of its own a pipe never reports its end, and opens at once.
+        # For reading and writing: a pipe with a writer never reports end of file, and opens without blocking.
         return os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
 
 
 def send(pipe: Path, values: Set[str]) -> None:
-    """Send the launcher, if there is one, what it has to mask in the output that it reads."""
+    """Send the launcher, if there is one, values to mask in the output that it reads."""
     if not values:
         return
     try:
         descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # no launcher, or one that is gone
+    except OSError:  # there is no launcher, or it has ended
         return
     try:
         for value in values:
-            # One write each: up to PIPE_BUF bytes reach the other end in one piece (pipe(7)).
+            # One write each: writes of up to PIPE_BUF bytes are atomic (pipe(7)).
             with contextlib.suppress(BlockingIOError):
                 os.write(descriptor, json.dumps(value).encode() + b"\n")
     finally:
@@ -113,7 +113,7 @@ def send(pipe: Path, values: Set[str]) -> None:
 
 
 def receive(descriptor: int) -> Set[str]:
-    """What tasks have sent since the last call, without waiting."""
+    """The values that tasks have sent since the last call; does not block."""
     try:
         data = os.read(descriptor, 1 << 20)
     except BlockingIOError:

@@ -1,13 +1,13 @@
-"""Sees what a process writes to stdout and stderr, without standing in the way.
+"""Observes what a process writes to stdout and stderr, without changing it.
 
-Only the `write` of the two stream objects is replaced, on the instances: `sys.stdout` stays the object
-it was, a handler or a library that kept a reference from before is seen as well, and nothing between
-the program and its pipe changes: the same bytes, the same system calls, at the same time.
+Only `write` of the two stream objects is replaced, on the instances: `sys.stdout` remains the same object, handlers and
+libraries with an earlier reference to it are covered, and the program still writes the same bytes with the same system
+calls at the same time.
 
-What this cannot see (C code, subprocesses, `sys.stdout.buffer`) is in the raw stream that Metaflow's
-launcher reads; `otel_metaflow.model.subtraction` takes one from the other. A report is therefore a promise
-that the line goes through the pipe, and each write first looks where its descriptor leads: libraries
-silence noisy code with `os.dup2`, and what they silence is on nobody's output.
+What cannot be observed here (C code, subprocesses, `sys.stdout.buffer`) is in the raw stream that Metaflow's launcher
+reads; `otel_metaflow.model.subtraction` subtracts one from the other. So a line may only be reported if it goes through
+the pipe, and each write first checks where its descriptor points: libraries silence noisy code with `os.dup2`, and that
+text reaches no output.
 """
 
 from __future__ import annotations
@@ -19,37 +19,36 @@ from threading import get_ident
 from typing import Any, Callable, Dict, Iterable, List, Optional, TextIO, Tuple
 
 from otel_metaflow.core.guard import contain, hidden
-from otel_metaflow.core.long_lines import LONGEST_LINE, kept, shortened
+from otel_metaflow.core.long_lines import LONGEST_LINE, shortened, truncated
 
-# Into which stream it goes, the line (what is kept of it), its full length in characters, by which stream object.
+# The stream that it goes to, the line (truncated), its full length in characters, the stream object that it came from.
 OnLine = Callable[[str, str, int, str], None]
-# st_dev and st_ino: what a descriptor leads to, by whatever number.
-Place = Tuple[int, int]
+# st_dev and st_ino: the file that a descriptor points to.
+File = Tuple[int, int]
 
-# Bound before user code runs, which may put others in their place.
+# Bound before user code runs, which may replace it.
 _fstat = os.fstat
 
 
 class Pipes:
-    """What the taps of one process have in common: where their streams led at first, and lines that were begun."""
+    """Shared by the taps of one process: the files that the streams pointed to at first, and unfinished lines."""
 
     def __init__(self) -> None:
-        self.names: Dict[Place, str] = {}
-        # By stream and thread, for `print` writes a text and its newline apart, and another thread may write
-        # between; with what is kept of each line, how long it is.
+        self.names: Dict[File, str] = {}
+        # By stream and thread, because `print` writes a text and its newline separately, and another thread may write
+        # in between; each with its full length.
         self.begun: Dict[Tuple[str, int], Tuple[str, int]] = {}
 
 
 class StreamTap:
-    """Reports each whole line that is written to one stream, before it is written.
+    """Reports each complete line that is written to one stream, before it is written.
 
-    Before, because then whoever reads the raw stream finds the report already in the journal. The lock
-    spans report and write, so that reports stand in the order of the stream.
+    Before, so that the report is already in the journal when the launcher reads the raw stream. The lock covers report
+    and write, so that reports have the order of the stream.
 
-    A text is reported of the stream into which its descriptor leads when it is written (stdout is stderr
-    after `os.dup2(2, 1)`), and of none if it leads elsewhere. A task's streams hold nothing back (Metaflow
-    sets PYTHONUNBUFFERED); where user code gives them a buffer, the descriptor may be another one by the
-    time that is flushed.
+    Text is reported for the stream that its descriptor points to when it is written (stdout is stderr after
+    `os.dup2(2, 1)`), and not reported if it points elsewhere. A task's streams are unbuffered (Metaflow sets
+    PYTHONUNBUFFERED); if user code adds a buffer, the descriptor may have changed when that is flushed.
     """
 
     def __init__(self, stream: TextIO, name: str, on_line: OnLine, pipes: Pipes) -> None:
@@ -58,13 +57,13 @@ class StreamTap:
         self._stream = stream
         self._on_line = on_line
         self._descriptor = _descriptor(stream)
-        self._place = _place(self._descriptor)
-        if self._place is not None:
-            pipes.names.setdefault(self._place, name)
+        self._file = _file(self._descriptor)
+        if self._file is not None:
+            pipes.names.setdefault(self._file, name)
         self._pipes = pipes
         self._write = stream.write
-        # While the interpreter is taken down user code may still print, from `__del__`. What names of this module
-        # stand for is gone by then, and a daemon thread may be stopped for good that holds the lock.
+        # During interpreter shutdown, user code may still print from `__del__`. The globals of this module are gone by
+        # then, and a stopped daemon thread may hold the lock.
         self._is_finalizing = sys.is_finalizing
         self._lock = threading.RLock()
         stream.write = self.write  # type: ignore[method-assign]  # the point of this class
@@ -79,13 +78,13 @@ class StreamTap:
         with self._lock:
             if isinstance(text, str):
                 try:
-                    name = self._leads_to()
+                    name = self._target()
                     if name is not None:
-                        # The characters of a subclass, which may print otherwise, are what is written.
-                        self._note(text if text.__class__ is str else str.__str__(text), (name, get_ident()))
+                        # A subclass may override __str__, but its own characters are written.
+                        self._add(text if text.__class__ is str else str.__str__(text), (name, get_ident()))
                 except UnicodeEncodeError:
-                    pass  # the stream cannot hold it and will raise, having written nothing
-                except Exception as error:  # noqa: BLE001 - a print must print, whatever we do
+                    pass  # the stream cannot encode it and will raise without writing anything
+                except Exception as error:  # noqa: BLE001 - a print must not fail because of us
                     contain(error)
             return self._write(text)
 
@@ -96,22 +95,22 @@ class StreamTap:
             self.write(line)
 
     def flush_line(self) -> None:
-        """Report lines that were begun and never ended."""
+        """Report unfinished lines."""
         with self._lock:
             for whose in list(self._pipes.begun):
                 if whose[0] == self.name:
                     self._report("", whose)
 
-    def _leads_to(self) -> Optional[str]:
-        """The stream into which the descriptor leads now, None if into none that is known, or if it is closed."""
-        if self._place is None:
+    def _target(self) -> Optional[str]:
+        """The stream that the descriptor points to now; None if it is closed or points to neither stream."""
+        if self._file is None:
             return self.name
-        place = _place(self._descriptor)
-        if place == self._place:
+        file = _file(self._descriptor)
+        if file == self._file:
             return self.name
-        return self._pipes.names.get(place) if place is not None else None
+        return self._pipes.names.get(file) if file is not None else None
 
-    def _note(self, text: str, whose: Tuple[str, int]) -> None:
+    def _add(self, text: str, whose: Tuple[str, int]) -> None:
         if text == "\n":
             self._report("", whose)
             return
@@ -126,10 +125,10 @@ class StreamTap:
         self._begin(begun, whose)
 
     def _as_read(self, text: str) -> str:
-        """The text as UTF-8 shows its bytes, for so the launcher reads them, whatever the stream's encoding.
+        """The text as the launcher will read it: its bytes, in the stream's encoding, decoded as UTF-8.
 
         Raises:
-            UnicodeEncodeError: the stream cannot hold the text.
+            UnicodeEncodeError: the stream cannot encode the text.
         """
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         data = text.encode(encoding, getattr(self._stream, "errors", None) or "strict")
@@ -145,20 +144,19 @@ class StreamTap:
     def _report(self, rest: str, whose: Tuple[str, int]) -> None:
         begun, length = self._pipes.begun.pop(whose, ("", 0))
         line, length = begun + rest, length + len(rest)
-        self._on_line(whose[0], kept(line, length), length, self.name)
+        self._on_line(whose[0], truncated(line, length), length, self.name)
 
     def _after_fork(self) -> None:
-        """Begin anew in a forked child: a thread that is not there may hold the lock."""
+        """Start afresh in a forked child: the lock may be held by a thread that does not exist there."""
         self._lock = threading.RLock()
         self._pipes.begun.clear()
 
 
 def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:
-    """Tap those of stdout and stderr, given as (name, stream), that can be tapped.
+    """Tap stdout and stderr, given as pairs (name, stream).
 
-    Give those that the process began with (`sys.__stdout__`): what user code puts in their place may change
-    its lines or keep them for itself. One without settable attributes is left alone; its lines are in the
-    raw stream all the same.
+    Pass the original streams (`sys.__stdout__`): a replacement set by user code may change or swallow lines. A stream
+    without settable attributes is not tapped; its lines are in the raw stream anyway.
     """
     taps: List[StreamTap] = []
     pipes = Pipes()
@@ -179,19 +177,19 @@ def _try_tap(name: str, stream: Optional[TextIO], on_line: OnLine, pipes: Pipes)
 
 
 def _descriptor(stream: TextIO) -> int:
-    """The stream's descriptor, -1 if it has none."""
+    """The stream's descriptor, or -1."""
     try:
         return stream.fileno()
     except (AttributeError, OSError, ValueError):
         return -1
 
 
-def _place(descriptor: int) -> Optional[Place]:
-    """Where a descriptor leads, None if it is closed."""
+def _file(descriptor: int) -> Optional[File]:
+    """The file that a descriptor points to, or None if it is closed."""
     try:
         found = _fstat(descriptor)
     except OSError as error:
-        if error.errno is None:  # not of the system: a TimeoutError of the user's own alarm
+        if error.errno is None:  # not from the system: a TimeoutError raised by the user's alarm handler
             raise
         return None
     return found.st_dev, found.st_ino

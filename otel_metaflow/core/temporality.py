@@ -1,7 +1,6 @@
-"""What the standard variables say about metrics, for the shipper's own and for those of user code.
+"""The metric settings from the standard variables, for the shipper's metrics and those of user code.
 
-Delta by default: a cumulative point of a process that lives once would be its first and its last, and
-back ends drop the first.
+Delta by default: the only cumulative point of a short-lived process would be its first, which back ends drop.
 """
 
 from __future__ import annotations
@@ -19,6 +18,6 @@ def preference() -> str:
 
 
 def prefers_exponential() -> bool:
-    """Whether histograms are to have exponential buckets."""
+    """Whether histograms should have exponential buckets."""
     chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "")
     return chosen.strip().lower() == "base2_exponential_bucket_histogram"

@@ -1,4 +1,4 @@
-"""The parent that a process is handed in its environment, and hands on.
+"""The parent span that a process receives in its environment and passes on.
 
 W3C trace context, https://www.w3.org/TR/trace-context/#traceparent-header, by the names of
 https://opentelemetry.io/docs/specs/otel/context/env-carriers/.
@@ -15,12 +15,12 @@ _FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 
 
 def read(environ: Mapping[str, str]) -> str:
-    """The value of the variable, or an empty string where it is not set or holds none."""
-    said = environ.get(VARIABLE, "").strip().lower()
-    return said if _FORM.fullmatch(said) else ""
+    """The value of the variable, or an empty string if it is not set or invalid."""
+    value = environ.get(VARIABLE, "").strip().lower()
+    return value if _FORM.fullmatch(value) else ""
 
 
 def below(environ: Mapping[str, str], trace_id: str, span_id: str) -> str:
-    """The value for the children of the span `span_id`: in the caller's trace, sampled as that is, or in `trace_id`."""
+    """The value for children of `span_id`: in the caller's trace with its sampling flag, else in `trace_id`."""
     joined = read(environ)
     return f"00-{joined[3:35]}-{span_id}-{joined[-2:]}" if joined else f"00-{trace_id}-{span_id}-01"

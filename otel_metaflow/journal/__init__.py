@@ -1,4 +1,4 @@
-"""The journal: files on disk, the only contract between the processes of this project.
+"""The journal: files on disk, the only interface between the processes of this project.
 
-`docs/journal.md` describes the format for people who want to read one by other means.
+`docs/journal.md` describes the format.
 """

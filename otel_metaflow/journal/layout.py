@@ -1,14 +1,14 @@
-"""Where the journals of a run lie, and what their records are called.
+"""The files of a run's journal, and the kinds of their records.
 
     HOME/[@namespace/]FLOW/RUN/
         run.jsonl                        written by the launcher
         STEP.TASK.ATTEMPT.jsonl          written by the task: one process, one attempt, one file
         STEP.TASK.ATTEMPT.output.jsonl   written by the launcher: the lines it read from that task's pipes
-        delivery.ledger, shipper.*       the shipper's
-        unwritten                        why a task's journal took no more, for the launcher to print
+        delivery.ledger, shipper.*       written by the shipper
+        unwritten                        why a task could not write its journal, for the launcher to print
 
-Every line is one JSON object whose first key is `kind`; the names of the others follow OTLP's JSON
-encoding, with times as integers of nanoseconds since 1970.
+Every line is one JSON object whose first key is `kind`; the other keys are named as in OTLP's JSON encoding,
+with times as integers, nanoseconds since 1970.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
 SECRETS_PIPE = "secrets.pipe"
 UNWRITTEN_MARK = "unwritten"
-INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, a line each
-# What flock(2) answers on a file system that has none, such as Lustre and some mounts of NFS.
+INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, one per line
+# The errors of flock(2) on a file system without it, such as Lustre and some NFS mounts.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-GIVEN_UP = "given-up.log"  # beside the flows
+GIVEN_UP = "given-up.log"  # in HOME
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
-# A file's name holds 255 bytes (NAME_MAX), of which the suffix, the number of the attempt and dots take up to 25.
+# A file name has at most 255 bytes (NAME_MAX), of which the suffix, the attempt's number and dots take up to 25.
 _LONGEST_STEP, _LONGEST_TASK, _LONGEST_FOLDER = 160, 70, 240
-# Stands before the hash that ends a name that was cut: quoting never leaves a percent sign before another character.
+# Precedes the hash at the end of a truncated name: quoting never produces a percent sign before this character.
 _CUT = "%~"
 _DIGEST = 8
 _ATTEMPT_FILE = re.compile(r"([^.]+)\.([^.]+)\.([0-9]{1,10})(?:\.output)?\.jsonl")
 
-# Kinds of records. Of a task: start, line, log, end, and what user code says through OpenTelemetry: span,
-# metric, record (of the logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in
-# its own file, line and read in the output files.
+# Kinds of records. Of a task: start, line, log, end, and of user code's own telemetry span, metric and record (of the
+# logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in its own file, line and read in
+# the output files.
 START = "start"
 LINE = "line"
 LOG = "log"
@@ -60,11 +60,11 @@ CLOSED = "closed"
 READ = "read"
 
 
-_keys: Dict[Path, AttemptKey] = {}  # of files whose names are cut, once they were read
+_keys: Dict[Path, AttemptKey] = {}  # of files with truncated names, once they were read
 
 
 class RunKey(NamedTuple):
-    """What a run is called."""
+    """Identifies a run."""
 
     flow: str
     run: str
@@ -75,7 +75,7 @@ class RunKey(NamedTuple):
 
 
 class AttemptKey(NamedTuple):
-    """What an attempt is called within its run; `attempt` counts from 0."""
+    """Identifies an attempt within its run; `attempt` counts from 0."""
 
     step: str
     task: str
@@ -86,7 +86,7 @@ class AttemptKey(NamedTuple):
 
 
 def run_folder(home: Path, key: RunKey) -> Path:
-    """The folder of a run's journals. A flow is a Python identifier, so `@` cannot begin one."""
+    """The folder of a run's journals. The name of a flow is a Python identifier, so it cannot start with `@`."""
     root = home / f"@{_file_name(key.namespace)}" if key.namespace else home
     return root / _file_name(key.flow) / _file_name(key.run)
 
@@ -108,7 +108,7 @@ def run_key(home: Path, folder: Path) -> RunKey:
 
 
 def _first_run_key(folder: Path) -> Optional[RunKey]:
-    """What the first records in a folder say, whose name is too long for a folder."""
+    """The key in the first records of a folder whose name is truncated."""
     for path in sorted(folder.glob("*" + _SUFFIX)):
         record = _first_record(path)
         if "flow" in record and "run" in record:
@@ -128,7 +128,7 @@ def started_at(folder: Path) -> int:
 
 
 def _first_record(path: Path) -> Dict[str, Any]:
-    """The first record of a journal, empty where there is none yet."""
+    """The first record of a journal, empty if there is none yet."""
     try:
         with path.open("rb") as file:
             record = json.loads(file.readline())
@@ -138,19 +138,19 @@ def _first_record(path: Path) -> Dict[str, Any]:
 
 
 def run_folders(home: Path) -> Iterator[Path]:
-    """The folders of all runs below `home` that this user may look into, in no order."""
+    """The folders of all runs below `home` that this user can read, in no particular order."""
     for entry in _folders(home):
         for flow in _folders(entry) if entry.name.startswith("@") else (entry,):
             yield from _folders(flow)
 
 
 def is_open_to_us(folder: Path) -> bool:
-    """Whether this user may read and write there: not in what `sudo` left."""
+    """Whether this user can read and write there; not if the run was started with `sudo`."""
     return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    """The folders in `parent` whose names can be ours; none where it is not a folder, or another user's alone."""
+    """The folders in `parent` with names that we may have created; none if it cannot be read."""
     try:
         with os.scandir(parent) as entries:
             found = [entry.path for entry in entries if entry.name.isascii() and entry.is_dir(follow_symlinks=False)]
@@ -174,7 +174,7 @@ def _attempt_name(key: AttemptKey) -> str:
 
 
 def journals(folder: Path) -> Iterator[Tuple[Path, Optional[AttemptKey]]]:
-    """The journals of a run with the attempts that they speak of, the launcher's with None first."""
+    """The journals of a run, each with its attempt; first the launcher's, with None."""
     yield folder / RUN_FILE, None
     for path in sorted(folder.glob("*" + _SUFFIX)):
         key = attempt_key(path)
@@ -183,9 +183,9 @@ def journals(folder: Path) -> Iterator[Tuple[Path, Optional[AttemptKey]]]:
 
 
 def attempt_key(path: Path) -> Optional[AttemptKey]:
-    """The attempt that a file speaks of, or None where it speaks of none.
+    """The attempt that a file belongs to, or None.
 
-    A name too long for a file is in the file's first record; None until that is written.
+    If the file's name is truncated, the attempt is in its first record; None until that is written.
     """
     found = _ATTEMPT_FILE.fullmatch(path.name) if path.name.isascii() else None
     if found is None:
@@ -196,12 +196,12 @@ def attempt_key(path: Path) -> Optional[AttemptKey]:
 
 
 def is_output(path: Path) -> bool:
-    """Whether a file is the launcher's, of the lines that it read from a task."""
+    """Whether a file holds the lines that the launcher read from a task."""
     return path.name.endswith(_OUTPUT_SUFFIX)
 
 
 def is_cut(path: Path) -> bool:
-    """Whether the name of an attempt's file does not hold all of the attempt's name: its first record is to do so."""
+    """Whether the name of an attempt's file is truncated, so that the attempt's name must be in its first record."""
     return _CUT in path.name
 
 
@@ -219,10 +219,10 @@ def _first_key(path: Path) -> Optional[AttemptKey]:
 
 
 def _file_name(text: str, longest: int = _LONGEST_FOLDER) -> str:
-    """A file name that holds any text; dots are quoted because they part step, task and attempt."""
+    """Quote any text as a file name; dots are quoted because they separate step, task and attempt."""
     name = quote(text, safe="-_ :=,+", errors="surrogatepass").replace(".", "%2E") or "%00"
     if len(name) <= longest:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST).hexdigest()
-    kept = name[: longest - len(_CUT) - len(digest)]
-    return re.sub("%.?$", "", kept) + _CUT + digest
+    truncated = name[: longest - len(_CUT) - len(digest)]
+    return re.sub("%.?$", "", truncated) + _CUT + digest

@@ -1,4 +1,4 @@
-"""The lock of a run's delivery: one shipper at a time, and its file tells that the run is meant to be delivered."""
+"""The lock of a run's delivery: one shipper at a time. The existence of its file means that the run had an endpoint."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _owned: Dict[int, Path] = {}
 
 
 def is_shipping(folder: Path) -> bool:
-    """Whether a shipper holds the lock of this run; the kernel drops it with the process, however that dies."""
+    """Whether a shipper holds the lock of this run; the kernel releases it when the process ends, however it does."""
     return (folder / layout.LOCK_FILE).exists() and not is_free(folder)
 
 
 def is_free(folder: Path) -> bool:
-    """Whether no shipper holds the lock; looking makes its file."""
+    """Whether no shipper holds the lock; creates its file."""
     lock = _try_lock(folder)
     if lock is None:
         return False
@@ -30,18 +30,18 @@ def is_free(folder: Path) -> bool:
 
 
 def holder(folder: Path) -> Optional[int]:
-    """The pid of the living process that took the lock last, which holds it unless it has let it go."""
+    """The pid of the process that last took the lock, if it is alive; it may have released the lock since."""
     try:
         pid, start = json.loads((folder / layout.LOCK_FILE).read_bytes())
         return int(pid) if is_alive(int(pid), start) else None
-    except (OSError, ValueError, TypeError):  # nobody took it yet, or it is just being written
+    except (OSError, ValueError, TypeError):  # not taken yet, or just being written
         return None
 
 
 def try_lock(folder: Path) -> Optional[int]:
-    """Take the shipper's lock of a run: the descriptor that holds it, or None where another process does.
+    """Take the shipper's lock of a run; return the descriptor that holds it, or None if another process does.
 
-    That its file is there says from then on that the run is meant to be delivered; it names this process.
+    The lock's file is created if necessary and names this process.
 
     Raises:
         OSError: the folder cannot be written.
@@ -75,7 +75,7 @@ def _try_lock(folder: Path) -> Optional[int]:
 
 
 def try_lock_quietly(folder: Path) -> Optional[int]:
-    """The same, and None also where the folder cannot be written: it may be another user's."""
+    """Like `try_lock`, but return None if the folder cannot be written, since it may belong to another user."""
     try:
         return try_lock(folder)
     except OSError:
@@ -83,7 +83,7 @@ def try_lock_quietly(folder: Path) -> Optional[int]:
 
 
 def release(lock: int) -> None:
-    """Let go of a lock that `try_lock` gave."""
+    """Release a lock taken by `try_lock`."""
     owner = _owned.pop(lock, None)
     if owner is not None:
         owner.unlink(missing_ok=True)
@@ -91,9 +91,9 @@ def release(lock: int) -> None:
 
 
 def _own(folder: Path) -> bool:
-    """Own the run where the file system has no flock(2), by a file that names this process.
+    """Lock the run by a file that names this process, on a file system without flock(2).
 
-    Who owned it and is gone, or was on another machine and has a number that is nobody's here, owns it no more.
+    A file left by a process that has ended, or whose pid does not exist on this machine, is stale.
     """
     path = folder / _OWNER
     for _ in range(2):

@@ -8,7 +8,7 @@ from otel_metaflow.core.guard import print_line
 
 
 def print_unwritable(error: OSError, home: Path) -> None:
-    """The one line about a folder in which no journal can be written."""
+    """Report a folder in which no journal can be written."""
     print_line(
         f"no telemetry for this run: cannot write journals in {home} ({error.strerror}); "
         "set OTEL_METAFLOW_HOME to a writable folder"
@@ -16,5 +16,5 @@ def print_unwritable(error: OSError, home: Path) -> None:
 
 
 def print_unwritten(error: OSError) -> None:
-    """The one line about a journal that cannot be written any more."""
+    """Report a journal that can no longer be written."""
     print_line(f"telemetry is incomplete: cannot write to the journal ({error.strerror}); the run goes on")

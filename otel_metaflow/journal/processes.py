@@ -1,4 +1,4 @@
-"""Processes as journals name them: by pid and start, which no later process shares."""
+"""Identifies processes in journals, by pid and start time, which no later process shares."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from otel_metaflow.core import clock
 
 
 def process_start(pid: Optional[int] = None) -> Optional[int]:
-    """When a process started, in clock ticks since boot: with its pid, that names a process for good.
+    """When a process started, in clock ticks since boot: together with its pid, that identifies it.
 
-    None where there is no such process, or no /proc.
+    None if there is no such process, or no /proc.
     """
     if not sys.platform.startswith("linux"):
         return None
     try:
         with open(f"/proc/{pid or 'self'}/stat", "rb") as stat:
-            # The name of the command, in parentheses, may hold anything (proc(5)); starttime is field 22.
+            # The command's name, in parentheses, may contain anything (proc(5)); starttime is field 22.
             return int(stat.read().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return None
 
 
 def process_start_time() -> Optional[int]:
-    """When this process started, in nanoseconds since 1970, to the tick of the kernel (10 ms); Linux only."""
+    """When this process started, in nanoseconds since 1970, with the precision of a tick (10 ms); Linux only."""
     ticks = process_start()
     if ticks is None:
         return None
@@ -35,7 +35,7 @@ def process_start_time() -> Optional[int]:
 
 
 def is_alive(pid: int, start: Optional[int]) -> bool:
-    """Whether the process that was `pid` when it started at `start` still runs."""
+    """Whether the process `pid` that started at `start` is still running."""
     if start is not None and sys.platform.startswith("linux"):
         return process_start(pid) == start and not _is_zombie(pid)
     try:

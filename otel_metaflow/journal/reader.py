@@ -1,4 +1,4 @@
-"""Reads journals while they are written, half-written ones and damaged ones included."""
+"""Reads journals while they are being written, including incomplete and damaged ones."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Deque, Dict, Iterator, NamedTuple, Optional
 from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout, records
 
-# How much is read at a time: enough to be quick, and the bound on what a reader keeps in memory.
+# Bytes read at a time: enough to be fast, and the limit of a reader's memory.
 CHUNK = 1 << 18
-# Not `json.loads`, which looks for the encoding and for white space first: that takes as long as the rest.
+# Not `json.loads`, which detects the encoding and skips white space first: that takes as long as the rest.
 _decode = json.JSONDecoder().raw_decode
-_SAID = tuple(f'{{"kind":"{kind}"'.encode() for kind in (layout.SPAN, layout.METRIC))
-_PASSED = (*(f'{{"kind":"{kind}"'.encode() for kind in (layout.LINE, layout.LOG, layout.RECORD)), *_SAID)
+_USER_TELEMETRY = tuple(f'{{"kind":"{kind}"'.encode() for kind in (layout.SPAN, layout.METRIC))
+_NUMEROUS = (*(f'{{"kind":"{kind}"'.encode() for kind in (layout.LINE, layout.LOG, layout.RECORD)), *_USER_TELEMETRY)
 
 
-# There is none, or what is there is no file of ours: a folder, or another user's.
+# The journal does not exist, or is not a file of ours: a folder, or another user's.
 _NO_JOURNAL = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class Entry(NamedTuple):
-    """One record, and where the next one begins."""
+    """One record, with the offsets of its start and of the next record."""
 
     record: Dict[str, Any]
     start: int
@@ -31,38 +31,37 @@ class Entry(NamedTuple):
 
 
 class Tail:
-    """Follows one journal from an offset, a whole line at a time."""
+    """Follows one journal from an offset, line by line."""
 
     def __init__(
         self, path: Path, offset: int = 0, *, facts_only: bool = False, only: str = "", counted: int = 0
     ) -> None:
-        """Begin at `offset`.
+        """Start at `offset`.
 
-        With `facts_only`, pass over what may be many, lines, logs and what user code said, without the cost
-        of parsing it; with `only`, over all other kinds. What is corrupt before `counted` was counted by an
-        earlier reader.
+        With `facts_only`, skip the numerous kinds (lines, logs, telemetry of user code) without parsing them; with
+        `only`, skip all other kinds. Corrupt lines before `counted` were counted by an earlier reader.
         """
         self.path = path
         self.offset = offset
         self.corrupt = 0
-        self.said = 0
-        """With `facts_only`: where the last span or metric of user code ended that was passed over."""
+        self.skipped_to = 0
+        """With `facts_only`: the end of the last span or metric of user code that was skipped."""
         self._facts_only = facts_only
         self._only = f'{{"kind":"{only}"'.encode() if only else b""
         self._counted = counted
         self._damage: Deque[int] = deque()
 
     def read(self, limit: int = CHUNK) -> Iterator[Entry]:
-        """Yield the records of at most about `limit` bytes and move on past each.
+        """Yield the records in at most about `limit` bytes, advancing past each.
 
-        A line that is not one of ours is skipped and counted in `corrupt`. What follows the last newline
-        is not yet a record and stays for the next call.
+        A line that is not a record is skipped and counted in `corrupt`. Data after the last newline is an unfinished
+        record and is left for the next call.
         """
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 data = file.read(limit)
-                # A single record may be longer than a chunk: read on until it ends or the file does.
+                # A single record may be longer than a chunk: read on to its end, or the file's.
                 while data and b"\n" not in data:
                     more = file.read(limit)
                     if not more:
@@ -73,9 +72,9 @@ class Tail:
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].split(b"\n")[:-1]:
             start, self.offset = self.offset, self.offset + len(line) + 1
-            if self._facts_only and line.startswith(_PASSED):
-                if line.startswith(_SAID):
-                    self.said = self.offset
+            if self._facts_only and line.startswith(_NUMEROUS):
+                if line.startswith(_USER_TELEMETRY):
+                    self.skipped_to = self.offset
                 continue
             if self._only and not line.startswith(self._only):
                 continue
@@ -87,13 +86,13 @@ class Tail:
                 self._damage.append(start)
 
     def corrupt_before(self, offset: int) -> int:
-        """How many corrupt lines were met before `offset`, which only grows from call to call."""
+        """The number of corrupt lines before `offset`, which must not decrease between calls."""
         while self._damage and self._damage[0] < offset:
             self._damage.popleft()
         return self.corrupt - len(self._damage)
 
     def at_end(self) -> bool:
-        """Whether nothing whole is left to read now."""
+        """Whether no complete line is left to read."""
         try:
             if self.path.stat().st_size <= self.offset:
                 return True
@@ -108,7 +107,7 @@ class Tail:
 
 
 def parse(line: bytes) -> Optional[Dict[str, Any]]:
-    """The record on `line`, its fields of the types that records.py tells, or None where there is none."""
+    """The record on `line`, with fields of the types in records.py, or None if it is not a record."""
     try:
         text = line.decode()
         record, end = _decode(text)
@@ -120,7 +119,7 @@ def parse(line: bytes) -> Optional[Dict[str, Any]]:
 
 
 def _whole(value: Any) -> Any:
-    """`value` with the replacement character for each half of one."""
+    """`value` with U+FFFD for each lone surrogate."""
     if isinstance(value, str):
         return otlp_values.whole(value)
     if isinstance(value, dict):
@@ -129,7 +128,7 @@ def _whole(value: Any) -> Any:
 
 
 def facts(path: Path) -> Iterator[Dict[str, Any]]:
-    """All records of `path` but lines, logs and what user code said through OpenTelemetry."""
+    """All records of `path` except lines, logs and telemetry of user code."""
     tail = Tail(path, facts_only=True)
     before = -1
     while tail.offset != before:

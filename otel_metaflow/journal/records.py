@@ -1,9 +1,8 @@
-"""What a record of each kind holds: the table by which readers take in what is written, and leave out what is not so.
+"""The schema of the journal's records, which readers apply to everything that they read.
 
-A journal may be of another version, damaged, tampered with. Here, once, a field of a wrong type is left out or made
-right, and a record without what it cannot do without is no record; all other code may take the fields as they are
-described in docs/journal.md. What user code says in attributes, bodies, spans and metrics is its own affair, and
-is looked at where it is converted.
+A journal may be of another version, damaged or tampered with. Only here, a field of a wrong type is removed or
+converted, and a record without a required field is rejected; all other code relies on the fields being as described in
+docs/journal.md. Attributes, bodies, spans and metrics of user code are checked where they are converted.
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ from otel_metaflow.journal import layout
 
 Record = Dict[str, Any]
 _Check = Callable[[Any], Any]
-# Times are fixed64 in OTLP and int64 at most back ends: until the year 2262.
-_LATEST = (1 << 63) - 1
-_LARGEST = 1 << 53  # of other integers: what a double holds exactly, and sums of many fit int64
-_MOST = (1 << 31) - 1  # of the number of an attempt, and of a process (proc(5), pid_max)
+# Times are fixed64 in OTLP, but int64 in most back ends: until the year 2262.
+_MAX_TIME = (1 << 63) - 1
+_MAX_INTEGER = 1 << 53  # exact in a double, and sums of many fit int64
+_MAX_NUMBER = (1 << 31) - 1  # of an attempt, or of a process (proc(5), pid_max)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 
-# What a check answers of a value that the field cannot hold.
+# The result of a check for an invalid value.
 _WRONG: Any = object()
 
 
-def _whole_number(least: int, most: int) -> _Check:
-    return lambda value: value if value.__class__ is int and least <= value <= most else _WRONG
+def _int_between(minimum: int, maximum: int) -> _Check:
+    return lambda value: value if value.__class__ is int and minimum <= value <= maximum else _WRONG
 
 
-_time = _whole_number(0, _LATEST)
-_integer = _whole_number(-_LARGEST, _LARGEST)
-_count = _whole_number(0, _LARGEST)
-_number = _whole_number(0, _MOST)
-_pid = _whole_number(1, _MOST)  # to kill(2), 0 and less are no processes but groups of them
+_time = _int_between(0, _MAX_TIME)
+_integer = _int_between(-_MAX_INTEGER, _MAX_INTEGER)
+_count = _int_between(0, _MAX_INTEGER)
+_number = _int_between(0, _MAX_NUMBER)
+_pid = _int_between(1, _MAX_NUMBER)  # for kill(2), 0 and negative numbers are process groups
 
 
 def _amount(value: Any) -> Any:
-    return value if value.__class__ is float and 0 <= value <= _LARGEST else _count(value)
+    return value if value.__class__ is float and 0 <= value <= _MAX_INTEGER else _count(value)
 
 
 def _flag(value: Any) -> Any:
@@ -51,12 +50,12 @@ def _string(value: Any) -> Any:
 
 
 def _name(value: Any) -> Any:
-    """What a step, a task or a run is called: a number is as good."""
+    """The name of a step, a task or a run, which may also be a number."""
     return str(value) if _integer(value) is not _WRONG else _string(value)
 
 
 def _text(value: Any) -> Any:
-    """What is printed: anything can be."""
+    """Output, which can be any value."""
     return value if value.__class__ is str else _WRONG if value is None else otlp_values.text(value)
 
 
@@ -184,16 +183,16 @@ _REQUIRED: Dict[str, Sequence[str]] = {
 
 
 def check(record: Any) -> Optional[Record]:
-    """`record` as its kind's table has it, or None where it is no record; what is of an unknown name stays.
+    """`record` with its fields checked, or None if it is not a record; unknown fields are kept.
 
-    A time that cannot be one is 0, which is OTLP's word for unknown.
+    An impossible time becomes 0, which means unknown in OTLP.
     """
     if record.__class__ is not dict or record.get("kind").__class__ is not str:
         return None
     at = record.get("timeUnixNano")
     if at.__class__ is not int:
         return None
-    if not 0 <= at <= _LATEST:
+    if not 0 <= at <= _MAX_TIME:
         record["timeUnixNano"] = 0
     fields = _FIELDS.get(record["kind"])
     found: Record = record if fields is None else _checked(record, fields)
@@ -201,7 +200,7 @@ def check(record: Any) -> Optional[Record]:
 
 
 def _checked(record: Record, fields: Dict[str, _Check]) -> Record:
-    """`record` without those of `fields` that are wrong."""
+    """`record` with `fields` checked; those that are invalid are removed."""
     for name in fields.keys() & record.keys():
         found = fields[name](record[name])
         if found is _WRONG:

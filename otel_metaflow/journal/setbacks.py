@@ -1,7 +1,7 @@
-"""How often a run's shippers died without getting anywhere, and of what: so that no more are sent after them.
+"""Counts the shippers of a run that died without making progress, so that no more are started for it.
 
-There is a file in the run's folder from the moment that a shipper begins until its endpoint has answered, or until it
-ends in order: one that is killed leaves it.
+A file exists in the run's folder from the start of a shipper until its endpoint has answered or it exits normally, so a
+shipper that is killed leaves it behind.
 """
 
 from __future__ import annotations
@@ -13,45 +13,45 @@ from typing import Any, Dict, Iterator, Optional
 from urllib.parse import unquote
 
 _FILE = "shipper.died"
-# So many in a row are chance: a machine that was restarted, memory that another process took.
-_MOST = 2
-_KILLED = "killed, perhaps for want of memory"
+# A single death may be bad luck: a machine that was restarted, memory taken by another process.
+_MAX_DEATHS = 2
+_KILLED = "killed, perhaps because of low memory"
 
 
 @contextlib.contextmanager
 def noted(folder: Path) -> Iterator[None]:
-    """Note that a shipper is at work on the run in `folder`, until it ends in order or shows `progress`."""
+    """Record that a shipper is delivering the run in `folder`, until it exits normally or makes `progress`."""
     _write(folder, {"count": _read(folder).get("count", 0) + 1, "reason": _KILLED, "isOpen": True})
     try:
         yield
     except Exception as error:
         note(folder, error)
         raise
-    except BaseException:  # Ctrl-C, of who ships it by hand
+    except BaseException:  # Ctrl-C during `otel-metaflow ship`
         progress(folder)
         raise
     progress(folder)
 
 
 def note(folder: Path, error: BaseException) -> None:
-    """A shipper died of `error`."""
+    """Record that a shipper died of `error`."""
     found = _read(folder)
     count = found.get("count", 0) + (0 if found.get("isOpen") else 1)
     _write(folder, {"count": count, "reason": f"{type(error).__name__}: {error}"[:300], "isOpen": False})
 
 
 def progress(folder: Path) -> None:
-    """What the shippers died of before is over: something was settled, or the endpoint is what is in the way."""
+    """Forget earlier deaths: a batch was settled, or the problem is the endpoint."""
     with contextlib.suppress(OSError):
         (folder / _FILE).unlink()
 
 
 def reason(folder: Path) -> Optional[str]:
-    """Why no shipper is started for the run any more; None where one may be."""
+    """Why no shipper is started for the run any more, or None."""
     found = _read(folder)
-    if found.get("isOpen"):  # by one that is at work, or was
+    if found.get("isOpen"):  # by a shipper that is running, or was
         found["count"] -= 1
-    if found.get("count", 0) < _MOST:
+    if found.get("count", 0) < _MAX_DEATHS:
         return None
     name = "/".join(unquote(part) for part in folder.parts[-2:])
     died = f"its shipper died {found['count']} times ({found['reason']})"

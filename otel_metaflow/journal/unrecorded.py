@@ -1,4 +1,4 @@
-"""What the tasks of a run could not record, put aside for the launcher, which prints it in one line at the end."""
+"""What the tasks of a run could not record, saved for the launcher, which prints it in one line at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otel_metaflow.journal.layout import INCOMPLETE_MARK
 
 
 def keep_in(folder: Path) -> Note:
-    """A note that adds a line to a file in `folder`, where all tasks of the run write."""
+    """A note that appends a line to a file in `folder`, shared by all tasks of the run."""
     path = str(folder / INCOMPLETE_MARK)
 
     def note(what: str, reason: str) -> None:
@@ -29,7 +29,7 @@ def keep_in(folder: Path) -> Note:
 
 
 def read(folder: Path) -> Dict[str, str]:
-    """What the tasks could not record, each with the reason that came first."""
+    """What the tasks could not record, each with its first reason."""
     try:
         text = (folder / INCOMPLETE_MARK).read_text("utf-8", "replace")
     except OSError:

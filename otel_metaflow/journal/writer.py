@@ -1,7 +1,7 @@
-"""Appends records to a journal so that they outlive the process that wrote them.
+"""Appends records to a journal so that they survive the process that wrote them.
 
-One `os.write` a record on a descriptor opened with O_APPEND: threads and forked children write whole
-lines without a lock, and what was written survives a kill (it is in the page cache, not in ours).
+Each record is one `os.write` on a descriptor opened with O_APPEND: threads and forked children write complete lines
+without a lock, and what was written survives a kill, because it is in the kernel's page cache.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 from otel_metaflow.core import clock
 
-# Journals are parked on high descriptor numbers: user code that closes "all" descriptors and opens a
-# file of its own gets the lowest free number, and our lines must never land in that file.
-_LOWEST_DESCRIPTOR = 200
+# Journals use high descriptor numbers: if user code closes "all" descriptors and opens a file, that file gets the
+# lowest free number, and our lines must never be written to it.
+_MIN_DESCRIPTOR = 200
 
-# Bound before user code runs, which may put others in their place.
+# Bound before user code runs, which may replace them.
 _open, _write, _dumps = os.open, os.write, json.dumps
 
 quoted: Callable[[str], str] = encode_basestring_ascii
-"""A string as JSON, escaped to ASCII, so that lone surrogates can be written too."""
+"""A string as JSON, escaped to ASCII, so that lone surrogates can be written, too."""
 
 
-def _parked(descriptor: int) -> int:
+def _moved_up(descriptor: int) -> int:
     try:
-        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LOWEST_DESCRIPTOR)
-    except OSError:  # the limit on descriptors is lower than that
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _MIN_DESCRIPTOR)
+    except OSError:  # the process may not open that many descriptors
         return descriptor
     os.close(descriptor)
     return high
 
 
 class Journal:
-    """One journal, open for appending; `on_failure` is called once, when the disk takes no more."""
+    """One journal, open for appending; `on_failure` is called once, at the first record that cannot be written."""
 
-    def __init__(self, path: Path, on_failure: Callable[[OSError], None], most_bytes: Optional[int] = None) -> None:
-        """Open `path`, which is created for its owner alone; beyond `most_bytes` lines and logs are given up.
+    def __init__(self, path: Path, on_failure: Callable[[OSError], None], max_bytes: Optional[int] = None) -> None:
+        """Open `path`, readable by its owner only; beyond `max_bytes`, lines and logs are dropped.
 
         Raises:
             OSError: the file cannot be opened.
@@ -50,42 +50,42 @@ class Journal:
         self.unwritten: Dict[str, int] = {}  # how many records of each kind
         self._on_failure = on_failure
         self._torn = False
-        self._left = sys.maxsize if most_bytes is None else most_bytes
-        self._descriptor = _parked(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._left = sys.maxsize if max_bytes is None else max_bytes
+        self._descriptor = _moved_up(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def append(self, kind: str, fields: Dict[str, Any]) -> None:
-        """Append one record, stamped with the time unless `fields` say when."""
+        """Append one record, with the current time unless `fields` have one."""
         record = {"kind": kind, "timeUnixNano": clock.now(), **fields}
         self._write(_dumps(record, separators=(",", ":"), default=str))
 
     def append_line(self, line: str) -> None:
-        """Append one line or log that is already JSON, without its newline."""
+        """Append one line or log record given as JSON, without its newline."""
         self._left -= len(line)
         if self._left < 0:
-            self._give_up(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"), line.split("\n"))
+            self._drop(OSError(errno.EFBIG, "OTEL_METAFLOW_JOURNAL_MAX_MB is reached"), line.split("\n"))
             return
         self._write(line)
 
     def append_lines(self, lines: Sequence[str]) -> None:
-        """Append many lines or logs with one call to the system."""
+        """Append many lines or log records with one system call."""
         self.append_line("\n".join(lines))
 
     def _write(self, line: str) -> None:
         data = (line + "\n").encode("ascii", "backslashreplace")
         if self._torn:
-            # End what a full disk cut off, or this record would be lost with it.
+            # End the record that was cut off by a full disk, or this one would be corrupt, too.
             data = b"\n" + data
         try:
             written = self._written(data)
         except OSError as error:
-            if error.errno is None:  # not of the system: a TimeoutError of the user's own alarm
+            if error.errno is None:  # not from the system: a TimeoutError raised by the user's alarm handler
                 raise
-            self._give_up(error, line.split("\n"))
+            self._drop(error, line.split("\n"))
             return
         whole = data.count(b"\n", int(self._torn), written)
         self._torn = written < len(data)
         if self._torn:
-            self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), line.split("\n")[whole:])
+            self._drop(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), line.split("\n")[whole:])
 
     def _written(self, data: bytes) -> int:
         try:
@@ -93,11 +93,11 @@ class Journal:
         except OSError as error:
             if error.errno != errno.EBADF or self._descriptor < 0:
                 raise
-        # User code closed all descriptors, ours with them, as programs that become daemons do.
-        self._descriptor = _parked(_open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # User code closed all descriptors, as daemons do.
+        self._descriptor = _moved_up(_open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return _write(self._descriptor, data)
 
-    def _give_up(self, error: OSError, lines: Sequence[str]) -> None:
+    def _drop(self, error: OSError, lines: Sequence[str]) -> None:
         is_first = not self.unwritten
         for line in lines:
             kind = line.split('"', 4)[3]  # the first key of every record
@@ -106,7 +106,7 @@ class Journal:
             self._on_failure(error)
 
     def close(self) -> None:
-        """Close the descriptor; what is appended afterwards is lost."""
+        """Close the descriptor; records appended afterwards are lost."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -1,13 +1,13 @@
-"""All that the launcher reads of Metaflow beyond what its hooks are given, as plain values of ours.
+"""Everything that the launcher reads from Metaflow's internals, as plain values.
 
-Metaflow's launcher reads the pipes of every task line by line (metaflow/runtime.py, Worker). That raw stream holds
-what the task cannot report: C code, subprocesses, the bytes before a kill. There is no public hook for it, so
-methods of Worker are wrapped, and the function by which `resume` takes over a task.
+Metaflow's launcher reads the pipes of every task line by line (metaflow/runtime.py, Worker). That raw stream has output
+that the task cannot report: of C code, subprocesses, and just before a kill. There is no public hook for it, so methods
+of Worker are wrapped, and so is the function by which `resume` clones a task.
 
-Nothing here is promised by Metaflow. So each function is a `seam`: where a Metaflow is built differently, it
-answers with a default, one line names what goes unrecorded, and the run goes as it does without us. What is wrapped
-takes whatever it is given, is called exactly once, and answers or raises what it does. No other module of the
-launcher touches an attribute of Metaflow's. tests/test_seams.py takes away each name of DEPENDS in turn.
+None of this is part of Metaflow's public API. So each function is a `seam`: if Metaflow's internals change, it returns
+a default, one line reports what goes unrecorded, and the run behaves as without us. A wrapper accepts any arguments,
+calls the wrapped function exactly once, and returns or raises what that does. No other module of the launcher touches
+Metaflow's attributes. tests/test_seams.py removes each name of DEPENDS in turn.
 """
 
 from __future__ import annotations
@@ -51,52 +51,51 @@ DEPENDS = (
     "metaflow.decorators.Decorator.name",
     "metaflow.decorators.Decorator.attributes",
 )
-"""The names that this module needs, each where Metaflow 2.19 defines it."""
+"""The names that this module depends on, where Metaflow 2.19 defines them."""
 
-# What a step may ask of the machine, and the decorators that ask.
-_ASKED = ("cpu", "gpu", "memory")
-_ASKING = ("resources", "kubernetes", "batch")
+_RESOURCES = ("cpu", "gpu", "memory")
+_RESOURCE_DECORATORS = ("resources", "kubernetes", "batch")
 _OURS = "otel"
 
 
 class Lines(Protocol):
-    """Takes the lines of one task."""
+    """Receives the lines of one task."""
 
     def add(self, stream: str, data: bytes) -> None:
-        """Take one line as it was read from `stream`."""
+        """Add one line as it was read from `stream`."""
 
 
 class Listener(Protocol):
-    """Hears of the processes that the launcher starts; output.py."""
+    """Is notified of the processes that the launcher starts; see output.py."""
 
     def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None) -> Lines | None:
-        """A task's process was started, no sooner than `at`, to read from `inputs`; what takes its lines, if any."""
+        """A task's process was started, no sooner than `at`, to read from `inputs`; returns a receiver of its lines."""
 
     def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
-        """A task's process is gone, and its pipes are read to the end; `ok` is Metaflow's word on a code of 0."""
+        """A task's process has ended and its pipes are read to the end; `ok` is whether Metaflow has its result."""
 
     def cloned(self, key: AttemptKey, run: str, task: str, attempt: int) -> None:
-        """A task was taken over from attempt `attempt` of `task` of `run`."""
+        """A task was cloned from attempt `attempt` of `task` of `run`."""
 
     def mute(self, *, is_muted: bool) -> None:
-        """While muted, what the launcher prints is the echo of a line that a task wrote."""
+        """While muted, the launcher's output is the echo of a task's line."""
 
 
 def watch(listener: Listener) -> bool:
-    """Have `listener` hear of the run's tasks; whether the echo of their lines can be told from the launcher's own."""
+    """Notify `listener` of the run's tasks; return whether the echo of their lines can be distinguished."""
     _watch_launches(listener)
     _watch_ends(listener)
     _watch_clones(listener)
     return bool(_watch_lines(listener))
 
 
-@seam("when tasks were launched, and what only the launcher reads of them")
+@seam("launch times and raw output of tasks")
 def _watch_launches(listener: Listener) -> None:
     from metaflow.runtime import Worker
 
     launch = Worker._launch
 
-    @seam("when tasks were launched, and what only the launcher reads of them")
+    @seam("launch times and raw output of tasks")
     def note(worker: Any, at: int, process: Any) -> None:
         key = _launched_key(worker.task)
         if key is not None:
@@ -112,13 +111,13 @@ def _watch_launches(listener: Listener) -> None:
     Worker._launch = watched
 
 
-@seam("how the processes of tasks ended")
+@seam("exit codes of tasks")
 def _watch_ends(listener: Listener) -> None:
     from metaflow.runtime import Worker
 
     terminate = Worker.terminate
 
-    @seam("how the processes of tasks ended")
+    @seam("exit codes of tasks")
     def note(worker: Any, *, raised: bool) -> None:
         key = _launched_key(worker.task)
         if key is not None:
@@ -131,7 +130,7 @@ def _watch_ends(listener: Listener) -> None:
         try:
             result = terminate(*args, **kwargs)
         except BaseException:
-            # Metaflow raises where a process ended with 0 and left no result, as after os._exit(0).
+            # Metaflow raises if a process exited with 0 without a result, for example by os._exit(0).
             note(args[0], raised=True)
             raise
         note(args[0], raised=False)
@@ -140,16 +139,16 @@ def _watch_ends(listener: Listener) -> None:
     Worker.terminate = watched
 
 
-@seam("what the launcher itself prints, and what only it reads of tasks", lambda: False)
+@seam("output of the launcher and raw output of tasks", lambda: False)
 def _watch_lines(listener: Listener) -> bool:
     from metaflow.runtime import Worker
 
     emit_log = Worker.emit_log
     given = _Given(emit_log)
 
-    @seam("what only the launcher reads of tasks", lambda: True)
+    @seam("raw output of tasks", lambda: True)
     def is_echo(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Take in the line; whether it is a task's, rather than Metaflow's own words about it."""
+        """Record the line if it is a task's; return whether it is, rather than a message of Metaflow's."""
         if given.value(args, kwargs, 3, "system_msg", default=False):
             return False
         worker = args[0]
@@ -175,15 +174,15 @@ def _watch_lines(listener: Listener) -> bool:
     return True
 
 
-@seam("which tasks a resumed run took over")
+@seam("tasks cloned by resume")
 def _watch_clones(listener: Listener) -> None:
-    """Wrap the function by which `resume` takes over a task of the origin run (metaflow/clone_util.py)."""
+    """Wrap the function by which `resume` clones a task of the origin run (metaflow/clone_util.py)."""
     from metaflow import runtime
 
     clone = runtime.clone_task_helper
     given = _Given(clone)
 
-    @seam("which tasks a resumed run took over")
+    @seam("tasks cloned by resume")
     def note(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         run = str(given.value(args, kwargs, 1, "clone_run_id"))
         step = str(given.value(args, kwargs, 3, "step_name"))
@@ -202,37 +201,37 @@ def _watch_clones(listener: Listener) -> None:
     runtime.clone_task_helper = watched
 
 
-@seam("which attempts a resumed run took over", lambda: 0)
+@seam("attempts cloned by resume", lambda: 0)
 def _origin_attempt(origins: Any, pathspec: str) -> int:
     origin = origins.get_with_pathspec(pathspec)
     return 0 if origin is None else int(origin.attempt or 0)
 
 
 def _launched_key(task: Any) -> AttemptKey | None:
-    """The attempt that a process of the launcher makes; None of one that only takes over another run's task."""
+    """The attempt that a process of the launcher runs; None for one that only clones another run's task."""
     if task.is_cloned:
         return None
     return AttemptKey(str(task.step), str(task.task_id), int(task.retries))
 
 
-@seam("what tasks read from")
+@seam("inputs of tasks")
 def inputs(task: Any) -> dict[str, list[str]] | None:
-    """The tasks that it reads from, by step; None where that is not known, which is not the same as none."""
+    """The tasks that it reads from, by step; None if they are unknown."""
     found: dict[str, list[str]] = {}
     for path in task.input_paths or ():
         _, step, read = str(path).split("/")
-        if step != "_parameters":  # what the run was started with, no task of the user's
+        if step != "_parameters":  # not a task of the user's
             found.setdefault(step, []).append(read)
     return found
 
 
-@seam("whether a process that ended with 0 left a result")
+@seam("results of tasks that exited with 0")
 def _has_result(task: Any) -> bool | None:
-    """Whether Metaflow will go on from the attempt, whose process ended with 0; None where that is not known.
+    """Whether Metaflow has a result of the attempt, whose process exited with 0; None if that is unknown.
 
-    Not where the last result is that of an attempt before it, nor where user code left by `sys.exit(0)`: then
-    `_task_ok` is stored as None, as `_foreach_num_splits` is. Artifacts are stored by content, and which content
-    they have is known already, so nothing is read (metaflow/runtime.py, Worker.terminate; datastore/task_datastore.py).
+    It has none if the last result is an earlier attempt's, or if user code called `sys.exit(0)`: then `_task_ok` is
+    None, as is `_foreach_num_splits`. Artifacts are stored by content and their keys are already loaded, so comparing
+    the keys reads nothing (metaflow/runtime.py, Worker.terminate; datastore/task_datastore.py).
     """
     results = task.results
     stored = results._objects
@@ -240,16 +239,16 @@ def _has_result(task: Any) -> bool | None:
 
 
 class _Given:
-    """Finds the arguments that a wrapped function was given, by name or by where it has them now."""
+    """Finds arguments of a wrapped function, by name or by position."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._positions = {name: place for place, name in enumerate(inspect.signature(function).parameters)}
+        self._positions = {name: position for position, name in enumerate(inspect.signature(function).parameters)}
 
     def value(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, **default: Any) -> Any:
-        """The argument `name`, which Metaflow 2.19 has at `position`; `default` if it was not given.
+        """The argument `name`, which is at `position` in Metaflow 2.19, or `default`.
 
         Raises:
-            LookupError: it was not given, and there is no default.
+            LookupError: it was not passed, and there is no default.
         """
         if name in kwargs:
             return kwargs[name]
@@ -262,15 +261,15 @@ class _Given:
 
 
 class Origin(NamedTuple):
-    """The run that is resumed, and FLOW/RUN of those whose end started this one."""
+    """The run that this one resumes, and the runs that triggered it, as FLOW/RUN."""
 
     resumed: str = ""
     triggers: tuple[str, ...] = ()
 
 
-@seam("what a run comes from", Origin)
+@seam("origin and triggers of the run", Origin)
 def origin() -> Origin:
-    """What the run comes from (metaflow/metaflow_current.py, metaflow/events.py)."""
+    """The origin of the run (metaflow/metaflow_current.py, metaflow/events.py)."""
     from metaflow import current
 
     resumed = current.get("origin_run_id")
@@ -288,7 +287,7 @@ class _Step(NamedTuple):
     is_recorded: bool
 
 
-@seam("the steps of the flow", list)
+@seam("steps of the flow", list)
 def _steps(flow: Any) -> list[_Step]:
     found = []
     for step in flow:
@@ -298,7 +297,7 @@ def _steps(flow: Any) -> list[_Step]:
 
 
 def describe_steps(flow: Any, graph: Any) -> Iterable[dict[str, Any]]:
-    """Each step of the flow, by name: its place in the graph, what it asks for, whether it has `@otel`."""
+    """Each step of the flow: its position in the graph, its requested resources, whether it has `@otel`."""
     for step in _steps(flow):
         found = node_of(graph, step.name)
         described: dict[str, Any] = {
@@ -306,8 +305,8 @@ def describe_steps(flow: Any, graph: Any) -> Iterable[dict[str, Any]]:
             "type": found.type,
             "parallel": found.is_parallel,
             "next": _following(graph, step.name),
-            **_place(graph, step.name),
-            # cpu in cores, memory in megabytes, gpu in devices, as Metaflow counts them
+            **_source(graph, step.name),
+            # cpu in cores, memory in MiB, gpu in devices, as in Metaflow
             "requested": _requested(step.decorators),
         }
         if not step.is_recorded:
@@ -315,22 +314,22 @@ def describe_steps(flow: Any, graph: Any) -> Iterable[dict[str, Any]]:
         yield described
 
 
-@seam("what follows a step", list)
+@seam("transitions between steps", list)
 def _following(graph: Any, step: str) -> list[str]:
     return [str(name) for name in graph[step].out_funcs]
 
 
-@seam("where the code of a step stands", lambda: {"file": "", "line": 0})
-def _place(graph: Any, step: str) -> dict[str, Any]:
+@seam("source locations of steps", lambda: {"file": "", "line": 0})
+def _source(graph: Any, step: str) -> dict[str, Any]:
     return {"file": str(graph[step].source_file), "line": int(graph[step].func_lineno)}
 
 
-@seam("what steps ask of the machine", dict)
+@seam("requested resources", dict)
 def _requested(decorators: Iterable[Any]) -> dict[str, float]:
     requested: dict[str, float] = {}
     for decorator in decorators:
-        if decorator.name in _ASKING:
-            for name in _ASKED:
+        if decorator.name in _RESOURCE_DECORATORS:
+            for name in _RESOURCES:
                 amount = _number(decorator.attributes.get(name))
                 if amount:
                     requested[name] = max(amount, requested.get(name, 0.0))
@@ -345,9 +344,9 @@ def _number(value: Any) -> float:
 
 
 def set_variable(cli_args: Any, name: str, value: str) -> None:
-    """Set a variable of a task that is about to be launched.
+    """Set an environment variable of a task that is about to be launched.
 
-    A task that gets none finds everything out by itself: nothing is lost but milliseconds.
+    Without it, the task determines everything by itself, which costs milliseconds.
     """
     try:
         cli_args.env[name] = value
@@ -356,7 +355,7 @@ def set_variable(cli_args: Any, name: str, value: str) -> None:
 
 
 def message(exception: BaseException) -> str:
-    """What an exception says; a MetaflowException has it in `message` (metaflow/exception.py)."""
+    """The message of an exception; a MetaflowException has it in `message` (metaflow/exception.py)."""
     try:
         return str(getattr(exception, "message", None) or exception)
     except Exception as error:  # noqa: BLE001 - the user's __str__ may be broken
@@ -364,9 +363,9 @@ def message(exception: BaseException) -> str:
         return f"<{type(exception).__name__} without a readable message>"
 
 
-@seam("the times of lines that other machines sent")
+@seam("timestamps of lines from other machines")
 def unwrapped(line: bytes) -> tuple[bytes, int] | None:
-    """The text and time of a line in Metaflow's own log format (metaflow/mflog/mflog.py); None if it is not in it."""
+    """The text and time of a line in Metaflow's own log format (metaflow/mflog/mflog.py), or None."""
     from metaflow.mflog import mflog
 
     parsed = mflog.parse(line)

@@ -1,4 +1,4 @@
-"""What the launcher reads from its tasks, as metaflow_seams.py sees it, and what it prints itself."""
+"""Journals the output that the launcher reads from its tasks (see metaflow_seams.py), and its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from otel_metaflow.launcher.raw_lines import RawLines, Writer
 
 
 class Output:
-    """Journals the output of a run: each task's raw lines, and the launcher's own."""
+    """Journals the output of a run: each task's raw lines, and the launcher's own output."""
 
     def __init__(
         self,
@@ -25,15 +25,15 @@ class Output:
         journal: Journal,
         mask: secrets.Mask,
         on_failure: Callable[[OSError], None],
-        most_bytes: int,
+        max_bytes: int,
         streams_of: Callable[[str], Sequence[str] | None],
     ) -> None:
-        """`streams_of` gives the streams to keep of a step, or None for one without `@otel`."""
+        """`streams_of` returns the streams of a step to record, or None for a step without `@otel`."""
         self._folder = folder
         self._journal = journal
         self._mask = mask
         self._on_failure = on_failure
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._streams_of = streams_of
         self._raw = Writer(mask, self.receive_secrets)
         self._secrets_pipe = secrets.open_pipe(folder / layout.SECRETS_PIPE)
@@ -43,18 +43,18 @@ class Output:
         self._taps: list[StreamTap] = []
 
     def tap_launcher(self) -> None:
-        """Journal what the launcher prints, Metaflow's own messages with it, but not the echo of its tasks."""
+        """Journal what the launcher prints, including Metaflow's messages, but not the echo of its tasks' lines."""
         self._taps = tap((("stdout", sys.__stdout__), ("stderr", sys.__stderr__)), self._on_own_line)
 
     def close(self) -> None:
-        """The launcher ends: report a line of its own that was begun, and print unseen from here on."""
+        """Journal unfinished lines, and ignore the launcher's output from now on."""
         self._raw.write()
         for stream in self._taps:
             stream.flush_line()
         self.mute(is_muted=True)
 
     def mute(self, *, is_muted: bool) -> None:
-        """While muted, what the launcher prints is the echo of a line that is known already."""
+        """While muted, the launcher's output is the echo of a task's line, which is already known."""
         for stream in self._taps:
             stream.is_muted = is_muted
 
@@ -67,19 +67,16 @@ class Output:
         self._journal.append(layout.LINE, fields)
 
     def counts(self) -> tuple[int, int]:
-        """How many attempts were recorded, and how many ran.
-
-        Those that other tasks started are among them, as nodes of a `@parallel` step are.
-        """
+        """How many attempts were recorded, and how many ran, including those started by other tasks (`@parallel`)."""
         recorded = len(self._recorded.union(key for _, key in layout.journals(self._folder) if key is not None))
         return recorded, recorded + self._unrecorded
 
     def launched(
         self, key: layout.AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None
     ) -> RawLines | None:
-        """A task's process has been started, no sooner than `at`, to read from `inputs`, tasks by step, if known.
+        """A task's process was started, no sooner than `at`, to read from `inputs` (tasks by step), if known.
 
-        What is read from it goes to what is returned; of a step without `@otel` to nothing.
+        Returns the receiver of its lines, or None for a step without `@otel`.
         """
         streams = self._streams_of(key.step)
         launch = {"timeUnixNano": at, "step": key.step, "task": key.task, "attempt": key.attempt}
@@ -89,15 +86,15 @@ class Output:
             self._unrecorded += 1
             return None
         self._recorded.add(key)
-        self.receive_secrets()  # also of tasks that print nothing, or the pipe fills up
+        self.receive_secrets()  # even if tasks print nothing, or the pipe would fill up
         path = layout.output_file(self._folder, key)
-        journal = Journal(path, self._on_failure, self._most_bytes)
+        journal = Journal(path, self._on_failure, self._max_bytes)
         if layout.is_cut(path):
             journal.append(layout.LAUNCH, launch)
         return self._raw.open(key, journal, layout.attempt_file(self._folder, key), streams)
 
     def cloned(self, key: layout.AttemptKey, run: str, task: str, attempt: int) -> None:
-        """A task was taken over from `run`, where it was attempt `attempt` of `task`."""
+        """A task was cloned from `run`, where it was attempt `attempt` of `task`."""
         self._journal.append(
             layout.CLONE,
             {
@@ -118,8 +115,8 @@ class Output:
                 self._mask.add(values)
 
     def ended(self, key: layout.AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
-        """A task's process is gone and its pipes are read to the end; `ok` is what Metaflow makes of a code of 0."""
-        # Its lines first: whoever reads of its end may take it that no more will come.
+        """A task's process has ended and its pipes are read to the end; `ok` is whether Metaflow has its result."""
+        # Its lines first: after the exit record, a reader expects no more.
         unwritten = self._raw.close(key)
         fields: dict[str, Any] = {**key._asdict(), "code": code, "killed": killed}
         if ok is not None:

@@ -1,4 +1,4 @@
-"""What a run comes from: its trace, the run it resumes, its trigger."""
+"""The origin of a run: the trace that it continues, the run that it resumes, its triggers."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""The raw lines of tasks, on their way from the launcher's pipes to the journals.
+"""Writes the raw lines of tasks from the launcher's pipes to the journals.
 
-The launcher reads tens of thousands of lines a second when a step is busy, one at a time, and while it
-does something else the step waits on its full pipe. So a line is only put aside here; a thread writes
-what was put aside, many lines with one call, a twentieth of a second later. That moment is what a kill
-of the launcher itself can cost, and then only of lines that no task reported.
+The launcher may read tens of thousands of lines a second from a busy step, one at a time, and while it does anything
+else the step blocks on its full pipe. So lines are only queued here; a thread writes them 50 ms later, many with one
+call. If the launcher is killed, lines of those 50 ms are lost, but only ones that no task reported.
 
-Before the lines goes a note of how long the task's own journal is by then: what a task reports it reports
-before it writes, so all that was reported of these lines stands before that place. The same note goes
-alone once nothing has been read for half a second.
+Each batch of lines is preceded by a note with the current length of the task's own journal: a task reports a line
+before it writes it, so reports of these lines are before that position. The same note is written once after half a
+second without lines.
 """
 
 from __future__ import annotations
@@ -20,47 +19,47 @@ from pathlib import Path
 
 from otel_metaflow.core import clock, long_lines
 from otel_metaflow.core.guard import contain
-from otel_metaflow.core.long_lines import kept
+from otel_metaflow.core.long_lines import truncated
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, quoted
 from otel_metaflow.launcher import metaflow_seams
 
 _DELAY = 0.05
 _QUIET = 0.5
-# So many lines are written at once by the launcher itself, so that no burst piles up in memory.
-_MOST_LINES = 2_000
+# With this many lines in the queue the launcher writes them itself, so that a burst does not accumulate in memory.
+_MAX_QUEUED = 2_000
 _MFLOG = (b"[MFLOG|", b"[![MFLOG|")
 
 Line = tuple[int, str, bytes]
 
-# Bound before user code runs, which may put others in their place.
+# Bound before user code runs, which may replace it.
 _sleep = time.sleep
 
 
 class RawLines:
-    """The raw lines of one attempt, `streams` of them; `reports` is the journal of the task."""
+    """The raw lines of one attempt, from `streams`; `reports` is the task's own journal."""
 
     def __init__(self, journal: Journal, reports: Path, streams: Sequence[str], writer: Writer) -> None:
         self._journal = journal
         self._reports = reports
-        self._written = 0  # when the last lines were, 0 if it was noted since that no more followed
+        self._written = 0  # when lines were last written, 0 once the note that no more followed is written
         self._streams = frozenset(streams)
         self._writer = writer
         self._lines: list[Line] = []
 
     def add(self, stream: str, data: bytes) -> None:
-        """Put aside one line as it was read: with its newline, if it had one."""
+        """Queue one line as it was read, with its newline if it has one."""
         if stream not in self._streams:
             return
         lines = self._lines
         lines.append((clock.now(), stream, data))
         if len(lines) == 1:
             self._writer.wake()
-        elif len(lines) >= _MOST_LINES:
+        elif len(lines) >= _MAX_QUEUED:
             self._writer.write()
 
     def take(self) -> list[Line]:
-        """What was put aside since the last call."""
+        """The lines queued since the last call."""
         taken, self._lines = self._lines, []
         return taken
 
@@ -71,7 +70,7 @@ class RawLines:
         self._journal.append_lines([note, *(_record(line, mask) for line in lines)])
 
     def note_quiet(self) -> bool:
-        """Note, once, that nothing has been read for a while; whether that is done."""
+        """Note, once, that nothing has been read for a while; return whether that is done."""
         if self._written:
             at = clock.monotonic()
             if at - self._written < _QUIET * 1e9:
@@ -92,7 +91,7 @@ class RawLines:
 
     @property
     def unwritten(self) -> dict[str, int]:
-        """How many records of each kind the journal did not take."""
+        """How many records of each kind could not be written."""
         return self._journal.unwritten
 
     def close(self) -> None:
@@ -101,7 +100,7 @@ class RawLines:
 
 
 class Writer:
-    """Writes what all attempts have put aside; `before` is called first, to learn what to mask."""
+    """Writes the queued lines of all attempts; `before` is called first, to receive secrets to mask."""
 
     def __init__(self, mask: Callable[[str], str], before: Callable[[], None]) -> None:
         self._mask = mask
@@ -112,13 +111,13 @@ class Writer:
         self._is_started = False
 
     def open(self, key: layout.AttemptKey, journal: Journal, reports: Path, streams: Sequence[str]) -> RawLines:
-        """Begin the lines of an attempt, which reports its own to the journal `reports`."""
+        """Start an attempt, which reports its own lines to the journal `reports`."""
         made = RawLines(journal, reports, streams, self)
         self._attempts[key] = made
         return made
 
     def close(self, key: layout.AttemptKey) -> dict[str, int]:
-        """Write what is left of an attempt, which is over; what its journal did not take."""
+        """Write the remaining lines of an attempt that has ended; return how many records could not be written."""
         lines = self._attempts.get(key)
         if lines is None:
             return {}
@@ -128,20 +127,20 @@ class Writer:
         return lines.unwritten
 
     def wake(self) -> None:
-        """There is something to write."""
+        """Have the thread write soon."""
         if not self._is_started:
             self._is_started = True
             threading.Thread(target=self._work, name="otel raw lines", daemon=True).start()
         self._news.set()
 
     def write(self) -> bool:
-        """Write all that was put aside, and where nothing was, note that; whether there is no more to note."""
+        """Write all queued lines, and a note for attempts without any; return whether no more notes are due."""
         is_quiet = True
         with self._lock:
             for attempt in list(self._attempts.values()):
                 lines = attempt.take()
                 if lines:
-                    # After the lines were read: a task sends its secrets before it can print one.
+                    # After the lines were read, because a task sends its secrets before it can print them.
                     self._before()
                     attempt.append(lines, self._mask)
                     is_quiet = False
@@ -157,7 +156,7 @@ class Writer:
                 self._news.clear()
             try:
                 is_quiet = self.write()
-            except Exception as error:  # noqa: BLE001 - the thread must live; the run does not care
+            except Exception as error:  # noqa: BLE001 - the thread must go on, and the run must not be affected
                 contain(error)
 
 
@@ -167,6 +166,6 @@ def _record(line: Line, mask: Callable[[str], str]) -> str:
         data, at = metaflow_seams.unwrapped(data) or (data, at)
     text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
     length = len(text)
-    body = quoted(mask(kept(text, length)))
+    body = quoted(mask(truncated(text, length)))
     more = f',"length":{length}' if length > long_lines.LONGEST_LINE else ""
     return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body}{more}}}'

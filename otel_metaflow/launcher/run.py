@@ -1,7 +1,7 @@
-"""The life of one run, written to its journal from inside `flow.py run`.
+"""Records a run in its journal, from inside `flow.py run`.
 
-Metaflow calls the decorator's runtime hooks once for each decorated step, so the run is one object of
-this module, made at the first call and ended at the last.
+Metaflow calls the decorator's runtime hooks once for each decorated step, so the run is a single object of
+this module, created at the first call and finished at the last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from otel_metaflow.launcher import metaflow_seams, provenance, spawn, summary, t
 from otel_metaflow.launcher.output import Output
 
 _run: Run | None = None
-_launch_context: launch_context.LaunchContext | None = None  # from the first step on
+_launch_context: launch_context.LaunchContext | None = None  # set with the first step
 
 
 class Run:
@@ -46,7 +46,7 @@ class Run:
         self._pid = os.getpid()
 
     def start(self) -> None:
-        """Write the first record, begin to listen and send the shipper on its way."""
+        """Write the first record, watch Metaflow's workers and start the shipper."""
         keep_notes(self._unrecorded.setdefault)
         atexit.register(guarded(self._at_exit))
         self._journal.append(
@@ -70,23 +70,23 @@ class Run:
         self.ensure_shipper()
 
     def describe_steps(self, flow: Any, graph: Any) -> None:
-        """All steps of the flow, also those without `@otel`: a run has the shape, and takes the time, of all."""
+        """Record all steps of the flow, including those without `@otel`: the graph and the duration include them."""
         for step in metaflow_seams.describe_steps(flow, graph):
             self._journal.append(layout.STEP, step)
 
     def add_step(self, name: str, options: dict[str, Any]) -> None:
-        """A decorated step of the flow: its tasks are recorded, and their output as the options say."""
+        """Add a decorated step of the flow, with the decorator's options."""
         self._unfinished += 1
         chosen = options.get("logs") or self.environment.logs
         self._steps[name] = [name for name in chosen if name in self.environment.logs]
 
     def ensure_shipper(self) -> None:
-        """Start the shipper unless it runs already; it may have been killed since."""
+        """Start the shipper unless it is running; an earlier one may have been killed."""
         if self.environment.is_shipping:
             spawn.ensure(self.folder)
 
     def finished(self, exception: BaseException | None) -> None:
-        """One decorated step's runtime is finished; with the last one, the run is."""
+        """One decorated step has finished; with the last one, the run has."""
         self._unfinished -= 1
         if self._unfinished:
             return
@@ -98,24 +98,24 @@ class Run:
         self.ensure_shipper()
 
     def _report_unwritten(self, error: OSError) -> None:
-        """A journal of the run cannot be written: report that once, for whichever journal it is."""
+        """Report, once, that a journal of the run cannot be written."""
         if not self._has_reported_unwritten:
             self._has_reported_unwritten = True
             print_unwritten(error)
 
     def _at_exit(self) -> None:
-        """The launcher has printed everything: print what became of the telemetry."""
+        """Print the closing line, once the launcher has printed everything else."""
         if os.getpid() != self._pid:
             return
         self._output.close()
         self._journal.append(layout.CLOSED, {})
-        # What the tasks could not record, too: one line for all of them, apart from their own output.
+        # Including what tasks could not record: one line for all of them, outside their own output.
         print_unrecorded({**unrecorded.read(self.folder), **self._unrecorded})
         with contextlib.suppress(OSError):
             self._report_unwritten(OSError(0, (self.folder / layout.UNWRITTEN_MARK).read_text()))
         self.ensure_shipper()
         if self.environment.is_shipping:
-            # Where a process that is left behind dies with the machine, the run waits; elsewhere never.
+            # In a container the shipper would be killed with the launcher, so the run waits; elsewhere it does not.
             summary.wait(self.folder, self.environment.flush_timeout)
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
@@ -137,7 +137,7 @@ def _result(exception: BaseException | None) -> str:
 
 @guarded
 def start(flow: Any, run: str, graph: Any, step: str, options: dict[str, Any]) -> None:
-    """A decorated step of a run that begins; `flow` and `graph` are Metaflow's."""
+    """A run starts: add one of its decorated steps; `flow` and `graph` are Metaflow's."""
     global _run, _launch_context
     if _launch_context is None:
         environment = settings.read()
@@ -171,7 +171,7 @@ def _open(key: layout.RunKey, environment: settings.Settings) -> Run | None:
 
 @guarded
 def launching(cli_args: Any) -> None:
-    """A task is about to be launched: pass it the launch context, and make sure that a shipper runs."""
+    """A task is about to be launched: pass it the launch context, and make sure that a shipper is running."""
     if _run is not None:
         _run.ensure_shipper()
     if _launch_context is not None:
@@ -182,7 +182,7 @@ def launching(cli_args: Any) -> None:
 
 @guarded
 def finished(exception: BaseException | None) -> None:
-    """The runtime of one decorated step is finished."""
+    """One decorated step has finished."""
     hide_frames(exception)
     if _run is not None:
         _run.finished(exception)

@@ -1,4 +1,4 @@
-"""Sees that a shipper is at work on a run: one that stands by, or a new one, detached."""
+"""Makes sure that a shipper is delivering a run: one that stands by, or a new, detached one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentatio
 
 
 def ensure(folder: Path) -> None:
-    """See that the run in `folder` has a shipper.
+    """Make sure that the run in `folder` has a shipper.
 
-    A new one gets a session of its own, so that neither Ctrl-C nor a closed terminal takes it along, and none of
-    our pipes, on whose end somebody may be waiting.
+    A new one gets its own session, so that it survives Ctrl-C and a closed terminal, and none of our pipes, because a
+    caller may wait for those to be closed.
     """
     if setbacks.reason(folder) is not None:
-        return  # status, view and the run's last line tell why, and what to type
+        return  # status, view and the closing line print the reason
     if not lock.is_free(folder) or standby.ask(folder, _environment()):
         return
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
@@ -33,7 +33,7 @@ def ensure(folder: Path) -> None:
 
 
 def tidy(home: Path) -> None:
-    """See that journals are pruned now and then, by a process of its own: the launcher is about to end."""
+    """Prune old journals from time to time, in a separate process, since the launcher is about to end."""
     stamp = home / _STAMP
     try:
         if time.time() - stamp.stat().st_mtime < _TIDY_EVERY:
@@ -48,8 +48,8 @@ def tidy(home: Path) -> None:
 def _detached(module: str, folder: Path, log: IO[bytes]) -> None:
     subprocess.Popen(
         [sys.executable, "-m", module, str(folder)],
-        # `-m` looks for modules in the working directory first: there are none in folders of ours,
-        # while a user's may hold a queue.py or a logging.py.
+        # `-m` searches the working directory first: our folders contain no modules,
+        # while a user's may contain a queue.py or a logging.py.
         cwd=folder,
         env=_environment(),
         stdin=subprocess.DEVNULL,
@@ -60,14 +60,13 @@ def _detached(module: str, folder: Path, log: IO[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment, with a PYTHONPATH that means the same in another folder.
+    """Our environment, with relative paths made absolute, because the shipper runs in another folder.
 
-    `opentelemetry-instrument` works by a folder on that path. It is meant for the flow: the shipper's own
-    requests would become spans.
+    The folder that `opentelemetry-instrument` adds to PYTHONPATH is removed: it is meant for the flow, and would turn
+    the shipper's own requests into spans.
     """
     env = dict(os.environ)
     for name, value in env.items():
-        # Of files and folders, too: the working directory is another there.
         if value and name.startswith("OTEL_") and name.endswith(_PATHS):
             env[name] = os.path.abspath(os.path.expanduser(value))
     if env.get("PYTHONPATH"):

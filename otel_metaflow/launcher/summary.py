@@ -1,4 +1,4 @@
-"""The one line that a run ends with: what was recorded, and where it is."""
+"""The closing line of a run: what was recorded, and whether it was exported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import RunKey
 
-_LOOK_AGAIN = 0.05
+_POLL = 0.05
 
 
 def wait(
@@ -20,21 +20,21 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until the shipper has delivered the run, or what it can of it, but not longer than `seconds`.
+    """Wait until the shipper has delivered the run, or cannot, but no longer than `seconds`.
 
-    An endpoint that refuses is not waited for: it would cost each run the whole time, and what is kept on disk is
-    sent later by whoever ships next.
+    The run does not wait for an endpoint that fails: that would cost each run the whole time, and the journal is
+    delivered later by the next shipper.
     """
     deadline = clock() + seconds
     while clock() < deadline:
         status = DeliveryStatus.read(folder)
         if status.complete or status.stalled:
             return
-        sleep(_LOOK_AGAIN)
+        sleep(_POLL)
 
 
 def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: int) -> str:
-    """How many of the attempts that ran were recorded, whether they were exported, and what to type next."""
+    """How many of the attempts were recorded, whether they were exported, and the next command to type."""
     attempts = f"{ran} attempt{'' if ran == 1 else 's'}"
     if recorded < ran:
         attempts = f"{recorded} of {attempts}"

@@ -1,4 +1,4 @@
-"""Makes the run the parent of what another tracer records in the launcher."""
+"""Makes the run's span the parent of spans that another tracer records in the launcher."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from otel_metaflow.core.guard import seam
 
 
-@seam("the spans of Metaflow's own tracing as part of the run")
+@seam("the run as the parent of spans of Metaflow's own tracing")
 def make_current(parent: str) -> None:
-    """Make the span that the traceparent `parent` names the current one, where a tracer is at work.
+    """Make the span of the traceparent `parent` the current one, if another tracer is in use.
 
-    Metaflow's own tracing is one; it hands the current span on to its tasks (metaflow/tracing, inject_tracing_vars), so
-    theirs follow. OpenTelemetry is not loaded for it.
+    Metaflow's own tracing is such a tracer; it passes the current span on to its tasks (metaflow/tracing,
+    inject_tracing_vars). OpenTelemetry is not loaded just for this.
     """
     if "opentelemetry.trace" not in sys.modules:
         return

@@ -37,15 +37,15 @@ class Kept:
     is_waiting: bool
 
 
-def prune(home: Path, most_bytes: int, most_days: float) -> List[Path]:
+def prune(home: Path, max_bytes: int, max_days: float) -> List[Path]:
     """Remove what is beyond the bounds, and return the folders that are gone."""
     kept = sorted(_kept(home), key=lambda run: (run.is_waiting, run.changed))
     total = sum(run.size for run in kept)
     now = time.time()
-    too_old = now - most_days * _DAY
+    too_old = now - max_days * _DAY
     gone: List[Path] = []
     for run in kept:
-        if run.changed >= too_old and (total <= most_bytes or run.changed > now - _FRESH):
+        if run.changed >= too_old and (total <= max_bytes or run.changed > now - _FRESH):
             continue
         if load(home, run.folder).is_running():
             continue

@@ -225,7 +225,7 @@ def begin(
         journal = Journal(
             layout.attempt_file(context.folder, layout.AttemptKey(step, task, attempt)),
             partial(_note_unwritten, context.folder),
-            context.most_bytes,
+            context.max_bytes,
         )
     except OSError as error:
         # A launcher has reported that for the whole run.

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any, Dict, List, Optional
 
-from otel_metaflow.core.long_lines import kept
+from otel_metaflow.core.long_lines import truncated
 
 # Those that do not write the formatter's text but a text of their own, by the first part of their modules' names.
 _RENDERERS = ("rich", "loguru")
@@ -51,7 +51,7 @@ class Written:
         expected = self._lines[-1]
         if not expected.isascii():
             expected = self._as_read(stream, expected)
-        if line == kept(expected, len(expected)) and length == len(expected):
+        if line == truncated(expected, len(expected)) and length == len(expected):
             return True
         if "\x1b" in line:
             line, expected = _COLOURS.sub("", line), _COLOURS.sub("", expected)

@@ -1,1 +1,1 @@
-"""Shows runs from their journals, without any back end."""
+"""Shows runs from their journals, without a back end."""

@@ -1,4 +1,4 @@
-"""The page of a run as a Metaflow card, `@card(type="otel")`, made in the process that Metaflow starts for it."""
+"""The page of a run as a Metaflow card, `@card(type="otel")`; runs in the process that Metaflow starts for a card."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from otel_metaflow.viewer import page
 
 
 def html(pathspec: str) -> str:
-    """The page of the run that the task FLOW/RUN/STEP/TASK belongs to, as far as its journals go now."""
+    """The page of the run of the task FLOW/RUN/STEP/TASK, from its journals so far."""
     environment = settings.read()
     flow, run, _, _ = pathspec.split("/")
     folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
     if folder.is_dir():
         return page.html(environment, folder)
-    return page.note(f"There is no journal of {flow}/{run} in {environment.home}: put @otel on the step, too.")
+    return page.note(f"There is no journal of {flow}/{run} in {environment.home}. Add @otel to the step.")

@@ -1,4 +1,4 @@
-"""Two runs side by side: which steps became slower or hungrier, or the other way round."""
+"""Compares two runs: which steps became slower or faster, or use more or less."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import formatting, report, table
 from otel_metaflow.viewer.formatting import STYLES, plain, seconds, size
 
-# What counts as a change: a fifth more or less, and more than what differs anyway from run to run.
-_PART = 0.2
-_LEAST = {"took": 0.1, "queued": 0.1, "cpu": 0.1, "memory": 10 << 20}
-_ENOUGH = 4  # attempts of each run, from which on the middle halves of both must not overlap either
+# A change is more than a fifth, and more than the usual variation between runs.
+_MIN_RATIO = 0.2
+_MIN_CHANGE = {"took": 0.1, "queued": 0.1, "cpu": 0.1, "memory": 10 << 20}
+_MIN_ATTEMPTS = 4  # in each run, for the interquartile ranges to be compared, too
 RULE = (
-    "a change: the median differs by more than 20 % and by more than 0.1 s or 10 MiB; "
-    "from 4 attempts on the middle halves do not overlap"
+    "marked: the median differs by more than 20 % and by more than 0.1 s or 10 MiB, "
+    "and with 4 attempts or more the interquartile ranges do not overlap"
 )
 
 
 @dataclass(frozen=True)
 class Change:
-    """One figure of one step in both runs, the median over its attempts; None where there is none."""
+    """One figure of one step in both runs, the median over its attempts; None if it has none."""
 
     step: str
     figure: str
@@ -36,7 +36,7 @@ class Change:
 
 
 def changes(before: Run, after: Run) -> Iterator[Change]:
-    """Each figure of each step that ran in either run, in the order in which the steps began in the later."""
+    """Each figure of each step of either run, in the order in which the steps began in `after`."""
     old, new = _by_step(before), _by_step(after)
     for step in dict.fromkeys([*new, *old]):
         for figure, read in _FIGURES.items():
@@ -44,7 +44,7 @@ def changes(before: Run, after: Run) -> Iterator[Change]:
             now = [value for value in (read(after, one) for one in new.get(step, ())) if value is not None]
             if was or now:
                 one, other = (statistics.median(values) if values else None for values in (was, now))
-                yield Change(step, figure, one, other, _is_notable(was, now, _LEAST[figure]))
+                yield Change(step, figure, one, other, _is_notable(was, now, _MIN_CHANGE[figure]))
 
 
 def _by_step(run: Run) -> dict[str, list[Attempt]]:
@@ -69,13 +69,13 @@ _FIGURES: dict[str, Callable[[Run, Attempt], float | None]] = {
 }
 
 
-def _is_notable(was: Sequence[float], now: Sequence[float], least: float) -> bool:
+def _is_notable(was: Sequence[float], now: Sequence[float], min_change: float) -> bool:
     if not was or not now:
         return False
     one, other = statistics.median(was), statistics.median(now)
-    if abs(other - one) <= max(least, _PART * one):
+    if abs(other - one) <= max(min_change, _MIN_RATIO * one):
         return False
-    if min(len(was), len(now)) < _ENOUGH:
+    if min(len(was), len(now)) < _MIN_ATTEMPTS:
         return True
     (low, _, high), (other_low, _, other_high) = statistics.quantiles(was), statistics.quantiles(now)
     return other_low > high or other_high < low
@@ -91,7 +91,7 @@ def as_values(before: Run, after: Run) -> dict[str, Any]:
 
 
 def show(before: Run, after: Run) -> None:
-    """Print both runs, a row for each step, and what changed."""
+    """Print both runs, a row for each step, and a sentence for each change."""
     console = formatting.console()
     for run in (before, after):
         values = report.summary(run)

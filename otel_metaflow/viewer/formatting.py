@@ -1,4 +1,4 @@
-"""How figures, times and results are printed in a terminal."""
+"""Formats figures, times and results for a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLES = {
 }
 _WIDE = 200
 _BLOCKS = "▁▂▃▄▅▆▇█"
-# What moves a terminal's cursor or changes its state; colours (SGR) may stay.
+# Sequences that move a terminal's cursor or change its state; colours (SGR) are allowed.
 _MOVES = re.compile(
     r"\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b(?!\[)."
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]",
@@ -30,13 +30,13 @@ _COLOURS = re.compile(r"\x1b\[[0-9;:]*m|\x1b")
 
 
 def console() -> Console:
-    """Standard output; where there is no terminal to fit in, as in a pipe, lines are as wide as they need."""
+    """Standard output; if it is not a terminal but a pipe, for example, lines may be wide."""
     made = Console()
     return made if made.is_terminal else Console(file=made.file, width=_WIDE, highlight=False)
 
 
 def busy(what: str) -> AbstractContextManager[object]:
-    """A spinner on standard error, if that is a terminal, while something takes its time."""
+    """A spinner on standard error, if that is a terminal."""
     return Console(stderr=True).status(what)
 
 
@@ -50,7 +50,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """1.5 MiB, 12 GiB; nothing for none."""
+    """1.5 MiB, 12 GiB; an empty string for 0."""
     for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= one:
             return f"{count / one:.0f} {unit}" if count >= 10 * one else f"{count / one:.1f} {unit}"
@@ -58,29 +58,29 @@ def size(count: int) -> str:
 
 
 def clock(at: int) -> str:
-    """A moment in nanoseconds since 1970, here."""
+    """A time, in nanoseconds since 1970, as local time."""
     return datetime.fromtimestamp(at / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def first_line(text: str | None) -> str:
-    """The first line of a text, without what others may have written to move the cursor."""
+    """The first line of a text, without terminal control sequences."""
     return plain((text or "").partition("\n")[0])
 
 
 def plain(text: str) -> str:
-    """A text that others wrote, without anything that a terminal would obey."""
+    """A text without terminal control sequences."""
     return _COLOURS.sub("", _MOVES.sub("", text))
 
 
 def coloured(text: str) -> str:
-    """A line that others wrote, with its colours, and nothing else that a terminal would obey."""
+    """A line without terminal control sequences, except for colours."""
     shown = _MOVES.sub("", text)
     return f"{shown}\x1b[0m" if "\x1b" in shown else shown
 
 
 def spark(values: Sequence[float]) -> str:
-    """A line of blocks, each as high as its value beside the largest."""
-    most = max(values, default=0.0)
-    if most <= 0:
+    """A sparkline: a row of blocks, scaled to the largest value."""
+    largest = max(values, default=0.0)
+    if largest <= 0:
         return _BLOCKS[0] * len(values)
-    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int(value / most * len(_BLOCKS)))] for value in values)
+    return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int(value / largest * len(_BLOCKS)))] for value in values)

@@ -1,4 +1,4 @@
-"""What a run's processes printed and logged, a line at a time, for whoever shows it."""
+"""The output and log records of a run's processes, as lines to show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_metaflow.model.attempt_logs import AttemptLogs, LogEntry
 from otel_metaflow.model.run import Attempt, Run
 
 DEBUG, INFO, WARN, ERROR = 1, 2, 3, 4
-# Up to which severity number of OpenTelemetry a level goes (and trace, below debug, counts as that).
+# The highest severity number of OpenTelemetry of each level; TRACE counts as debug.
 _OF_OTEL = ((8, DEBUG), (12, INFO), (16, WARN))
 _INFO = 9
 LEVELS = {endings.WARN: WARN, endings.ERROR: ERROR, endings.FATAL: ERROR}
@@ -23,7 +23,7 @@ LEVELS = {endings.WARN: WARN, endings.ERROR: ERROR, endings.FATAL: ERROR}
 
 
 class Line(NamedTuple):
-    """One record: when (nanoseconds since 1970), level, stream or logger, and text, which may hold newlines."""
+    """One record: time (nanoseconds since 1970), level, stream or logger, and text, which may have several lines."""
 
     at: int
     level: int
@@ -32,35 +32,35 @@ class Line(NamedTuple):
 
 
 def of_attempt(folder: Path, run: Run, attempt: Attempt, pattern: str = "") -> Iterator[Line]:
-    """The log records of an attempt, as far as they are there now, masked as those that leave; then what went wrong.
+    """The log records of an attempt so far, masked as for export; then the events of its failure.
 
-    `pattern` is one more regular expression whose matches are masked.
+    `pattern` is an additional regular expression whose matches are masked.
     """
     redaction = Redaction(pattern)
     for entry in read(folder, attempt):
-        yield made(entry.record, redaction)
+        yield from_record(entry.record, redaction)
     for notice in notices(run, attempt):
-        yield noticed(notice, redaction)
+        yield from_notice(notice, redaction)
 
 
 def read(folder: Path, attempt: Attempt) -> Iterator[LogEntry]:
-    """The records of an attempt's journals that are log records, as far as they are there now."""
+    """The log records in an attempt's journals so far."""
     return AttemptLogs(folder, attempt.key, Cursor()).read(final=True)
 
 
 def notices(run: Run, attempt: Attempt) -> Iterator[endings.Notice]:
-    """What went wrong with an attempt, if it is over."""
+    """The events of an attempt's failure, if it has ended."""
     if attempt.end is not None or not attempt.is_running():
         yield from endings.of_attempt(run, attempt)
 
 
-def noticed(notice: endings.Notice, redaction: Redaction) -> Line:
-    """The line that a notice is."""
+def from_notice(notice: endings.Notice, redaction: Redaction) -> Line:
+    """The line for a notice."""
     return Line(notice.at, LEVELS[notice.severity], notice.event, redaction.text(notice.text))
 
 
-def made(record: dict[str, Any], redaction: Redaction) -> Line:
-    """The line that a record of kind line, log or record is."""
+def from_record(record: dict[str, Any], redaction: Redaction) -> Line:
+    """The line for a record of kind line, log or record."""
     kind = record["kind"]
     if kind == layout.LINE:
         return _printed(record, redaction)
@@ -76,7 +76,7 @@ def level(record: dict[str, Any]) -> int:
 
 
 def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
-    """What the launcher itself printed, Metaflow's own messages; then why the run failed, if no attempt did."""
+    """The launcher's own output, with Metaflow's messages; then why the run failed, if no attempt did."""
     redaction = Redaction(pattern)
     tail = Tail(folder / layout.RUN_FILE, only=layout.LINE)
     before = -1
@@ -85,7 +85,7 @@ def of_launcher(folder: Path, run: Run, pattern: str = "") -> Iterator[Line]:
         for entry in tail.read():
             yield _printed(entry.record, redaction)
     if run.end is not None or not run.is_running():
-        yield from (noticed(notice, redaction) for notice in endings.of_run(run))
+        yield from (from_notice(notice, redaction) for notice in endings.of_run(run))
 
 
 def _printed(record: dict[str, Any], redaction: Redaction) -> Line:
@@ -94,7 +94,7 @@ def _printed(record: dict[str, Any], redaction: Redaction) -> Line:
     severity = INFO
     if text.startswith("{"):
         severity = _level_of_json(text, record["timeUnixNano"]) or INFO
-    elif "\r" in text:  # a progress bar shows its last state
+    elif "\r" in text:  # the last state of a progress bar
         text = text.rstrip("\r").rpartition("\r")[2]
     return Line(record["timeUnixNano"], severity, stream, text)
 
@@ -123,4 +123,4 @@ def _emitted(record: dict[str, Any], redaction: Redaction) -> Line:
 
 
 def _level(number: int) -> int:
-    return next((found for most, found in _OF_OTEL if number <= most), ERROR)
+    return next((found for highest, found in _OF_OTEL if number <= highest), ERROR)

@@ -1,4 +1,4 @@
-"""Log lines of a run, a step or a task in the terminal, as they are or as they come."""
+"""Prints the log lines of a run, a step or a task in the terminal, once or continuously."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from otel_metaflow.viewer.frames import Fold, folded
 from otel_metaflow.viewer.log_lines import Line
 from otel_metaflow.viewer.terminal import echo
 
-_LOOK_AGAIN = 0.2
+_POLL = 0.2
 _NAMES = {log_lines.DEBUG: "DEBUG", log_lines.INFO: "INFO", log_lines.WARN: "WARN", log_lines.ERROR: "ERROR"}
 _COLOURS = {log_lines.DEBUG: "bright_black", log_lines.WARN: "yellow", log_lines.ERROR: "red"}
 
 
 class Entry(NamedTuple):
-    """One line, and the attempt that it is of; None if it is the launcher's."""
+    """One line, and its attempt; None if it is the launcher's."""
 
     key: AttemptKey | None
     line: Line
 
 
 class Feed:
-    """The lines of those attempts of a run that are `wanted`, each once; with the launcher's, if asked for."""
+    """The lines of the `wanted` attempts of a run, each once, and optionally those of the launcher."""
 
     def __init__(
         self, home: Path, folder: Path, pattern: str, wanted: Callable[[AttemptKey], bool], *, launcher: bool
@@ -54,18 +54,18 @@ class Feed:
 
     @property
     def is_over(self) -> bool:
-        """Whether no more will come."""
+        """Whether there will be no more lines."""
         return self._following.run_is_over
 
     @property
     def is_recorded(self) -> bool:
-        """Whether any of the attempts is, if there are some."""
+        """Whether any of the attempts is recorded; True if there are none."""
         run = self._following.run
         wanted = [attempt for key, attempt in run.attempts.items() if self._wanted(key)]
         return not wanted or any(map(run.is_recorded, wanted))
 
     def read(self) -> Iterator[Entry]:
-        """What came since the last call, in the order of time."""
+        """The lines since the last call, ordered by time."""
         self._following.look()
         found: list[Entry] = []
         if self._launcher is not None:
@@ -73,14 +73,16 @@ class Feed:
             while self._launcher.offset != before:
                 before = self._launcher.offset
                 redaction = self._mask(None)
-                found.extend(Entry(None, log_lines.made(entry.record, redaction)) for entry in self._launcher.read())
+                found.extend(
+                    Entry(None, log_lines.from_record(entry.record, redaction)) for entry in self._launcher.read()
+                )
         run = self._following.run
         for key in run.attempts:
             if key not in self._read_out and self._wanted(key):
                 found.extend(self._of_attempt(key))
         if self._launcher is not None and self.is_over and not self._has_read_end:
             self._has_read_end = True
-            found.extend(Entry(None, log_lines.noticed(notice, self._mask(None))) for notice in endings.of_run(run))
+            found.extend(Entry(None, log_lines.from_notice(notice, self._mask(None))) for notice in endings.of_run(run))
         found.sort(key=lambda entry: entry.line.at)
         yield from found
 
@@ -88,19 +90,19 @@ class Feed:
         logs = self._logs.setdefault(key, AttemptLogs(self._following.folder, key, Cursor()))
         final = key in self._following.settled
         for entry in logs.read(final=final):
-            yield Entry(key, log_lines.made(entry.record, self._mask(key)))
+            yield Entry(key, log_lines.from_record(entry.record, self._mask(key)))
         if final:
             self._read_out.add(key)
             run = self._following.run
             for notice in endings.of_attempt(run, run.attempts[key]):
-                yield Entry(key, log_lines.noticed(notice, self._mask(key)))
+                yield Entry(key, log_lines.from_notice(notice, self._mask(key)))
 
     def _mask(self, key: AttemptKey | None) -> Redaction:
         return self._masks.setdefault(key, Redaction(self._pattern))
 
 
 def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) -> None:
-    """Print lines to standard output: with `errors` only ERROR, with `names` each behind its attempt's name."""
+    """Print lines: with `errors` only those of level ERROR, with `names` each with the name of its attempt."""
     is_empty = True
     while True:
         for entry in feed.read() if as_json else _folded(feed.read()):
@@ -109,18 +111,14 @@ def show(feed: Feed, *, follow: bool, errors: bool, as_json: bool, names: bool) 
                 echo(_as_json(entry) if as_json else _shown(entry, names=names))
         if not follow or feed.is_over:
             break
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL)
     if is_empty and not as_json:
         nothing = "no errors" if errors else "no log records"
-        echo(
-            nothing
-            + ("" if feed.is_over else " so far")
-            + ("" if feed.is_recorded else ": not recorded, without @otel")
-        )
+        echo(nothing + ("" if feed.is_over else " so far") + ("" if feed.is_recorded else ": not recorded (no @otel)"))
 
 
 def _folded(lines: Iterator[Entry]) -> Iterator[Entry]:
-    """Lines without Metaflow's own frames, be a traceback one record or printed line by line."""
+    """Fold Metaflow's own frames, whether a traceback is one record or was printed line by line."""
     folds: dict[tuple[AttemptKey | None, str], Fold] = {}
     latest: dict[tuple[AttemptKey | None, str], Entry] = {}
     for entry in lines:

@@ -1,7 +1,7 @@
-"""A run as one HTML file that holds all it needs: it asks the network for nothing, and runs nothing that was printed.
+"""Writes a run as one self-contained HTML file: it loads nothing from the network and runs only its own script.
 
-What the run printed travels as compressed JSON and is put on the page as text, never as markup; a policy in the
-page's head lets no script run but its own, known by its hash. Why it is drawn by hand stands in docs/design.md.
+Data of the run is embedded as compressed JSON and inserted as text, never as markup; a content security policy allows
+no script except the page's own, by its hash. docs/design.md explains why it is drawn without a library.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.viewer import log_lines, report, spans
 from otel_metaflow.viewer.log_lines import Line
 
-MOST_LINES = 200_000
-"""How many log lines a page holds; of more, each attempt keeps its errors and its last lines."""
+MAX_LINES = 200_000
+"""The number of log lines that a page holds; of a larger run, each attempt keeps its errors and its last lines."""
 
-_LEAST = 100  # lines that every attempt may keep, however many the others have
-_CHUNK = 1 << 18  # characters of log lines that are unpacked together
-_MOST_SPANS = 20_000  # spans of user code
-_LONGEST = 20_000  # characters of a line: more is nothing to look at on a page
+_MIN_LINES = 100  # that every attempt may keep, however many the others have
+_CHUNK = 1 << 18  # characters of log lines that are decompressed together
+_MAX_SPANS = 20_000  # of user code
+_MAX_LENGTH = 20_000  # characters of a line
 _LAUNCHER = "launcher"
 _SCRIPTS = ("graph.js", "log_text.js", "page.js")  # one script, in this order
 
 
 class Part(NamedTuple):
-    """The lines of one attempt, or of the launcher; `cut` is how many more there are."""
+    """The lines of one attempt, or of the launcher; `omitted` is the number of lines left out."""
 
     name: str
     lines: list[Line]
-    cut: int = 0
+    omitted: int = 0
 
 
 def html(environment: Settings, folder: Path) -> str:
-    """The page of the run in `folder`, as far as its journals go now."""
+    """The page of the run in `folder`, from its journals so far."""
     run = load(environment.home, folder)
     redaction = Redaction(environment.redact)
     values = report.of_run(run, redaction, environment.trace_url)
     values["drawnTimeUnixNano"] = time.time_ns()
     values["version"] = __version__
-    values["spans"] = spans.of_users(folder, run, redaction, _MOST_SPANS)
+    values["spans"] = spans.of_users(folder, run, redaction, _MAX_SPANS)
     chunks: list[str] = []
     values["logs"] = {}
     batch: list[Part] = []
@@ -70,7 +70,7 @@ def html(environment: Settings, folder: Path) -> str:
 
 
 def note(text: str) -> str:
-    """A page that only states why there is none."""
+    """A page with only a message."""
     return f'<!DOCTYPE html><meta charset="utf-8"><title>otel-metaflow</title><p>{_escaped(text)}</p>'
 
 
@@ -89,7 +89,7 @@ def _filled(run: Run, blocks: Sequence[str]) -> str:
         "SCRIPT": script,
         "DATA": "\n".join(f'<script type="text/plain" class="packed">{block}</script>' for block in blocks),
     }
-    return re.sub("@@([A-Z]+)@@", lambda place: texts[place.group(1)], page)
+    return re.sub("@@([A-Z]+)@@", lambda placeholder: texts[placeholder.group(1)], page)
 
 
 def _hash(text: str) -> str:
@@ -101,7 +101,7 @@ def _escaped(text: str) -> str:
 
 
 def _packed(values: Any) -> str:
-    """JSON, gzip, base64: a tenth of the size, and no character in it that means anything to HTML."""
+    """JSON, compressed and base64-encoded: a tenth of the size, and without characters that are special in HTML."""
     try:
         text = _dumps(values)
     except ValueError:
@@ -114,7 +114,7 @@ def _dumps(values: Any) -> str:
 
 
 def _finite(values: Any) -> Any:
-    """`values` with a word for each number that the journal can hold and JSON cannot: one would spoil the page."""
+    """`values` with text for NaN and infinity, which JSON does not allow."""
     if isinstance(values, dict):
         return {name: _finite(value) for name, value in values.items()}
     if isinstance(values, (list, tuple)):
@@ -127,14 +127,14 @@ def _about(part: Part, chunk: int) -> dict[str, Any]:
         "chunk": chunk,
         "count": len(part.lines),
         "errors": sum(line.level >= log_lines.ERROR for line in part.lines),
-        "cut": part.cut,
+        "omitted": part.omitted,
     }
 
 
 def _columns(parts: Sequence[Part], zero: int) -> dict[str, list[list[Any]]]:
-    """By attempt: microseconds since the line before, at first since the run began; levels; streams, loggers; texts.
+    """For each attempt: microseconds since the previous line (at first since the run's start), levels, sources, texts.
 
-    By columns, because what is alike is then side by side, which makes it smaller.
+    As columns, because similar values next to each other compress better.
     """
     found: dict[str, list[list[Any]]] = {}
     for part in parts:
@@ -145,15 +145,16 @@ def _columns(parts: Sequence[Part], zero: int) -> dict[str, list[list[Any]]]:
 
 
 def _parts(folder: Path, run: Run, pattern: str) -> Iterator[Part]:
-    """The lines of the launcher and of each attempt: first those of the attempts that matter most."""
-    left = MOST_LINES
-    waiting = sorted(run.attempts.values(), key=_rank(run))
-    part = _kept(_LAUNCHER, log_lines.of_launcher(folder, run, pattern), max(_LEAST, left - _LEAST * len(waiting)))
+    """The lines of the launcher and of each attempt, the most important attempts first."""
+    left = MAX_LINES
+    attempts = sorted(run.attempts.values(), key=_rank(run))
+    launcher = log_lines.of_launcher(folder, run, pattern)
+    part = _limited(_LAUNCHER, launcher, max(_MIN_LINES, left - _MIN_LINES * len(attempts)))
     yield part
     left -= len(part.lines)
-    for number, attempt in enumerate(waiting, 1):
-        most = max(_LEAST, left - _LEAST * (len(waiting) - number))
-        part = _kept(story.name(attempt.key), log_lines.of_attempt(folder, run, attempt, pattern), most)
+    for number, attempt in enumerate(attempts, 1):
+        limit = max(_MIN_LINES, left - _MIN_LINES * (len(attempts) - number))
+        part = _limited(story.name(attempt.key), log_lines.of_attempt(folder, run, attempt, pattern), limit)
         left -= len(part.lines)
         yield part
 
@@ -167,23 +168,20 @@ def _rank(run: Run) -> Any:
     return rank
 
 
-def _kept(name: str, found: Iterator[Line], most: int) -> Part:
-    """At most `most` lines: all errors as far as they fit, and of the rest the last."""
-    kept: list[Line] = []
-    cut = 0
-    for line in found:
-        kept.append(line if len(line.text) <= _LONGEST else line._replace(text=line.text[:_LONGEST] + " …"))
-        if len(kept) > 2 * most:
-            shorter = _shortened(kept, most)
-            cut += len(kept) - len(shorter)
-            kept = shorter
-    shorter = _shortened(kept, most)
-    cut += len(kept) - len(shorter)
-    return Part(name, sorted(shorter, key=lambda line: line.at), cut)
+def _limited(name: str, found: Iterator[Line], limit: int) -> Part:
+    """At most `limit` lines: errors first, up to half of them, and the last of the others."""
+    lines: list[Line] = []
+    count = 0
+    for count, line in enumerate(found, 1):  # noqa: B007 - read after the loop
+        lines.append(line if len(line.text) <= _MAX_LENGTH else line._replace(text=line.text[:_MAX_LENGTH] + " …"))
+        if len(lines) > 2 * limit:
+            lines = _shortened(lines, limit)
+    lines = _shortened(lines, limit)
+    return Part(name, sorted(lines, key=lambda line: line.at), count - len(lines))
 
 
-def _shortened(kept: list[Line], most: int) -> list[Line]:
-    if len(kept) <= most:
-        return kept
-    errors = [line for line in kept[:-most] if line.level >= log_lines.ERROR][: most // 2]
-    return [*errors, *kept[len(kept) - (most - len(errors)) :]]
+def _shortened(lines: list[Line], limit: int) -> list[Line]:
+    if len(lines) <= limit:
+        return lines
+    errors = [line for line in lines[:-limit] if line.level >= log_lines.ERROR][: limit // 2]
+    return [*errors, *lines[len(lines) - (limit - len(errors)) :]]

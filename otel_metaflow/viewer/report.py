@@ -1,8 +1,8 @@
-"""A run as plain values: what `view --json` prints, and what the page and the card are drawn from.
+"""A run as plain values: the output of `view --json`, and the data of the page and the card.
 
-Names are those of the journal (docs/journal.md) where it has one; times are nanoseconds since 1970
-(`...UnixNano`), durations seconds (`...Seconds`), sizes bytes. What is not known is not there. Texts are
-masked as those that leave: a page is made to be shown around.
+Names are those of the journal (docs/journal.md) if it has one; times are nanoseconds since 1970 (`...UnixNano`),
+durations are in seconds (`...Seconds`), sizes in bytes. Unknown values are left out. Texts are masked as for export,
+because a page is made to be shared.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def attempt_state(attempt: Attempt) -> str:
 
 
 def trace_url(run: Run, template: str) -> str | None:
-    """Where the run's trace is shown, by the template of OTEL_METAFLOW_TRACE_URL; None without one."""
+    """The URL of the run's trace, by the template of OTEL_METAFLOW_TRACE_URL; None without one."""
     if not template:
         return None
     key = run.key
@@ -42,7 +42,7 @@ def trace_url(run: Run, template: str) -> str | None:
 
 
 def summary(run: Run) -> Values:
-    """A run in a few values, as a list of runs shows it."""
+    """A summary of a run, for lists of runs."""
     ran = run.ran
     return _known(
         {
@@ -62,9 +62,9 @@ def summary(run: Run) -> Values:
 
 
 def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
-    """The run, its steps in the order of the flow's graph, and its attempts in that of their start.
+    """The run, its steps and its attempts, both in the order in which they started.
 
-    `template` is that of OTEL_METAFLOW_TRACE_URL.
+    `template` is OTEL_METAFLOW_TRACE_URL.
     """
     key = run.key
     path = story.critical_path(run)
@@ -100,10 +100,10 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
 
 
 def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: set[AttemptKey]) -> Values:
-    """One attempt; `critical` are those that decided how long the run took.
+    """One attempt; `critical` are the attempts on the critical path.
 
-    It queued until `launchTimeUnixNano`, its process started at `startTimeUnixNano`, user code ran from
-    `codeStartTimeUnixNano` to `codeEndTimeUnixNano`, and all was stored at `endTimeUnixNano`.
+    It was queued until `launchTimeUnixNano`, its process started at `startTimeUnixNano`, user code ran from
+    `codeStartTimeUnixNano` to `codeEndTimeUnixNano`, and its artifacts were stored at `endTimeUnixNano`.
     """
     start, end, key = attempt.start or {}, attempt.end or {}, attempt.key
     queued = story.queue_time(run, attempt)
@@ -147,12 +147,12 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: set[A
 
 
 def ended_at(run: Run) -> int:
-    """When the last of the run ended, in nanoseconds since 1970; of one that runs, what was seen last."""
+    """When the last process of the run ended, in nanoseconds since 1970; of a running one, when it was last seen."""
     return max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
 
 
 def by_step(run: Run, attempts: list[Attempt]) -> dict[str, list[Attempt]]:
-    """What ran of each step, in the order in which they began; then the steps of the flow's graph that did not."""
+    """The attempts of each step, in the order in which the steps began; then, without attempts, the steps left."""
     steps: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         members = steps.setdefault(attempt.key.step, [])
@@ -179,9 +179,9 @@ def _of_step(run: Run, step: str, ran: list[Attempt]) -> Values:
 
 
 def use(attempts: list[Attempt]) -> Values:
-    """What attempts used: all of their CPU seconds and bytes read and written, the most cores and memory of one.
+    """The usage of attempts: the sums of their CPU seconds and I/O, and the maxima of their cores and memory.
 
-    Only how many they are, if none has a record of it.
+    Only their number, if none has a record of its usage.
     """
     count, attempts = len(attempts), [attempt for attempt in attempts if attempt.usage]
     if not attempts:
@@ -198,8 +198,8 @@ def use(attempts: list[Attempt]) -> Values:
     }
 
 
-def _bytes(megabytes: float | None) -> int | None:
-    return None if megabytes is None else int(megabytes * _MEBIBYTE)
+def _bytes(mebibytes: float | None) -> int | None:
+    return None if mebibytes is None else int(mebibytes * _MEBIBYTE)
 
 
 def _known(values: Values) -> Values:

@@ -1,4 +1,4 @@
-"""The recent runs in the terminal: how each ended, and how long those of its flow take."""
+"""The list of recent runs in the terminal, with the durations of each flow's runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from otel_metaflow.viewer import formatting, report, table
 from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, spark
 
 _SPARKS = 20
-_SLOW = 200  # runs, from which on reading them takes long enough for a progress bar
+_MANY = 200  # runs: reading them takes long enough for a progress bar
 
 
 def recent(home: Path, namespace: str, flow: str, limit: int) -> list[Run]:
-    """The runs that were written to last, of `flow` or of all flows; the newest first."""
+    """The most recently written runs, of `flow` or of all flows, the newest first."""
     folders = [
         (folder.stat().st_mtime, folder)
         for folder in layout.run_folders(home)
@@ -27,12 +27,12 @@ def recent(home: Path, namespace: str, flow: str, limit: int) -> list[Run]:
         if key.namespace == namespace and flow in ("", key.flow)
     ]
     chosen = [folder for _, folder in sorted(folders, reverse=True)[:limit]]
-    shown = track(chosen, console=Console(stderr=True), transient=True, disable=len(chosen) < _SLOW)
+    shown = track(chosen, console=Console(stderr=True), transient=True, disable=len(chosen) < _MANY)
     return sorted((load(home, folder) for folder in shown), key=lambda run: -run.started_at)
 
 
 def show(runs: Sequence[Run]) -> None:
-    """Print a row for each run, and a spark line for each flow."""
+    """Print a row for each run, and a sparkline for each flow."""
     console = formatting.console()
     flows: dict[str, list[report.Values]] = {}
     rows = []
@@ -57,6 +57,6 @@ def show(runs: Sequence[Run]) -> None:
         for block, one in zip(blocks, latest, strict=True):
             text.append(block, STYLES.get(one["state"], ""))
         if latest:
-            most = max(one["durationSeconds"] for one in latest)
-            text.append(f"  the last {len(latest)}, at most {seconds(most)}", "dim")
+            longest = max(one["durationSeconds"] for one in latest)
+            text.append(f"  last {len(latest)}, longest {seconds(longest)}", "dim")
         console.print(text)

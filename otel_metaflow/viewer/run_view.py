@@ -19,16 +19,16 @@ from otel_metaflow.viewer.waterfall import CODE, QUEUED, START, STORE, UNSEEN, W
 
 _GIVEN_UP = {
     "rejected": "rejected by the endpoint",
-    "unwritten": "lost, the journal took no more",
-    "corrupt": "lost in a damaged journal",
+    "unwritten": "lost, the journal could not be written",
+    "corrupt": "lost, the journal is damaged",
+    "unconvertible": "dropped, they cannot be converted",
 }
 
 
 def show(folder: Path, run: Run, *, step: str = "", trace_url: str = "", whole: bool = False) -> None:
-    """Print a run, or a `step` of it: outcome, graph, attempts, critical path, and use by step.
+    """Print a run, or a `step` of it: result, graph, attempts, critical path, and usage by step.
 
-    With `whole`, every attempt has a row, however many there are. `trace_url` is the template of
-    OTEL_METAFLOW_TRACE_URL.
+    With `whole`, every attempt has a row, however many there are. `trace_url` is OTEL_METAFLOW_TRACE_URL.
     """
     console = formatting.console()
     attempts = [attempt for attempt in run.in_order if step in ("", attempt.key.step)]
@@ -60,13 +60,13 @@ def _head(console: Console, run: Run, step: str, trace_url: str) -> None:
     )
     if step:
         return
-    # An address that is broken over lines can be neither clicked nor pasted.
+    # A URL that is broken over lines can be neither clicked nor copied.
     console.print(Text(f"trace {report.trace_url(run, trace_url) or run.trace_id}", style="dim"), soft_wrap=True)
     if run.steps:
         console.print(Text(f"graph {plain(graph(run))}"))
     without = [name for name, record in run.steps.items() if record.get("recorded") is False]
     if without:
-        console.print(Text(f"not recorded, without @otel: {plain(', '.join(without))}", style="dim"))
+        console.print(Text(f"not recorded (no @otel): {plain(', '.join(without))}", style="dim"))
     if run.origin:
         console.print(Text(f"resumes {run.key.flow}/{run.origin}"))
     failure = story.first_failure(run)
@@ -77,20 +77,20 @@ def _head(console: Console, run: Run, step: str, trace_url: str) -> None:
 
 
 def graph(run: Run) -> str:
-    """The steps of the flow from start to end: side by side in parentheses, a foreach with its width."""
+    """The steps of the flow from start to end: parallel ones in parentheses, a foreach with its number of tasks."""
     following = {step: list(record.get("next") or ()) for step, record in run.steps.items()}
     depth: dict[str, int] = {}
 
     def place(step: str, level: int, above: frozenset[str]) -> None:
-        if step in above or depth.get(step, -1) >= level:  # a step that leads back to itself stays where it is
+        if step in above or depth.get(step, -1) >= level:  # a loop does not move a step down
             return
         depth[step] = level
         for after in following.get(step, ()):
             place(after, level + 1, above | {step})
 
-    led_to = {after for steps in following.values() for after in steps}
+    targets = {after for steps in following.values() for after in steps}
     for step in following:
-        if step not in led_to:
+        if step not in targets:
             place(step, 0, frozenset())
     width = Counter(key.step for key in {AttemptKey(key.step, key.task, 0) for key in run.attempts})
     levels: dict[int, list[str]] = {}
@@ -102,7 +102,7 @@ def graph(run: Run) -> str:
 
 
 def _critical_path(run: Run, path: story.CriticalPath) -> str:
-    """The attempts that decided how long the run took: those that are marked."""
+    """The line about the critical path, whose attempts are marked in the table."""
     if not path.attempts:
         return "critical path: nothing ran"
     queued = f", {seconds(path.queued / 1e9)} of it queued" if path.queued else ""
@@ -114,7 +114,7 @@ _USE = ("step", "attempts", "CPU s", "cores", "CPU requested", "memory", "memory
 
 
 def _show_use(console: Console, run: Run, chosen: list[Attempt]) -> None:
-    """What the attempts of each step used, the largest of them, beside what the step requested."""
+    """Print the usage of each step's attempts, next to what the step requested."""
     rows = []
     for step, attempts in report.by_step(run, chosen).items():
         if not any(run.is_recorded(attempt) for attempt in attempts):

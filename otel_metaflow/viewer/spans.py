@@ -15,10 +15,10 @@ from otel_metaflow.viewer import report
 _ERROR = 2  # OTLP's status code
 
 
-def of_users(folder: Path, run: Run, redaction: Redaction, most: int) -> dict[str, list[report.Values]]:
-    """Spans of user code by attempt, in the order in which they began; at most so many."""
+def of_users(folder: Path, run: Run, redaction: Redaction, limit: int) -> dict[str, list[report.Values]]:
+    """Spans of user code by attempt, in the order in which they began, at most `limit`."""
     found: dict[str, list[report.Values]] = {}
-    left = most
+    left = limit
     for attempt in run.in_order:
         spans: list[report.Values] = []
         tail = Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN)
@@ -36,7 +36,7 @@ def of_users(folder: Path, run: Run, redaction: Redaction, most: int) -> dict[st
 
 
 def _span(record: dict[str, Any], redaction: Redaction) -> report.Values | None:
-    """None of a record that is none: user code may put anything into it."""
+    """A span, or None if the record is invalid: user code may put anything into it."""
     try:
         status = record.get("status") or {}
         return {

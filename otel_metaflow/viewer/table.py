@@ -1,4 +1,4 @@
-"""Tables that fit the terminal: where a row does not, its cells flow over lines of their own."""
+"""Tables that fit the terminal: cells of a row that is too wide move to lines of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _INDENT = 4
 
 
 def show(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]], left: Sequence[str]) -> None:
-    """Print `rows` below the names of their columns, right-aligned but for those in `left`.
+    """Print `rows` below the names of their columns, right-aligned except for those in `left`.
 
-    Where that is wider than the console, what is long in the first column stands above the rest of its row; where
-    that is too wide as well, each row is its first cell and, below it, every other one behind its column's name.
+    If that is wider than the console, long cells of the first column are printed above the rest of their row; if that
+    is too wide as well, each row is its first cell and, below it, the other cells, each after its column's name.
     """
     right = [name not in left for name in names]
     one_line: list[Sequence[str]] = [names]
@@ -27,27 +27,27 @@ def show(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]],
         for heads, gap in ((one_line, _GAP), (two_lines, _GAP), (two_lines, 1)):
             table = [*([Text(name, style="dim") for name in line] for line in heads), *rows]
             widths = [max(row[index].cell_len for row in table) for index in range(len(names))]
-            most = console.width - sum(widths[1:]) - gap * (len(names) - 1)
-            if most >= (len(names[0]) if long_names else widths[0]):
-                widths[0] = longest([row[0] for row in table], most)
+            room = console.width - sum(widths[1:]) - gap * (len(names) - 1)
+            if room >= (len(names[0]) if long_names else widths[0]):
+                widths[0] = longest([row[0] for row in table], room)
                 for row in table:
                     print_row(console, row, widths, right, gap)
                 return
     for first, *others in rows:
         console.print(first, overflow="fold")
-        told = [(name, cell) for name, cell in zip(names[1:], others, strict=True) if cell.cell_len]
-        _flow(console, [Text.assemble((name, "dim"), " ", cell) for name, cell in told])
+        filled = [(name, cell) for name, cell in zip(names[1:], others, strict=True) if cell.cell_len]
+        _flow(console, [Text.assemble((name, "dim"), " ", cell) for name, cell in filled])
 
 
-def longest(cells: Sequence[Text], most: int) -> int:
-    """The width of the longest of the cells that are at most so wide."""
-    return max((cell.cell_len for cell in cells if cell.cell_len <= most), default=0)
+def longest(cells: Sequence[Text], max_width: int) -> int:
+    """The width of the longest of the cells that are not wider than `max_width`."""
+    return max((cell.cell_len for cell in cells if cell.cell_len <= max_width), default=0)
 
 
 def print_row(
     console: Console, row: Sequence[Text], widths: Sequence[int], right: Sequence[bool], gap: int = _GAP
 ) -> None:
-    """Print cells side by side; a first one that is wider than its column, above the others."""
+    """Print cells side by side; a first cell that is wider than its column is printed above the others."""
     first, *others = row
     if first.cell_len > widths[0]:
         console.print(first, overflow="fold")
@@ -56,7 +56,7 @@ def print_row(
 
 
 def _flow(console: Console, cells: Sequence[Text]) -> None:
-    """Print cells one behind another, as many as fit on a line."""
+    """Print cells one after another, as many as fit on a line."""
     text = Text("")
     for cell in cells:
         if text.cell_len and _INDENT + text.cell_len + _GAP + cell.cell_len > console.width:
@@ -67,7 +67,7 @@ def _flow(console: Console, cells: Sequence[Text]) -> None:
 
 
 def _line(cells: Sequence[Text], widths: Sequence[int], right: Sequence[bool], gap: int) -> Text:
-    """Cells side by side, each as wide as its column; without blanks at the end."""
+    """Cells side by side, each as wide as its column, without trailing blanks."""
     text = Text()
     for index, (cell, width, is_right) in enumerate(zip(cells, widths, right, strict=True)):
         blank = " " * max(0, width - cell.cell_len)
@@ -79,7 +79,7 @@ def _line(cells: Sequence[Text], widths: Sequence[int], right: Sequence[bool], g
 
 
 def indented(console: Console, text: Text, indent: int = _INDENT) -> None:
-    """Print a text over as many lines as it needs, all of them indented."""
+    """Print a text, wrapped and indented."""
     wrapped = text.wrap(console, max(1, console.width - indent), overflow="fold")
     for part in wrapped:
         part.rstrip()

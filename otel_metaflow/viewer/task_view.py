@@ -1,4 +1,4 @@
-"""One task in the terminal: its attempts, one after another, with all that is known of them."""
+"""One task in the terminal: the details of each of its attempts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from otel_metaflow.viewer import log_view, report
 from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, size
 from otel_metaflow.viewer.frames import folded
 
-_FEW = 12
-PARTLY = "its own journal does not record how it ended, the launcher's does"
+_LISTED = 12
+PARTLY = "its own journal has no end record; the result is the launcher's"
 
 
 def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redaction) -> None:
@@ -50,8 +50,8 @@ def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redacti
 def _facts(run: Run, attempt: Attempt, values: dict[str, Any]) -> Iterator[str]:
     yield _times(values)
     facts = [
-        ("reads from", _listed(values.get("inputs") or [], values.get("inputCount", 0))),
-        ("a retry of", values.get("retries")),
+        ("inputs:", _listed(values.get("inputs") or [], values.get("inputCount", 0))),
+        ("retry of", values.get("retries")),
         ("cloned from", values.get("clonedFrom")),
         ("foreach index", ", ".join(map(str, values.get("foreachIndex") or []))),
         ("foreach value", values.get("foreachValue")),
@@ -61,7 +61,7 @@ def _facts(run: Run, attempt: Attempt, values: dict[str, Any]) -> Iterator[str]:
     if values.get("critical"):
         yield "on the critical path"
     if values.get("recorded") is False:
-        yield "not recorded: its step has no @otel"
+        yield "not recorded (no @otel)"
     if values.get("partial"):
         yield f"partly recorded: {PARTLY}"
     if values.get("caught"):
@@ -90,7 +90,7 @@ def _facts(run: Run, attempt: Attempt, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _times(values: dict[str, Any]) -> str:
-    """How long it queued, started up, ran and stored."""
+    """How long it was queued, started up, ran and stored."""
     start, code = values["startTimeUnixNano"], values.get("codeStartTimeUnixNano")
     left, end = values.get("codeEndTimeUnixNano"), values["endTimeUnixNano"]
     parts: list[str] = []
@@ -99,9 +99,9 @@ def _times(values: dict[str, Any]) -> str:
     for name, begin, until in (("started up", start, code), ("user code", code, left), ("stored", left, end)):
         if begin is not None and until is not None:
             parts.append(f"{name} {seconds(max(0, until - begin) / 1e9)}")
-    return ", ".join(parts) or "not recorded when it did what"
+    return ", ".join(parts) or "times not recorded"
 
 
 def _listed(names: Sequence[str], count: int) -> str:
-    more = max(count, len(names)) - _FEW
-    return ", ".join(names[:_FEW]) + (f" and {more} more" if more > 0 else "")
+    more = max(count, len(names)) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Printing to a terminal, or to whatever stands in its place, in an encoding that may hold little."""
+"""Prints to a terminal, a pipe or a file, whatever its encoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import click
 
-# What we draw, for streams whose encoding cannot hold it: a character for a character, so that columns stay.
+# Replacements of the characters that we draw with, for encodings without them; one for one, so that columns align.
 _ASCII = {
     **dict(zip("·░█▒╌━▁▂▃▄▅▆▇█", ".:#=--_..--==#", strict=True)),
     **dict(zip("…↺▲▼⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏╸╺", "~@^v----------", strict=False)),
@@ -18,7 +18,7 @@ _DEGRADED = "otel_metaflow_degraded"
 
 
 def degrade() -> None:
-    """Have standard output and error take any text: what their encoding cannot hold is drawn in ASCII, or as `?`."""
+    """Make standard output and error accept any text: characters outside their encoding become ASCII, or `?`."""
     codecs.register_error(_DEGRADED, _degraded)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -33,5 +33,5 @@ def _degraded(error: UnicodeError) -> tuple[str, int]:
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print a line as the stream's encoding has it: of its own, click writes UTF-8 where that is ASCII."""
+    """Print a line in the stream's own encoding: by itself, click writes UTF-8 to a stream that is ASCII."""
     click.echo(text, file=sys.stderr if err else sys.stdout, nl=nl)

@@ -1,4 +1,4 @@
-"""The attempts of a run as rows of a waterfall: what became of each, and where it lies on the time of the run."""
+"""The attempts of a run as rows of a waterfall: the result of each, and its position in the time of the run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import log_view, report, table
 from otel_metaflow.viewer.formatting import STYLES, first_line, plain, seconds, size
 
-# What a bar is made of: queued for its launch, starting and loading, user code, storing.
+# The parts of a bar: queued, starting and loading, user code, storing.
 QUEUED, START, CODE, STORE = "·", "░", "█", "▒"
-UNSEEN = "╌"  # an attempt that did not record what it did when
-_TOGETHER = "━"
-# A bar gives way first: to the notes beside it, and, where they are below it, to names and figures.
-_LONGEST, _BESIDE_NOTES, _SHORTEST = 30, 12, 6
-# Of a run of more attempts, those of a step stand together: the failed and the slowest of them are shown.
-_MANY = 100
-_FEW = 12
+UNSEEN = "╌"  # an attempt whose times were not recorded
+_GROUPED = "━"
+# Bars shrink first: for the notes beside them and, if those are printed below, for names and figures.
+_MAX_BAR, _MIN_BAR_BESIDE_NOTES, _MIN_BAR = 30, 12, 6
+# In a run with more attempts, each step with many is one row, followed by its failed and its slowest attempts.
+_MAX_ROWS = 100
+_MAX_ROWS_OF_STEP = 12
 _SHOWN = 5
-# Beyond so many bytes of journal, counting records takes longer than people want to look.
-_MOST_COUNTED = 2 << 20
+# Counting the records of a journal of more bytes takes too long.
+_MAX_COUNTED = 2 << 20
 
 _NAMES = ("attempt", "result", "queued", "took", "when", "logs")
 _WHEN = _NAMES.index("when")
@@ -39,7 +39,7 @@ Parts = tuple[tuple[int, int, str], ...]
 
 
 class _Row(NamedTuple):
-    """`cells` are those of _NAMES, that of the bar empty until its width is known."""
+    """`cells` are those of _NAMES; the bar's is empty until its width is known."""
 
     cells: tuple[Text, ...]
     parts: Parts
@@ -47,7 +47,7 @@ class _Row(NamedTuple):
 
 
 class Waterfall:
-    """Attempts, each with its bar on the time of the run; with `whole`, each in a row however many there are."""
+    """Attempts, each with a bar; with `whole`, each has its own row, however many there are."""
 
     def __init__(self, folder: Path, run: Run, path: story.CriticalPath, *, whole: bool) -> None:
         self._folder = folder
@@ -57,8 +57,8 @@ class Waterfall:
         self._critical = {attempt.key for attempt in path.attempts}
 
     def show(self, console: Console, attempts: list[Attempt]) -> None:
-        """Print `attempts`; notes stand beside the bars where there is room for both, else below the rows."""
-        rows = list(self._rows(attempts, whole=self._whole or len(attempts) <= _MANY))
+        """Print `attempts`; notes are printed beside the bars if there is room for both, else below the rows."""
+        rows = list(self._rows(attempts, whole=self._whole or len(attempts) <= _MAX_ROWS))
         heads = tuple(Text(name, style="dim") for name in _NAMES)
         widths = [
             max(row[index].cell_len for row in (heads, *(row.cells for row in rows))) for index in range(len(_NAMES))
@@ -66,12 +66,12 @@ class Waterfall:
         fixed = sum(widths[1:_WHEN]) + sum(widths[_WHEN + 1 :]) + 2 * (len(_NAMES) - 1)
         reason = max(Text(row.note).cell_len for row in rows)
         room = console.width - fixed - widths[0] - (reason + 2 if reason else 0)
-        is_beside = room >= _BESIDE_NOTES
+        is_beside = room >= _MIN_BAR_BESIDE_NOTES
         if not is_beside:
-            widths[0] = table.longest([heads[0], *(row.cells[0] for row in rows)], console.width - fixed - _SHORTEST)
+            widths[0] = table.longest([heads[0], *(row.cells[0] for row in rows)], console.width - fixed - _MIN_BAR)
             widths[0] = max(widths[0], heads[0].cell_len)
             room = console.width - fixed - widths[0]
-        widths[_WHEN] = max(_SHORTEST, min(_LONGEST, room))
+        widths[_WHEN] = max(_MIN_BAR, min(_MAX_BAR, room))
         table.print_row(console, heads, widths, _RIGHT)
         for row in rows:
             cells = list(row.cells)
@@ -87,7 +87,7 @@ class Waterfall:
             yield from map(self._row, attempts)
             return
         for step, members in report.by_step(self._run, attempts).items():
-            if len(members) <= _FEW:
+            if len(members) <= _MAX_ROWS_OF_STEP:
                 yield from map(self._row, members)
             else:
                 yield self._group(step, members)
@@ -108,7 +108,7 @@ class Waterfall:
             Text(""),
         )
         note = f"{counts}; median {seconds(statistics.median(took))}, longest {seconds(max(took))}"
-        return _Row(cells, ((begin, end, _TOGETHER),), note)
+        return _Row(cells, ((begin, end, _GROUPED),), note)
 
     def _row(self, attempt: Attempt) -> _Row:
         state = report.attempt_state(attempt)
@@ -126,19 +126,19 @@ class Waterfall:
 
 
 def is_unseen(attempt: Attempt) -> bool:
-    """Whether nobody recorded what an attempt did when."""
+    """Whether the times of an attempt were not recorded."""
     return attempt.start is None and not attempt.is_cloned
 
 
 def _worst(members: Sequence[Attempt]) -> list[Attempt]:
-    """Those that failed, and the slowest of the others; a few of each."""
+    """A few of the failed and of the slowest attempts."""
     failed = [one for one in members if one.failed and report.attempt_state(one) != "running"][:_SHOWN]
     slowest = sorted(members, key=lambda one: one.started_at - one.ended_at)[:_SHOWN]
     return sorted({one.key: one for one in (*failed, *slowest)}.values(), key=lambda one: one.started_at)
 
 
 def _note(run: Run, attempt: Attempt) -> str:
-    """Why it failed, and what became of that; or which run it was cloned from; or that it was not recorded."""
+    """Why it failed and whether it was retried; or the run it was cloned from; or that it was not recorded."""
     if attempt.clone is not None:
         return f"cloned from {run.key.flow}/{attempt.clone['originRun']}"
     notes = []
@@ -171,7 +171,7 @@ def _parts(attempt: Attempt, queued: int) -> Parts:
 
 
 def _bar(run: Run, parts: Parts, span: int, width: int) -> str:
-    """Where on the run's time they lie."""
+    """Draw the parts of a bar, scaled to the duration of the run."""
 
     def column(at: int) -> int:
         return min(width, max(0, round((at - run.started_at) / span * width)))
@@ -185,10 +185,10 @@ def _bar(run: Run, parts: Parts, span: int, width: int) -> str:
 
 
 def _counts(folder: Path, run: Run, attempt: Attempt) -> str:
-    """How many log records the attempt has, and how many of them are errors; of very many, how large they are."""
+    """The number of the attempt's log records and of errors among them; the size of its journal if it is large."""
     files = (layout.attempt_file(folder, attempt.key), layout.output_file(folder, attempt.key))
     bytes_ = max((path.stat().st_size for path in files if path.exists()), default=0)
-    if bytes_ > _MOST_COUNTED:
+    if bytes_ > _MAX_COUNTED:
         return size(bytes_)
     count, errors = log_view.counted(folder, run, attempt)
     return f"{count}" + (f" ({errors} error{'' if errors == 1 else 's'})" if errors else "")

@@ -82,12 +82,12 @@ class UserRecords:
             before = self._tail(key).offset
             waiting.extend(self._tail(key).read())
             if self._tail(key).offset == before:  # the file is gone: what it held will not be read any more
-                self._tail(key).offset = fact.said
+                self._tail(key).offset = fact.skipped_to
                 return
 
     def _is_behind(self, key: layout.AttemptKey, fact: Tail) -> bool:
         """Whether records of user code lie beyond what was read; without opening the file."""
-        return fact.said > self._tail(key).offset
+        return fact.skipped_to > self._tail(key).offset
 
     def _tail(self, key: layout.AttemptKey) -> Tail:
         if key not in self._tails:
@@ -100,7 +100,7 @@ def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Ta
     """The attempts whose user code said anything: most say nothing, and are not looked at again and again."""
     for fact in facts.values():
         # Of an attempt's own journal: whatever else bears such a record is not read for it.
-        key = layout.attempt_key(fact.path) if fact.said and not layout.is_output(fact.path) else None
+        key = layout.attempt_key(fact.path) if fact.skipped_to and not layout.is_output(fact.path) else None
         if key is not None:
             yield key, fact
 

@@ -1,1 +1,1 @@
-"""A run in formats that other programs open: no vendor, no collector, one file."""
+"""Exports a run as a file for other programs."""

@@ -1,4 +1,4 @@
-"""A run as the JSON file that Jaeger's page opens (Search, JSON File): its own model of a trace.
+"""Exports a run as the JSON that Jaeger's UI reads (Search, JSON File), in its own model of a trace.
 
 https://github.com/jaegertracing/jaeger-ui/blob/main/packages/jaeger-ui/src/types/trace.tsx
 """
@@ -26,7 +26,7 @@ def document(requests: list[tuple[str, otlp_json.Message]]) -> dict[str, Any]:
 
 
 def _process(processes: dict[str, Any], resource: dict[str, Any]) -> str:
-    """The name under which a resource is listed; one for each that is different."""
+    """The id of a resource in `processes`; equal resources share one."""
     made = {"serviceName": str(resource.get("service.name", "metaflow")), "tags": list(_tags(resource))}
     for name, known in processes.items():
         if known == made:

@@ -1,6 +1,6 @@
-"""A run in the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.
+"""Exports a run in the Trace Event Format, which ui.perfetto.dev and chrome://tracing read.
 
-Steps are its processes, tasks its threads; arrows lead from what an attempt read to the attempt.
+Steps are processes, tasks are threads; arrows point from the inputs of an attempt to the attempt.
 https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -13,7 +13,7 @@ Event = dict[str, Any]
 Values = Mapping[str, Any]
 
 _PARTS = (
-    ("waiting", None, "startTimeUnixNano"),
+    ("queued", None, "startTimeUnixNano"),
     ("starting", "startTimeUnixNano", "codeStartTimeUnixNano"),
     ("user code", "codeStartTimeUnixNano", "codeEndTimeUnixNano"),
     ("storing", "codeEndTimeUnixNano", "endTimeUnixNano"),
@@ -22,16 +22,16 @@ _ARGUMENTS = ("state", "error", "spanId", "queueSeconds", "foreachIndex", "exitC
 
 
 class _Track(NamedTuple):
-    """Where an attempt is drawn."""
+    """The track of an attempt."""
 
     pid: int
     tid: int
 
 
 def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
-    """The trace of a run: of its plain values (viewer/report.py), and of the spans of user code by attempt.
+    """The trace of a run, from its plain values (viewer/report.py) and the spans of user code by attempt.
 
-    Times are microseconds since the run began: since 1970, doubles would round them.
+    Times are microseconds since the run began, because doubles would round times since 1970.
     """
     tracks = _tracks(run["attempts"])
     events = list(_names(run, tracks))
@@ -45,7 +45,7 @@ def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> dict[str, An
 
 
 def _tracks(attempts: Sequence[Values]) -> dict[str, _Track]:
-    """A process for each step, a thread for each task, numbered as they began."""
+    """A process for each step and a thread for each task, numbered in order of their start."""
     steps = {step: number for number, step in enumerate(dict.fromkeys(one["step"] for one in attempts), 1)}
     members = dict.fromkeys((one["step"], one["task"]) for one in attempts)
     tasks = {task: number for number, task in enumerate(members, 1)}
@@ -85,7 +85,7 @@ def _slice(name: str, category: str, start: int, end: int, track: _Track, args: 
 
 
 def _spans(spans: Sequence[Values], track: _Track, zero: int) -> Iterator[Event]:
-    """As nestable asynchronous events: spans of threads overlap, slices of one thread must not."""
+    """As nestable asynchronous events, because spans may overlap, and slices of one thread must not."""
     for span in spans:
         about = {"cat": "span", "id2": {"local": span["spanId"]}, "name": span["name"], **track._asdict()}
         args = {**span["attributes"], **({"error": span["error"]} if span.get("error") else {})}

@@ -1,4 +1,4 @@
-// All that the run printed reaches the page as text: by textContent, never as markup.
+// Data of the run is inserted as text, by textContent, never as markup.
 
 const ROW = 27, TALL_ROW = 66, TALLEST_ROW = 84, LONG = 34, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
 const SLOTS = 100, NODE = 58, LANE = 26, DOWN = 74, FULL = 22;
@@ -138,7 +138,7 @@ function drawHeader(run) {
     ["by", resource["user.name"]],
     ["on", [resource["host.name"], resource["metaflow.orchestrator.name"]].filter(Boolean).join(", ")],
     ["environment", resource["deployment.environment.name"]],
-    ["version of the code", resource["service.version"]],
+    ["code version", resource["service.version"]],
     ["project", [resource["metaflow.project.name"], resource["metaflow.branch.name"]].filter(Boolean).join(" / ")],
     ["Metaflow", resource["metaflow.version"]],
     ["Python", resource["process.runtime.version"]],
@@ -158,7 +158,7 @@ function drawHeader(run) {
   );
   if (run.state === "running") {
     const at = clock(run.drawnTimeUnixNano);
-    $("header").append(make("p", "note", `Still running: this is the run as of ${at}.`));
+    $("header").append(make("p", "note", `Still running; shown as of ${at}.`));
   }
   $("footer").append(`Drawn ${clock(run.drawnTimeUnixNano)} by otel-metaflow ${run.version}. Keys: arrows and Enter among the `
     + "attempts, f first failed attempt, / search the log, w wrap its lines, t dark or light.");
@@ -321,8 +321,8 @@ class Page {
   drawPath() {
     const path = this.run.criticalPath;
     if (!path.attempts.length) return;
-    const waiting = path.queueSeconds > 0 ? `, ${seconds(path.queueSeconds)} of it queued` : "";
-    $("path").append(`Critical path ${this.run.state === "running" ? "so far " : ""}${seconds(path.durationSeconds)}${waiting}: `);
+    const queued = path.queueSeconds > 0 ? `, ${seconds(path.queueSeconds)} of it queued` : "";
+    $("path").append(`Critical path ${this.run.state === "running" ? "so far " : ""}${seconds(path.durationSeconds)}${queued}: `);
     path.attempts.forEach((name, index) => {
       if (index) $("path").append(" → ");
       $("path").append(button(name, () => this.goTo(name)));
@@ -444,7 +444,7 @@ class Page {
     const state = one.caught ? "caught" : one.state === "skip" ? "cloned" : one.state;
     const about = this.about(one.name);
     return this.row(`attempt${isBad(one) ? " bad" : ""}`, name, state, one.state, seconds(one.queueSeconds),
-      (end - start) / 1e9, about.count + about.cut, about.errors, parts, one.critical, [one.name, one.error, known(one)].filter(Boolean).join(": "));
+      (end - start) / 1e9, about.count + about.omitted, about.errors, parts, one.critical, [one.name, one.error, known(one)].filter(Boolean).join(": "));
   }
 
   drawSpan(item) {
@@ -526,9 +526,9 @@ class Page {
     const related = new Set([...read, ...readers, one.retries]);
     for (const [index, node] of this.rows.shown) if (related.has(this.rows.items[index].key)) node.classList.add("linked");
     const links = [];
-    if (read.length) links.push(`reads from ${listed(read, one.inputCount)}`);
+    if (read.length) links.push(`inputs: ${listed(read, one.inputCount)}`);
     if (readers.length) links.push(`read by ${listed(readers, readers.length)}`);
-    if (one.retries) links.push(`a retry of ${one.retries}`);
+    if (one.retries) links.push(`retry of ${one.retries}`);
     if (one.retried) links.push("retried");
     if (one.clonedFrom) links.push(`cloned from ${one.clonedFrom}`);
     $("links").textContent = links.length ? `${one.name}: ${links.join("; ")}` : "";
@@ -558,7 +558,7 @@ class Page {
   // One attempt, and its log.
 
   about(name) {
-    return this.run.logs[name] || { chunk: 0, count: 0, errors: 0, cut: 0 };
+    return this.run.logs[name] || { chunk: 0, count: 0, errors: 0, omitted: 0 };
   }
 
   async choose(name) {
@@ -614,9 +614,9 @@ class Page {
     add("exit code", one.exitCode ? String(one.exitCode) : "");
     add("cloned from", one.clonedFrom);
     add("telemetry", known(one));
-    add("reads from", this.named(one.inputs || [], one.inputCount));
+    add("inputs", this.named(one.inputs || [], one.inputCount));
     add("read by", this.named(this.readers.get(one.name) || []));
-    add("a retry of", one.retries && this.named([one.retries]));
+    add("retry of", one.retries && this.named([one.retries]));
     add("span", one.spanId);
     facts.append(list);
     if (one.exception && one.exception.stacktrace) facts.append(traceback(one.exception, one.name !== this.run.failure));
@@ -640,12 +640,12 @@ class Page {
     for (const node of $("log").querySelectorAll(".empty")) node.remove();
     if (!items.length) {
       const one = this.attempts.get(this.chosen), why = Number($("level").value) === 4 && !query ? "No errors."
-        : this.records.length ? "No line matches." : one && one.recorded === false ? "Not recorded: its step has no @otel." : "No output.";
+        : this.records.length ? "No line matches." : one && one.recorded === false ? "Not recorded (no @otel)." : "No output.";
       $("log").append(make("p", "empty", why));
     }
-    const cut = this.about(this.chosen).cut;
+    const { omitted } = this.about(this.chosen);
     $("count").textContent = `${found.length === this.records.length ? "" : `${figure(found.length)} of `}${many(this.records.length, "record")}`
-      + (cut ? `; ${figure(cut)} more are not on this page` : "");
+      + (omitted ? `; ${figure(omitted)} more are not on this page` : "");
   }
 
   // How many characters go into a line of the log.
@@ -762,7 +762,7 @@ class Page {
 const isBad = (attempt) => ["failure", "error", "timeout"].includes(attempt.state);
 // It is not known what it did when: its step has no @otel, or it left no journal of its own.
 const isUnseen = (one) => (one.recorded === false || one.partial) && one.codeStartTimeUnixNano === undefined && one.state !== "skip";
-const known = (one) => (one.recorded === false ? "not recorded, its step has no @otel" : one.partial ? "partly recorded" : "");
+const known = (one) => (one.recorded === false ? "not recorded (no @otel)" : one.partial ? "partly recorded" : "");
 const listed = (names, count) => names.slice(0, FEW).join(", ") + (count > FEW ? ` and ${count - FEW} more` : "");
 
 function judged(text, used, requested) {

@@ -1,7 +1,7 @@
-"""`@otel`, as thin as it can be: Metaflow imports this module in every process, of every flow.
+"""`@otel`, as small as possible: Metaflow imports this module in every process of every flow.
 
-Nothing but the standard library and Metaflow may be imported at load. The hooks hand on what they were given to
-`otel_metaflow`, the launcher's or the task's side of it, when they are called; nothing of it is read here.
+It may only import the standard library and Metaflow. Its hooks pass their arguments on to the launcher's or the task's
+part of `otel_metaflow`, which is imported when they are called.
 """
 
 import importlib
@@ -18,29 +18,29 @@ _ATTRIBUTE_TYPES = (str, int, float, bool)
 
 class OtelDecorator(StepDecorator):
     """
-    Sends OpenTelemetry logs, a span and metrics for each attempt of this step.
+    Exports OpenTelemetry logs, a span and metrics for each attempt of this step.
 
-    Where to is said by the standard `OTEL_EXPORTER_OTLP_*` environment variables. Without an
-    endpoint nothing is sent; `otel-metaflow view FLOW/RUN` shows the run from its journal.
+    Set the endpoint by the standard `OTEL_EXPORTER_OTLP_*` environment variables. Without an
+    endpoint nothing is exported; `otel-metaflow view FLOW/RUN` shows the run from its journal.
 
     Parameters
     ----------
     attributes : Dict[str, Union[str, int, float, bool]], optional
-        Attributes put on all telemetry of the step. They are stored in clear: never put
+        Attributes added to all telemetry of the step. They are stored in plain text: never put
         secrets here.
     logs : Union[str, List[str]], optional
-        What becomes log records, any of "stdout", "stderr" and "logging"; all by default.
+        What becomes log records: any of "stdout", "stderr" and "logging". Default: all of them.
     foreach_value : bool, optional
-        Whether the value of a foreach is told, cut to 256 characters, beside its index. It is not by default:
-        values may be anything.
+        Whether to record the value of a foreach, cut to 256 characters, and not only its index. Default: False,
+        because values may be confidential.
     """
 
     name = "otel"
     defaults = {"attributes": None, "logs": None, "foreach_value": False}  # noqa: RUF012 - the form that StepDecorator asks for
 
     def __init__(self, attributes=None, *args, **kwargs):
-        # Metaflow refuses an unknown option while the class of the flow is made, with a traceback; kept
-        # until `init`, it is refused in one line.
+        # Metaflow rejects an unknown option while it creates the class of the flow, with a traceback; rejected in
+        # `init`, it is reported in one line.
         given = attributes or {}
         self._unknown = sorted(name for name in given if name not in self.defaults)
         super().__init__({name: value for name, value in given.items() if name in self.defaults}, *args, **kwargs)
@@ -48,7 +48,7 @@ class OtelDecorator(StepDecorator):
     def init(self):
         if self._unknown:
             raise MetaflowException(
-                "@otel has no option %r; allowed are %s." % (self._unknown[0], ", ".join(self.defaults))
+                "@otel has no option %r; its options are %s." % (self._unknown[0], ", ".join(self.defaults))
             )
         self._attempt = None
         self._options = {
@@ -105,7 +105,7 @@ class OtelDecorator(StepDecorator):
         )
 
     def task_decorate(self, step_func, flow, graph, retry_count, max_user_code_retries, ubf_context):
-        # The step is not wrapped: a frame of ours would stand in the user's tracebacks.
+        # The step is not wrapped, because our frame would appear in the user's tracebacks.
         if self._attempt is not None:
             _call("task.hooks", "before_user_code", self._attempt)
         return step_func
@@ -124,24 +124,24 @@ class OtelDecorator(StepDecorator):
 
 
 _modules = {}
-# Set by the process that has found the installation broken, for its children: they have the same one.
+# Set by a process that found the installation broken, for its children.
 _BROKEN = "OTEL_METAFLOW_BROKEN"
 
 
 def _call(module, hook, *args, **kwargs):
-    """Call a hook of `otel_metaflow`, or do nothing where that is not installed, as in a bare container.
+    """Call a hook of `otel_metaflow`, or do nothing if it is not installed, as in a bare container.
 
-    The hooks contain their own errors. What is caught here is an installation that is broken, or of another version
-    than this file: one line, and the run goes on without telemetry.
+    The hooks contain their own errors. This catches an installation that is broken, or of another version than this
+    file: it is reported in one line, and the run goes on without telemetry.
     """
     if os.environ.get(_BROKEN):
         return None
     try:
         if module not in _modules:
-            # Kept, since user code may do what it likes with sys.modules and sys.path.
+            # Kept, because user code may change sys.modules and sys.path.
             _modules[module] = _imported("otel_metaflow." + module)
         return _modules[module] and getattr(_modules[module], hook)(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - nothing of ours reaches the run
+    except Exception as error:  # noqa: BLE001 - no error of ours may reach the run
         guard = sys.modules.get("otel_metaflow.core.guard")
         if guard is not None:
             guard.let_pass(error)
@@ -165,7 +165,7 @@ def _report(error):
             "otel: no telemetry: the installation of otel-metaflow is broken (%s: %s); "
             "type: pip install --force-reinstall otel-metaflow\n" % (type(error).__name__, " ".join(str(error).split()))
         )
-    except Exception:  # noqa: BLE001 - a closed stderr is the user's affair and must not fail a step
+    except Exception:  # noqa: BLE001 - user code may close stderr, which must not fail a step
         return
 
 
@@ -178,9 +178,7 @@ def _checked_attributes(value):
         )
     for name, item in value.items():
         if not isinstance(name, str) or not name:
-            raise MetaflowException(
-                "@otel(attributes=...) must have names that are not empty strings, not %r." % (name,)
-            )
+            raise MetaflowException("@otel(attributes=...) must have non-empty strings as names, not %r." % (name,))
         if not isinstance(item, _ATTRIBUTE_TYPES):
             raise MetaflowException(
                 "@otel(attributes=...) allows strings, numbers and booleans as values; %r is a %s."
@@ -192,20 +190,20 @@ def _checked_attributes(value):
 def _checked_logs(value):
     if value is None:
         return None
-    # As `--with otel:logs=stdout` gives it: one string.
+    # With `--with otel:logs=stdout` it is one string.
     names = [part.strip() for part in value.split("+")] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise MetaflowException(
-            "@otel(logs=...) must be a list of any of %s, not %s." % (", ".join(_LOG_SOURCES), type(value).__name__)
+            "@otel(logs=...) must be a list of %s, not %s." % (", ".join(_LOG_SOURCES), type(value).__name__)
         )
     for name in names:
         if name not in _LOG_SOURCES:
-            raise MetaflowException("@otel(logs=...) allows any of %s; %r is none." % (", ".join(_LOG_SOURCES), name))
+            raise MetaflowException("@otel(logs=...) does not support %r, only %s." % (name, ", ".join(_LOG_SOURCES)))
     return list(names)
 
 
 def _checked_flag(name, value):
-    # As `--with otel:foreach_value=true` gives it: text.
+    # With `--with otel:foreach_value=true` it is text.
     if str(value).lower() not in ("true", "false"):
         raise MetaflowException("@otel(%s=...) must be True or False, not %r." % (name, value))
     return str(value).lower() == "true"
