@@ -125,10 +125,16 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
 
 
 def _home(env: Mapping[str, str]) -> Path:
-    """The folder of the journals; XDG's state folder, because journals outlive a reboot and are no cache."""
+    """The folder of the journals; XDG's state folder, because journals outlive a reboot and are no cache.
+
+    In a container it is beside Metaflow's own log files: the home there may be read-only, or be nobody's.
+    """
     chosen = _folder(env.get("OTEL_METAFLOW_HOME"))
     if chosen is not None:
         return chosen
+    logs = env.get("MFLOG_STDOUT", "")
+    if os.path.isabs(logs):
+        return Path(logs).parent / "otel"
     state = env.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # by the specification a relative one is to be ignored
         state = os.path.expanduser("~/.local/state")
@@ -166,7 +172,7 @@ def _destination(signal: str, env: Mapping[str, str], problems: List[str]) -> Op
     if protocol not in PROTOCOLS:
         problems.append(_not_one_of(str(protocol_variable), protocol, PROTOCOLS))
     endpoint = env[endpoint_variable].strip()
-    if not _is_endpoint(endpoint, protocol):
+    if not is_endpoint(endpoint, protocol):
         example = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
         problems.append(
             f"{endpoint_variable} is {_shown(endpoint)!r}, which is not a URL; set it to one, such as {example}"
@@ -204,7 +210,7 @@ def _first(env: Mapping[str, str], *variables: str) -> Optional[str]:
     return next((name for name in variables if env.get(name, "").strip()), None)
 
 
-def _is_endpoint(text: str, protocol: str) -> bool:
+def is_endpoint(text: str, protocol: str) -> bool:
     """Whether `text` names a host: a URL, or for gRPC also `host:port` as its exporter accepts."""
     try:
         url = urlsplit(text if "://" in text or protocol != "grpc" else f"http://{text}")

@@ -34,6 +34,15 @@ def process_start_time() -> Optional[int]:
     return clock.now() - int(age * 1e9)
 
 
+def process_space() -> str:
+    """Names the kernel and the namespace that pids of this process are of; empty where there is no /proc."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot:
+            return f"{boot.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
 def is_alive(pid: int, start: Optional[int]) -> bool:
     """Whether the process `pid` that started at `start` is still running."""
     if start is not None and sys.platform.startswith("linux"):

@@ -124,6 +124,8 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "foreachValue": _text,
         "processStartTimeUnixNano": _time,
         "within": _string,
+        "processSpace": _string,
+        "witness": _map_of(_count),
     },
     layout.STEP: {
         "step": _name,
@@ -137,7 +139,14 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
     },
     layout.CLONE: {**_IDENTITY, "originRun": _name, "originTask": _name, "originAttempt": _number},
     layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _map_of(_list_of(_name))},
-    layout.EXIT: {**_IDENTITY, "code": _integer, "ok": _flag, "killed": _flag, "unwritten": _map_of(_count)},
+    layout.EXIT: {
+        **_IDENTITY,
+        "code": _integer,
+        "ok": _flag,
+        "killed": _flag,
+        "unwritten": _map_of(_count),
+        "outOfMemory": _flag,
+    },
     layout.LINE: _LINE,
     layout.LOG: {
         "severityNumber": _integer,

@@ -354,6 +354,40 @@ def set_variable(cli_args: Any, name: str, value: str) -> None:
         let_pass(error)
 
 
+@seam("the settings of remote steps")
+def add_variables(decorators: Any, variables: Mapping[str, str]) -> None:
+    """Have the containers of a step get `variables`, which those of the user's own `@environment` go before.
+
+    All that send steps away read `@environment` (kubernetes_cli.py, batch_cli.py, argo_workflows.py, step_functions.py,
+    airflow.py). It counts as written in the flow: as an option of the command line its values would be on that of the
+    task, too.
+    """
+    from metaflow.plugins.environment_decorator import EnvironmentDecorator
+
+    given = next((each for each in decorators if each.name == EnvironmentDecorator.name), None)
+    if given is None:
+        if not variables:
+            return
+        given = EnvironmentDecorator({"vars": {}}, statically_defined=True)
+        decorators.append(given)
+    given.attributes["vars"] = {**variables, **given.attributes["vars"]}
+    given.statically_defined = True
+
+
+@seam("how the processes of remote steps end")
+def run_before(environment: Any, step: str, command: str) -> None:
+    """Have the containers of a step run `command` in the step's shell before all else (metaflow_environment.py)."""
+    commands = environment.bootstrap_commands
+
+    @hidden
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        found = commands(*args, **kwargs)
+        step_name = args[0] if args else kwargs.get("step_name")
+        return [command, *found] if step_name == step and command not in found else found
+
+    environment.bootstrap_commands = wrapped
+
+
 def message(exception: BaseException) -> str:
     """The message of an exception; a MetaflowException has it in `message` (metaflow/exception.py)."""
     try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
-from otel_metaflow.journal.processes import is_alive
+from otel_metaflow.journal.processes import is_alive, process_space
 
 Record = Dict[str, Any]
+_process_space = lru_cache(maxsize=1)(process_space)
+_OUT_OF_MEMORY = "OOMKilled"  # as Kubernetes calls it
 
 
 @dataclass
@@ -94,6 +97,11 @@ class Attempt:
             return f"SIG{-code}"
 
     @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the kernel killed a process of its container for want of memory, and it failed."""
+        return bool((self.exit or {}).get("outOfMemory")) and self.exit_code != 0
+
+    @property
     def is_lost(self) -> bool:
         """Whether the process died before Metaflow could finish the attempt."""
         return self.end is None and self.result == "error"
@@ -150,7 +158,8 @@ class Attempt:
         """What `error.type` says of a failed attempt."""
         if not self.failed:
             return None
-        return str(self.exception.get("type") or self.signal_name or "_OTHER")
+        oom = _OUT_OF_MEMORY if self.is_out_of_memory else None
+        return str(self.exception.get("type") or oom or self.signal_name or "_OTHER")
 
     @property
     def error_message(self) -> Optional[str]:
@@ -160,7 +169,8 @@ class Attempt:
         if self.exception and self.exception.get("type") != "SystemExit":
             return f"{self.exception.get('type')}: {self.exception.get('message')}"
         if self.signal_name:
-            return f"the process was killed by {self.signal_name}"
+            more = ", out of memory" if self.is_out_of_memory else ""
+            return f"the process was killed by {self.signal_name}{more}"
         if self.exit_code is not None:
             more = "" if self.exit_code or self.end else " and left no result"
             return f"the process exited with code {self.exit_code}{more}"
@@ -188,7 +198,7 @@ class Attempt:
         if self.exit is not None or self.is_cloned:
             return False
         process = self.start or self.launch
-        return process is not None and _alive(process)
+        return process is not None and (_alive(process) or _alive({**process, **process.get("witness", {})}))
 
 
 @dataclass
@@ -231,6 +241,8 @@ class Run:
                 attempt.start = record
             elif record["kind"] == layout.END:
                 attempt.end = record
+            elif record["kind"] == layout.EXIT and attempt.exit is None:  # of a container's witness
+                attempt.exit = record
         else:
             self._add_launcher(record)
         self.last_seen = max(self.last_seen, record["timeUnixNano"])
@@ -356,6 +368,10 @@ class Run:
 
 
 def _alive(record: Record) -> bool:
+    """Whether the process lives; of one that ran where this process cannot look, until its end is known."""
+    space = record.get("processSpace")
+    if space and space != _process_space():
+        return True
     return "pid" in record and is_alive(record["pid"], record.get("processStart"))
 
 

@@ -22,7 +22,7 @@ from otel_metaflow.journal import layout, unrecorded
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
 from otel_metaflow.journal.processes import process_start, process_start_time
 from otel_metaflow.journal.writer import Journal, quoted
-from otel_metaflow.task import lineage, metaflow_seams, usage
+from otel_metaflow.task import container, lineage, metaflow_seams, usage
 from otel_metaflow.task.exceptions import describe_exception
 from otel_metaflow.task.logging_tap import LoggingTap
 from otel_metaflow.task.otel_api import auto_instrumentation, import_hook
@@ -218,6 +218,7 @@ def begin(
         from otel_metaflow.core import resource
 
         described["resource"] = resource.describe(name, run, shared.facts())
+        described.update(container.describe(os.environ))
     if context.folder is None:
         return None
     try:

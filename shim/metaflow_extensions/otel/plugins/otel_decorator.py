@@ -14,6 +14,14 @@ from metaflow.exception import MetaflowException
 
 _LOG_SOURCES = ("stdout", "stderr", "logging")
 _ATTRIBUTE_TYPES = (str, int, float, bool)
+# Commands of Metaflow whose tasks run here, unless a decorator sends them elsewhere.
+_RUN_COMMANDS = ("run", "resume", "spin")
+
+# What came with Metaflow's code package (otel_metaflow/launcher/code_package.py). Last on the path: where
+# otel-metaflow is installed that is used, and nothing of the user's is hidden.
+_CARRIED = os.path.join(os.path.abspath(__file__).rsplit(os.sep, 4)[0], "otel-metaflow")
+if os.path.isdir(_CARRIED) and sys.version_info >= (3, 8) and _CARRIED not in sys.path:
+    sys.path.append(_CARRIED)
 
 
 class OtelDecorator(StepDecorator):
@@ -57,11 +65,37 @@ class OtelDecorator(StepDecorator):
             "foreach_value": _checked_flag("foreach_value", self.attributes["foreach_value"]),
         }
 
-    # In the launcher, `flow.py run`.
+    # In every process of the flow.
 
     def step_init(self, flow, graph, step_name, decorators, environment, flow_datastore, logger):
         self._step_name = step_name
         self._decorators = decorators
+        self._flow = flow
+        self._command = _command()
+        if any(each.name == self._command for each in decorators):  # as `flow.py kubernetes step`: sends a task away
+            _call("launcher.remote", "prepare_task", step_name, decorators, environment)
+
+    # Where Metaflow makes its code package: for `flow.py run` and for deployments, which have given each step by now
+    # the decorator that sends it away. In a thread, whose end both wait for where a step is remote.
+
+    def package_init(self, flow, step_name, environment):
+        if any(map(_is_remote, self._decorators)):
+            is_run = self._command in _RUN_COMMANDS
+            _call("launcher.remote", "prepare_package", step_name, self._decorators, environment, is_run)
+
+    def add_to_package(self):
+        return _call("launcher.code_package", "files") or () if self._travels() else ()
+
+    def _travels(self):
+        """Whether tasks may run where otel-metaflow is not installed; answered for the flow by one of its steps."""
+        try:
+            decorators = [each for step in self._flow for each in step.decorators]
+            is_first = next(each for each in decorators if isinstance(each, OtelDecorator)) is self
+            return is_first and (any(map(_is_remote, decorators)) or self._command not in (None, *_RUN_COMMANDS))
+        except Exception:  # noqa: BLE001 - a Metaflow that is built differently packages nothing of ours
+            return False
+
+    # In the launcher, `flow.py run`.
 
     def runtime_init(self, flow, graph, package, run_id):
         _call("launcher.run", "start", flow, str(run_id), graph, self._step_name, self._options)
@@ -88,6 +122,7 @@ class OtelDecorator(StepDecorator):
         ubf_context,
         inputs,
     ):
+        _meet_witness()
         self._attempt = _call(
             "task.hooks",
             "pre_step",
@@ -123,6 +158,29 @@ class OtelDecorator(StepDecorator):
             _call("task.hooks", "finished", self._attempt, is_task_ok, self._decorators)
 
 
+def _is_remote(decorator):
+    """Whether a decorator has its step run elsewhere: its environment is then made for that place, as Metaflow asks."""
+    return bool(getattr(decorator, "supports_conda_environment", False))
+
+
+def _command():
+    """The command that the flow was given, such as run or argo-workflows; None where that is not known."""
+    try:
+        return sys.modules["metaflow._vendor.click"].get_current_context().find_root().saved_args[0]
+    except Exception:  # noqa: BLE001 - another Metaflow: nothing is prepared for other machines
+        return None
+
+
+def _meet_witness():
+    """Tell the shell of a container (otel_metaflow/task/witness.sh) that its step has come up."""
+    path = os.environ.get("OTEL_METAFLOW_WITNESS")
+    if path:
+        try:
+            open(path, "w").close()
+        except OSError:
+            return  # it takes the step for one that never came up, and says how it ended
+
+
 _modules = {}
 # Set by a process that found the installation broken, for its children.
 _BROKEN = "OTEL_METAFLOW_BROKEN"
@@ -134,7 +192,8 @@ def _call(module, hook, *args, **kwargs):
     The hooks contain their own errors. This catches an installation that is broken, or of another version than this
     file: it is reported in one line, and the run goes on without telemetry.
     """
-    if os.environ.get(_BROKEN):
+    # A launcher with an older Python is one in a container; its tasks record themselves.
+    if os.environ.get(_BROKEN) or (module.startswith("launcher.") and sys.version_info < (3, 10)):
         return None
     try:
         if module not in _modules:

@@ -1,0 +1,25 @@
+"""What of this package goes into Metaflow's code package, for containers where it is not installed.
+
+It lies in a folder of its own, whose name is no module's: what is carried goes last on the path there, after an
+installation in the image and after everything of the user's (see the shim, which puts it there).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import otel_metaflow
+
+# Rooms that a container needs: a task and its shipper, and the launcher of a run that a step starts.
+_ROOMS = ("core", "journal", "launcher", "model", "shipper", "task")
+_KINDS = (".py", ".sh")
+FOLDER = "otel-metaflow"
+
+
+def files() -> list[tuple[str, str]]:
+    """Each file and where it goes below `.mf_code`, as Metaflow's `add_to_package` takes them."""
+    package = Path(otel_metaflow.__file__).parent
+    found = [package / "__init__.py"]
+    for room in _ROOMS:
+        found += sorted(path for path in (package / room).rglob("*") if path.suffix in _KINDS)
+    return [(str(path), f"{FOLDER}/{path.relative_to(package.parent)}") for path in found]
