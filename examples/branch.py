@@ -1,9 +1,9 @@
-"""A run that fails in one branch, for a look at what a trace answers.
+"""A run that fails in one branch, to show what a trace explains.
 
     python examples/branch.py run --with otel
     otel-metaflow view BranchFlow/RUN
 
-Another branch is rescued by @catch, the failing task is tried again, and its step asks for resources.
+Another branch is rescued by @catch, the failing task is retried, and its step requests resources.
 """
 
 import time

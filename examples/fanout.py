@@ -2,7 +2,7 @@
 
     python examples/fanout.py run
 
-The trace shows five steps, the failed attempt with its exception beside the one that succeeded, and
+The trace shows five steps, the failed attempt with its exception next to the one that succeeded, and
 how long each branch took:
 
     otel-metaflow view FanoutFlow/RUN

@@ -3,7 +3,7 @@
     python examples/hello.py run
 
 Each step becomes a span, each line and each logging record a log record with the span's ids. Nothing
-is sent until you say where to:
+is exported until you set an endpoint:
 
     OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 python examples/hello.py run
 """

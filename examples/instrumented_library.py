@@ -1,10 +1,10 @@
-"""A library that OpenTelemetry instruments: each request of `requests` becomes a span below the attempt.
+"""A library that OpenTelemetry instruments: each request by `requests` becomes a child span of the attempt.
 
     pip install opentelemetry-instrumentation-requests
     python examples/instrumented_library.py run
 
-Or instrument every library that is installed, without a line in the flow (delete the two lines about the
-instrumentor, then):
+Or instrument every installed library without changing the flow (then delete the two lines about the
+instrumentor):
 
     pip install opentelemetry-distro
     opentelemetry-instrument python examples/instrumented_library.py run

@@ -1,9 +1,8 @@
-"""Spans and metrics of your own, without any set-up.
+"""Your own spans and metrics, without any setup.
 
     python examples/own_telemetry.py run
 
-They nest under the attempt of the step. The OpenTelemetry API is all that the flow imports; the SDK is loaded by
-the first span.
+They nest under the step's attempt. The flow imports only the OpenTelemetry API; the SDK is loaded by the first span.
 """
 
 import random

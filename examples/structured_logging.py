@@ -1,4 +1,4 @@
-"""structlog in a flow: what each event carries arrives as attributes, not as text to be parsed again.
+"""structlog in a flow: the fields of each event become attributes.
 
     pip install structlog
     python examples/structured_logging.py run

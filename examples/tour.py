@@ -1,9 +1,9 @@
-"""A run to look at: a foreach, a retry, a rescue, a failure, spans and logs of its own.
+"""A tour of the features: a foreach, a retry, a rescue by @catch, a failure, custom spans and logs.
 
     python examples/tour.py run
     otel-metaflow view TourFlow/RUN --open
 
-It fails on purpose: one shard cannot be read, however often it is tried.
+It fails on purpose: one shard cannot be read.
 """
 
 import logging

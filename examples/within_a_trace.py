@@ -1,9 +1,9 @@
-"""A program that has a trace of its own launches a flow: the run becomes part of that trace.
+"""A program with its own trace starts a flow: the run becomes part of that trace.
 
     python examples/within_a_trace.py
 
-The run's span is a child of "nightly": whatever sets TRACEPARENT for `flow.py run`, a scheduler or a CI system say,
-has the same effect.
+The run's span is a child of "nightly". Anything that sets TRACEPARENT for `flow.py run`, such as a scheduler or a CI
+system, has the same effect.
 """
 
 import os
