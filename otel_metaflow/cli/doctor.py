@@ -38,11 +38,11 @@ def doctor(
         found.append(finding)
         if not as_json:
             state = click.style(f"{finding.state.value:4}", fg=colours[finding.state])
-            echo(f"{state}  {finding.leg:12}  {finding.message}")
+            echo(f"{state}  {finding.hop:12}  {finding.message}")
             if finding.fix:
                 echo(f"{'':6}{'':14}fix: {finding.fix}")
     is_well = all(finding.state is not State.FAILED for finding in found)
     if as_json:
-        legs = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]
-        print_json({"ok": is_well, "legs": legs})
+        hops = [{**finding._asdict(), "state": finding.state.name.lower()} for finding in found]
+        print_json({"ok": is_well, "hops": hops})
     sys.exit(0 if is_well else 1)

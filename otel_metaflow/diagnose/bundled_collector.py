@@ -1,6 +1,6 @@
-"""The bundled collector: its health, and what its exporters did with the telemetry it accepted.
+"""Queries the bundled collector: its health, and whether its exporters have sent the telemetry that it accepted.
 
-Health is the health_check extension's, the counts are the Collector's own metrics in Prometheus' text format
+The health is that of the health_check extension; the counts are the Collector's own metrics in Prometheus text format
 (https://opentelemetry.io/docs/collector/internal-telemetry/).
 """
 
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import requests
 
 _HEALTH_PORT, _METRICS_PORT = 13133, 8888
-_LOOK_AGAIN = 0.25
-# Datadog's exporter is asked for nothing that it has not had the time to send: seven seconds for spans.
-_PATIENCE = 15.0
+_POLL = 0.25
+# Datadog's exporter may take seven seconds to send spans.
+_MIN_TIMEOUT = 15.0
 _LINE = re.compile(r"^otelcol_exporter_(\w+?)(?:_total)?\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ITEMS = {"logs": "log_records", "traces": "spans", "metrics": "metric_points"}
@@ -26,22 +26,22 @@ _ADVICE = (
     ("forward", "check COLLECTOR_OTLP_FORWARD_ENDPOINT and …_HEADERS where the collector runs; see its log"),
 )
 
-Leg = tuple[str, str, str]
-"""Name, what was found, and what to do if that is bad."""
+Hop = tuple[str, str, str]
+"""Name, message, and how to fix it if something is wrong."""
 
 
 class Counts(NamedTuple):
-    """The counts of the exporters; keys are the name of the count, exporter and signal, if it has one."""
+    """The counts of the exporters; keys are the name of the count, the exporter, and the signal or an empty string."""
 
     values: dict[tuple[str, str, str], float]
 
     @property
     def queues(self) -> Sequence[tuple[str, str]]:
-        """Exporter and signal of each queue there is."""
+        """Exporter and signal of each queue."""
         return sorted((exporter, signal) for name, exporter, signal in self.values if name == "queue_capacity")
 
     def of(self, what: str, exporter: str, signal: str) -> float:
-        """How many items of a signal were `sent`, or failed for good: `send_failed`."""
+        """How many items of a signal were `sent`, or permanently failed (`send_failed`)."""
         return self.values.get((f"{what}_{_ITEMS[signal]}", exporter, ""), 0.0)
 
     def queued(self, exporter: str, signal: str) -> int:
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
 
 class Collector:
-    """The collector at a host, if there is one; `health` and `metrics` are its addresses if they are not the usual."""
+    """The collector at a host, if there is one; `health` and `metrics` are its URLs if not the default ones."""
 
     def __init__(self, host: str, health: str | None, metrics: str | None) -> None:
         shown = f"[{host}]" if ":" in host else host
@@ -58,20 +58,20 @@ class Collector:
         self._health = health or f"http://{shown}:{_HEALTH_PORT}/"
         self._metrics = metrics or f"http://{shown}:{_METRICS_PORT}/metrics"
 
-    def health(self, timeout: float) -> Iterator[Leg]:
+    def health(self, timeout: float) -> Iterator[Hop]:
         """Query its health endpoint."""
         answer = _get(self._health, min(timeout, 2.0))
         if answer is None:
-            do = "check the address after --health" if self._is_named else ""
-            yield "collector", f"{self._health} does not answer" if do else "", do
+            fix = "check the URL of --health" if self._is_named else ""
+            yield "collector", f"{self._health} does not respond" if fix else "", fix
         elif answer.ok:
             yield "collector", f"{self._health} is healthy", ""
         else:
-            do = "see the collector's log: it is starting, stopping or out of memory"
-            yield "collector", f"{self._health} answered {answer.status_code}", do
+            fix = "see the collector's log: it is starting, stopping or out of memory"
+            yield "collector", f"{self._health} returned {answer.status_code}", fix
 
     def counts(self) -> Counts | None:
-        """The counts of its exporters; None where they cannot be scraped."""
+        """The counts of its exporters, or None if they cannot be scraped."""
         answer = _get(self._metrics, 2.0)
         if answer is None or not answer.ok:
             return None
@@ -81,33 +81,33 @@ class Collector:
             values[name, labels.get("exporter", ""), labels.get("data_type", "")] = float(value)
         return Counts(values)
 
-    def onward(self, before: Counts | None, signals: Sequence[str], timeout: float) -> Iterator[Leg]:
-        """Report for each exporter whether it has sent what it was given since `before`."""
+    def onward(self, before: Counts | None, signals: Sequence[str], timeout: float) -> Iterator[Hop]:
+        """Report for each exporter whether it has sent something since `before`."""
         if before is None:
             return
         now = before
-        waited = [(exporter, signal) for exporter, signal in before.queues if signal in signals]
-        open_ = list(waited)
-        deadline = time.monotonic() + max(timeout, _PATIENCE)
-        while open_ and time.monotonic() < deadline:
-            time.sleep(_LOOK_AGAIN)
+        expected = [(exporter, signal) for exporter, signal in before.queues if signal in signals]
+        unsent = list(expected)
+        deadline = time.monotonic() + max(timeout, _MIN_TIMEOUT)
+        while unsent and time.monotonic() < deadline:
+            time.sleep(_POLL)
             now = self.counts() or now
-            open_ = [one for one in open_ if not _grew(before, now, "sent", *one)]
-            if any(_grew(before, now, "send_failed", *one) for one in open_):
+            unsent = [one for one in unsent if not _grew(before, now, "sent", *one)]
+            if all(_grew(before, now, "send_failed", *one) for one in unsent):
                 break
-        for exporter in dict.fromkeys(exporter for exporter, _ in waited):
-            stuck = [signal for name, signal in open_ if name == exporter]
-            yield f"to {exporter}", *_became(exporter, stuck, before, now)
+        for exporter in dict.fromkeys(exporter for exporter, _ in expected):
+            signals = [signal for name, signal in unsent if name == exporter]
+            yield f"to {exporter}", *_result(exporter, signals, before, now)
 
 
-def _became(exporter: str, stuck: Sequence[str], before: Counts, now: Counts) -> tuple[str, str]:
-    if not stuck:
+def _result(exporter: str, unsent: Sequence[str], before: Counts, now: Counts) -> tuple[str, str]:
+    if not unsent:
         return "sent", ""
-    do = next((advice for part, advice in _ADVICE if part in exporter), "see the collector's log")
-    queued = sum(now.queued(exporter, signal) for signal in stuck)
-    if any(_grew(before, now, "send_failed", exporter, signal) for signal in stuck):
-        return f"{' and '.join(stuck)} permanently rejected", do
-    return f"{' and '.join(stuck)} not sent yet; {queued} item{'' if queued == 1 else 's'} queued", do
+    fix = next((advice for part, advice in _ADVICE if part in exporter), "see the collector's log")
+    queued = sum(now.queued(exporter, signal) for signal in unsent)
+    if any(_grew(before, now, "send_failed", exporter, signal) for signal in unsent):
+        return f"{' and '.join(unsent)} permanently rejected", fix
+    return f"{' and '.join(unsent)} not sent yet; {queued} item{'' if queued == 1 else 's'} queued", fix
 
 
 def _grew(before: Counts, now: Counts, what: str, exporter: str, signal: str) -> bool:
@@ -117,5 +117,5 @@ def _grew(before: Counts, now: Counts, what: str, exporter: str, signal: str) ->
 def _get(url: str, timeout: float) -> requests.Response | None:
     try:
         return requests.get(url, timeout=timeout)
-    except (requests.exceptions.RequestException, ValueError):  # the latter of a host that cannot be a name
+    except (requests.exceptions.RequestException, ValueError):  # ValueError for an invalid host name
         return None

@@ -18,13 +18,13 @@ from otel_metaflow.core import ids, names, resource, temporality
 from otel_metaflow.core.metaflow_seams import facts
 from otel_metaflow.core.settings import SIGNALS, Destination, Settings
 from otel_metaflow.diagnose import bundled_collector
-from otel_metaflow.diagnose.reach import GRPC, HTTP, Address, Finding, State, not_tried, reach, spoken
+from otel_metaflow.diagnose.reach import GRPC, HTTP, Address, Finding, State, detect_protocol, not_tried, reach
 from otel_metaflow.shipper.sinks import choice
-from otel_metaflow.shipper.sinks.answers import Answer, Verdict
+from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict
 from otel_metaflow.shipper.telemetry import Data, LogRecord, Metric, Record, Resource, Scope, Span
 
 FLOW = "otel-metaflow-doctor"
-"""The name of the flow that the marked telemetry is of."""
+"""The flow name of the test telemetry."""
 
 _PORTS = {GRPC: 4317, HTTP: 4318}
 _HEADER = re.compile(r"\s*([\w-]+)\s*=(?=[^=]*[^=\s])")  # not the padding of base64
@@ -33,7 +33,7 @@ _SHOWN = ("OTEL_EXPORTER_OTLP_", "OTEL_SERVICE_", "OTEL_RESOURCE_", "OTEL_METAFL
 
 @dataclass(frozen=True)
 class Marked:
-    """What is sent: one span, one log record, one metric, all of one trace."""
+    """The test telemetry: one span, one log record and one metric, in one trace."""
 
     trace_id: str
     batches: Mapping[str, Sequence[Record]]
@@ -42,23 +42,23 @@ class Marked:
 def examine(
     environment: Settings, timeout: float, health: str | None = None, metrics: str | None = None
 ) -> Iterator[Finding]:
-    """Yield what is found, leg by leg, as it is found.
+    """Check hop by hop, and yield each finding at once.
 
-    `timeout` is for each leg, in seconds; `health` and `metrics` are addresses of the bundled collector, where they
-    are not on its host at their usual ports.
+    `timeout` is for each hop, in seconds; `health` and `metrics` are URLs of the bundled collector, if they are not on
+    its host at their default ports.
     """
     yield from _variables(environment)
     if environment.disabled or not environment.destinations:
         return
-    ways: dict[Address, list[Destination]] = {}
+    by_address: dict[Address, list[Destination]] = {}
     for destination in environment.destinations.values():
-        ways.setdefault(Address.of(destination), []).append(destination)
+        by_address.setdefault(Address.of(destination), []).append(destination)
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # its errors are reported as findings
     marked = mark(environment.namespace)
-    collectors = {address.host: bundled_collector.Collector(address.host, health, metrics) for address in ways}
-    counted = {host: collector.counts() for host, collector in collectors.items()}
-    taken: dict[str, list[str]] = {host: [] for host in collectors}
-    for address, destinations in ways.items():
+    collectors = {address.host: bundled_collector.Collector(address.host, health, metrics) for address in by_address}
+    counts = {host: collector.counts() for host, collector in collectors.items()}
+    accepted: dict[str, list[str]] = {host: [] for host in collectors}
+    for address, destinations in by_address.items():
         signals = [destination.signal for destination in destinations]
         reached = True
         for finding in reach(address, timeout):
@@ -66,20 +66,21 @@ def examine(
             yield finding
         for finding in _send(address, destinations, marked, timeout) if reached else map(not_tried, signals):
             if finding.state is State.OK:
-                taken[address.host].append(finding.leg)
+                accepted[address.host].append(finding.hop)
             yield finding
     if "metrics" in environment.destinations:
         yield _temporality()
     for host, collector in collectors.items():
-        for leg, says, do in collector.health(timeout):
-            yield Finding(leg, State.FAILED if do else State.OK if says else State.SKIPPED, says or _NO_COLLECTOR, do)
-        for leg, says, do in collector.onward(counted[host], taken[host], timeout):
-            yield Finding(leg, State.FAILED if do else State.OK, says, do)
-    if any(taken.values()):
+        for hop, message, fix in collector.health(timeout):
+            state = State.FAILED if fix else State.OK if message else State.SKIPPED
+            yield Finding(hop, state, message or _NO_COLLECTOR, fix)
+        for hop, message, fix in collector.onward(counts[host], accepted[host], timeout):
+            yield Finding(hop, State.FAILED if fix else State.OK, message, fix)
+    if any(accepted.values()):
         yield Finding("look for", State.OK, f"flow {FLOW}, trace {marked.trace_id}")
 
 
-_NO_COLLECTOR = "no answer at its default port: not the bundled collector, or set --health"
+_NO_COLLECTOR = "no response at its default port: not the bundled collector, or set --health"
 
 
 def _variables(environment: Settings) -> Iterator[Finding]:
@@ -87,8 +88,8 @@ def _variables(environment: Settings) -> Iterator[Finding]:
         if name.startswith(_SHOWN) and os.environ[name]:
             yield Finding("variables", State.OK, f"{name}={shown(name, os.environ[name])}")
     for problem in environment.problems:
-        what, _, do = problem.partition("; ")
-        yield Finding("variables", State.FAILED, what, do or "correct it, or unset it")
+        message, _, fix = problem.partition("; ")
+        yield Finding("variables", State.FAILED, message, fix or "correct it, or unset it")
     if environment.disabled:
         yield Finding("variables", State.FAILED, "OTEL_SDK_DISABLED turns telemetry off", "unset OTEL_SDK_DISABLED")
     elif not environment.destinations and not environment.problems:
@@ -110,25 +111,25 @@ def _variables(environment: Settings) -> Iterator[Finding]:
 
 
 def shown(name: str, value: str) -> str:
-    """The value of a variable without secrets: values of headers, credentials and queries in an address."""
+    """The value of a variable without secrets: values of headers, credentials and queries of URLs."""
     if name.endswith("_HEADERS"):
         return ",".join(_header(pair) for pair in value.split(",") if pair)
     if not name.endswith("_ENDPOINT"):
         return value
     scheme, mark_, rest = value.rpartition("://")
-    rest, asked, _ = rest.partition("?")
+    rest, query, _ = rest.partition("?")
     credentials = "****@" if "@" in rest else ""
-    return f"{scheme}{mark_}{credentials}{rest.rpartition('@')[2]}{'?****' if asked else ''}"
+    return f"{scheme}{mark_}{credentials}{rest.rpartition('@')[2]}{'?****' if query else ''}"
 
 
 def _header(pair: str) -> str:
-    """The name of a header; of what is no `name=value` nothing, for it may be the key itself."""
+    """The name of a header; nothing of text that is not `name=value`, because it may be the key itself."""
     found = _HEADER.match(pair)
     return f"{found.group(1)}=****" if found else "****"
 
 
 def mark(namespace: str) -> Marked:
-    """Make what is to be sent, of a run of its own each time."""
+    """Make the test telemetry, with a new run id each time."""
     run, now = str(time.time_ns() // 1_000_000), time.time_ns()
     trace_id, span_id = ids.trace_id(FLOW, run, namespace), ids.run_span_id(FLOW, run, namespace)
     described = Resource({names.SERVICE_NAME: "metaflow", **resource.describe(FLOW, run, facts())})
@@ -166,12 +167,13 @@ def mark(namespace: str) -> Marked:
 
 
 def _send(address: Address, destinations: Sequence[Destination], marked: Marked, timeout: float) -> Iterator[Finding]:
-    """Send each signal, all at once: an endpoint that swallows them is waited for once."""
+    """Send all signals in parallel, so that an endpoint that does not respond is waited for only once."""
     answers: dict[str, queue.SimpleQueue[tuple[Answer, float]]] = {}
-    for destination in destinations:
+    exporters = [_exporter(destination) for destination in destinations]  # imports take time: before the timeout starts
+    for destination, exporter in zip(destinations, exporters, strict=True):
         answered: queue.SimpleQueue[tuple[Answer, float]] = queue.SimpleQueue()
         answers[destination.signal] = answered
-        work = (destination, marked.batches[destination.signal], answered.put)
+        work = (exporter, marked.batches[destination.signal], answered.put)
         threading.Thread(target=_export, args=work, daemon=True).start()
     deadline = time.monotonic() + timeout
     advice = ""
@@ -179,35 +181,38 @@ def _send(address: Address, destinations: Sequence[Destination], marked: Marked,
         try:
             answer, took = answered.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            do = "see the load of the endpoint, or raise --timeout"
-            yield Finding(signal, State.FAILED, f"no answer within {timeout:g} s", do)
+            fix = "check the load of the endpoint, or raise --timeout"
+            yield Finding(signal, State.FAILED, f"no response within {timeout:g} s", fix)
             continue
         if answer.verdict is Verdict.DELIVERED and not answer.rejected:
             yield Finding(signal, State.OK, f"accepted, {took * 1000:.0f} ms")
             continue
-        advice = advice or _misunderstanding(address, timeout)
-        yield Finding(signal, State.FAILED, _what(answer), advice or _do(answer, address))
+        advice = advice or _wrong_protocol(address, timeout)
+        yield Finding(signal, State.FAILED, _message(answer), advice or _fix(answer, address))
 
 
-def _export(
-    destination: Destination, records: Sequence[Record], answered: Callable[[tuple[Answer, float]], None]
-) -> None:
-    began = time.monotonic()
+def _exporter(destination: Destination) -> Exporter:
     try:
-        answer = choice.build(destination)(records)
-    except Exception as error:  # noqa: BLE001 - a variable that its exporter does not accept
+        return choice.build(destination)
+    except Exception as error:  # noqa: BLE001 - a variable that the exporter does not accept
         answer = Answer(Verdict.REFUSED, f"cannot be sent: {error}")
+        return lambda _: answer
+
+
+def _export(exporter: Exporter, records: Sequence[Record], answered: Callable[[tuple[Answer, float]], None]) -> None:
+    began = time.monotonic()
+    answer = exporter(records)
     answered((answer, time.monotonic() - began))
 
 
-def _what(answer: Answer) -> str:
+def _message(answer: Answer) -> str:
     if answer.verdict is Verdict.DELIVERED:
-        return f"the request was accepted, but its record rejected: {answer.reason or 'no reason given'}"
+        return f"the request was accepted, but its record was rejected: {answer.reason or 'no reason given'}"
     return answer.reason.partition("; ")[0].partition(", check")[0] or "the export failed"
 
 
-def _do(answer: Answer, address: Address) -> str:
-    """What to do about an answer; most name what to look at themselves."""
+def _fix(answer: Answer, address: Address) -> str:
+    """How to fix the cause of an answer; most reasons name what to check."""
     for mark_ in ("; check ", ", check "):
         _, found, what = answer.reason.partition(mark_)
         if found:
@@ -215,23 +220,23 @@ def _do(answer: Answer, address: Address) -> str:
     if answer.rejected or answer.verdict is Verdict.SPLIT:
         return "see the log of the endpoint: it rejects the data"
     if answer.is_late:
-        return "see the load of the endpoint, or raise OTEL_EXPORTER_OTLP_TIMEOUT"
+        return "check the load of the endpoint, or raise OTEL_EXPORTER_OTLP_TIMEOUT"
     if answer.verdict is Verdict.RETRY and "answered" in answer.reason:
         return "wait: the endpoint asks for a retry, and the shipper retries"
     return f"check {address.variable}, and the log of the endpoint"
 
 
-def _misunderstanding(address: Address, timeout: float) -> str:
-    """What to change where the endpoint speaks, but not what it is spoken to in."""
+def _wrong_protocol(address: Address, timeout: float) -> str:
+    """What to change if the endpoint uses another protocol than the configured one."""
     if address.is_tls:
         return ""
-    found, change = spoken(address, timeout), "export OTEL_EXPORTER_OTLP_PROTOCOL="
+    found, change = detect_protocol(address, timeout), "export OTEL_EXPORTER_OTLP_PROTOCOL="
     if found == "tls":
         return f"the endpoint expects TLS: change http:// to https:// in {address.variable}"
     if found == GRPC != address.protocol:
-        return f"the endpoint speaks gRPC: {change}grpc, or use the HTTP port, {_PORTS[HTTP]} by convention"
+        return f"the endpoint is for gRPC: {change}grpc, or use its HTTP port, by convention {_PORTS[HTTP]}"
     if found == HTTP != address.protocol:
-        return f"the endpoint speaks HTTP: {change}http/protobuf, or use the gRPC port, {_PORTS[GRPC]} by convention"
+        return f"the endpoint is for HTTP: {change}http/protobuf, or use its gRPC port, by convention {_PORTS[GRPC]}"
     return ""
 
 
@@ -241,7 +246,7 @@ def _temporality() -> Finding:
         return Finding(
             "temporality",
             State.WARNING,
-            "cumulative: a task exports one point a series, which back ends such as Datadog drop",
+            "cumulative: a task exports one point per series, which back ends such as Datadog drop",
             "unset OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, or set it to delta",
         )
     return Finding("temporality", State.OK, chosen)

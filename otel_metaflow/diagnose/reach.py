@@ -1,4 +1,4 @@
-"""Whether an endpoint can be reached: DNS, TCP, TLS, and the protocol it speaks."""
+"""Checks whether an endpoint can be reached: DNS, TCP, TLS, and its protocol."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from otel_metaflow.core.settings import Destination
 
 GRPC, HTTP = "grpc", "http/protobuf"
 
-_GREETING_PATIENCE = 2.0
-# An empty SETTINGS frame after the preface: whoever speaks HTTP/2 answers with one of its own (RFC 9113, 3.4).
+_PROBE_TIMEOUT = 2.0
+# The preface and an empty SETTINGS frame: an HTTP/2 server responds with its own (RFC 9113, 3.4).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS_FRAME = 4
 _REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -27,7 +27,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class State(Enum):
-    """How a leg went."""
+    """The result of a hop."""
 
     OK = "ok"
     FAILED = "fail"
@@ -36,21 +36,21 @@ class State(Enum):
 
 
 class Finding(NamedTuple):
-    """What was found on one leg; `fix` is what to do where something is wrong."""
+    """The result of checking one hop; `fix` is how to fix it if something is wrong."""
 
-    leg: str
+    hop: str
     state: State
     message: str
     fix: str = ""
 
 
-def not_tried(leg: str) -> Finding:
-    """A leg behind one that failed."""
-    return Finding(leg, State.SKIPPED, "not tried")
+def not_tried(hop: str) -> Finding:
+    """The finding for a hop after one that failed."""
+    return Finding(hop, State.SKIPPED, "not tried")
 
 
 class Address(NamedTuple):
-    """Where an endpoint is and how it is spoken to; `variable` is the one that says so, the last three are files."""
+    """The address and protocol of an endpoint; `variable` is the one that sets it; the last three fields are files."""
 
     protocol: str
     host: str
@@ -63,12 +63,12 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, destination: Destination) -> Address:
-        """The address of what a signal is sent to."""
+        """The address of a destination."""
         text = destination.endpoint
         url = urlsplit(text if "://" in text else f"http://{text}")
         is_tls = url.scheme == "https"
         if "://" not in text and destination.protocol == GRPC:
-            # As its exporter has it: without a scheme, TLS unless INSECURE says otherwise.
+            # Like the gRPC exporter: without a scheme, TLS unless INSECURE is true.
             is_tls = settings.of_signal(destination.signal, "INSECURE").lower() != "true"
         return cls(
             destination.protocol,
@@ -83,20 +83,20 @@ class Address(NamedTuple):
         )
 
     def __str__(self) -> str:
-        """Host and port, as in an address."""
+        """Host and port, as in a URL."""
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def connect(self, timeout: float) -> socket.socket:
-        """A connection to it.
+        """Connect to it.
 
         Raises:
-            OSError: there is none, for whatever reason.
+            OSError: the connection failed.
         """
         return socket.create_connection((self.host, self.port), timeout)
 
 
 def reach(address: Address, timeout: float) -> Iterator[Finding]:
-    """Look up its name, connect, shake hands; through a proxy, only as far as the proxy."""
+    """Resolve the host, connect, and do the TLS handshake; with a proxy, only connect to the proxy."""
     proxy = _proxy(address)
     if proxy is not None:
         via = Address("", proxy.hostname or "", proxy.port or 3128, is_tls=False, variable="HTTP_PROXY or HTTPS_PROXY")
@@ -132,10 +132,10 @@ def _proxy(address: Address) -> SplitResult | None:
 def _connect(address: Address, timeout: float) -> Iterator[tuple[Finding, socket.socket | None]]:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # the latter of a host that cannot be a name at all
-        do = f"check the host in {address.variable}, or this machine's DNS"
+    except (OSError, UnicodeError) as error:  # UnicodeError for an invalid host name
+        fix = f"check the host in {address.variable}, or this machine's DNS"
         why = getattr(error, "strerror", None) or error
-        yield Finding("name", State.FAILED, f"{address.host} cannot be resolved ({why})", do), None
+        yield Finding("name", State.FAILED, f"{address.host} cannot be resolved ({why})", fix), None
         yield not_tried("tcp"), None
         return
     numbers = dict.fromkeys(str(one[4][0]) for one in found)
@@ -144,11 +144,11 @@ def _connect(address: Address, timeout: float) -> Iterator[tuple[Finding, socket
     try:
         connection = address.connect(timeout)
     except TimeoutError:
-        do = f"check the port in {address.variable}, and firewalls between here and there"
-        yield Finding("tcp", State.FAILED, f"{address} did not answer within {timeout:g} s", do), None
+        fix = f"check the port in {address.variable}, and any firewall on the way"
+        yield Finding("tcp", State.FAILED, f"{address} did not respond within {timeout:g} s", fix), None
     except OSError as error:
-        do = f"start the collector, or check host and port in {address.variable}"
-        yield Finding("tcp", State.FAILED, f"{address}: {(error.strerror or str(error)).lower()}", do), None
+        fix = f"start the collector, or check host and port in {address.variable}"
+        yield Finding("tcp", State.FAILED, f"{address}: {(error.strerror or str(error)).lower()}", fix), None
     else:
         yield Finding("tcp", State.OK, f"{address}, {(time.monotonic() - began) * 1000:.1f} ms"), connection
 
@@ -158,11 +158,11 @@ def _shake_hands(address: Address, connection: socket.socket) -> Finding:
     try:
         context = ssl.create_default_context(cafile=authority)
     except OSError as error:  # SSLError is one
-        do = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of certificates in PEM format"
+        fix = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of certificates in PEM format"
         why = getattr(error, "reason", None) or error.strerror
-        return Finding("tls", State.FAILED, f"{authority} holds no readable certificate ({why})", do)
+        return Finding("tls", State.FAILED, f"{authority} has no valid certificate ({why})", fix)
     context.set_alpn_protocols(["h2"] if address.protocol == GRPC else ["http/1.1"])
-    do = "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY"
+    fix = "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY"
     try:
         if address.certificate:
             context.load_cert_chain(address.certificate, address.key)
@@ -170,22 +170,22 @@ def _shake_hands(address: Address, connection: socket.socket) -> Finding:
             return Finding("tls", State.OK, f"{secured.version()}, certificate trusted")
     except ssl.SSLCertVerificationError as error:
         what = error.verify_message
-        do = "set OTEL_EXPORTER_OTLP_CERTIFICATE to the CA certificate that issued it"
+        fix = "set OTEL_EXPORTER_OTLP_CERTIFICATE to the CA certificate that issued it"
         if "mismatch" in what or "not valid for" in what:
-            do = f"use a name that the certificate covers in {address.variable}"
-        return Finding("tls", State.FAILED, f"certificate not trusted: {what}", do)
+            fix = f"use a name that the certificate covers in {address.variable}"
+        return Finding("tls", State.FAILED, f"certificate not trusted: {what}", fix)
     except ssl.SSLError as error:
         if error.reason in _NO_TLS:
-            do = f"change https:// to http:// in {address.variable}"
-            return Finding("tls", State.FAILED, "the endpoint does not speak TLS", do)
-        return Finding("tls", State.FAILED, f"the handshake failed: {error.reason or error}", do)
+            fix = f"change https:// to http:// in {address.variable}"
+            return Finding("tls", State.FAILED, "the endpoint does not use TLS", fix)
+        return Finding("tls", State.FAILED, f"handshake failed: {error.reason or error}", fix)
     except OSError as error:
-        do = f"if {address} does not speak TLS, use http:// in {address.variable}"
-        return Finding("tls", State.FAILED, f"the handshake failed: {error.strerror or error}", do)
+        fix = f"if {address} does not use TLS, change https:// to http:// in {address.variable}"
+        return Finding("tls", State.FAILED, f"handshake failed: {error.strerror or error}", fix)
 
 
 def _authorities(protocol: str) -> str | None:
-    """Whom its exporter trusts where nothing is said: requests brings a list of its own."""
+    """The certificates that its exporter trusts by default: requests comes with its own."""
     if protocol == GRPC:
         return os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or None
     from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -194,22 +194,22 @@ def _authorities(protocol: str) -> str | None:
     return chosen if Path(chosen).is_file() else None
 
 
-def spoken(address: Address, timeout: float) -> str:
-    """What an endpoint that was asked without TLS does speak: grpc, http/protobuf, tls, or nothing that is known."""
-    greetings: tuple[tuple[bytes, Callable[[bytes], bool], str], ...] = (
-        (_PREFACE, lambda said: said[:4] != b"HTTP" and said[3:4] == bytes([_SETTINGS_FRAME]), GRPC),
-        (_REQUEST, lambda said: said.startswith(b"HTTP/1"), HTTP),
+def detect_protocol(address: Address, timeout: float) -> str:
+    """The protocol of an endpoint that is configured without TLS: grpc, http/protobuf, tls, or an empty string."""
+    probes: tuple[tuple[bytes, Callable[[bytes], bool], str], ...] = (
+        (_PREFACE, lambda response: response[:4] != b"HTTP" and response[3:4] == bytes([_SETTINGS_FRAME]), GRPC),
+        (_REQUEST, lambda response: response.startswith(b"HTTP/1"), HTTP),
     )
-    for greeting, is_known, protocol in greetings:
+    for probe, is_expected, protocol in probes:
         with contextlib.suppress(OSError), address.connect(timeout) as connection:
-            connection.settimeout(_GREETING_PATIENCE)
-            connection.sendall(greeting)
-            if is_known(connection.recv(64)):
+            connection.settimeout(_PROBE_TIMEOUT)
+            connection.sendall(probe)
+            if is_expected(connection.recv(64)):
                 return protocol
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError), address.connect(timeout) as connection:
-        connection.settimeout(_GREETING_PATIENCE)
+        connection.settimeout(_PROBE_TIMEOUT)
         context.wrap_socket(connection).close()
         return "tls"
     return ""
