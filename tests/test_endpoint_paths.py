@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from collectors import ROOT
-from opentelemetry.sdk.metrics.export import MetricsData
 from running import Place
 
 from otel_metaflow.core import settings
-from otel_metaflow.shipper.sinks import answers, otlp
+from otel_metaflow.core.settings import Destination
+from otel_metaflow.shipper.sinks import answers, otlp, otlp_http
+from otel_metaflow.shipper.sinks.answers import Exporter
 
 SIGNALS = settings.SIGNALS
 GENERAL = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -85,6 +86,7 @@ def paths() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
+@pytest.mark.parametrize("build", [otlp.build, otlp_http.build])
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize(
     ("variable", "path", "sent_to"),
@@ -102,19 +104,19 @@ def paths() -> Iterator[tuple[str, list[str]]]:
 def test_where_it_is_sent_to(
     paths: tuple[str, list[str]],
     monkeypatch: pytest.MonkeyPatch,
+    build: Callable[[Destination], Exporter],
     signal: str,
     variable: str,
     path: str,
     sent_to: str,
 ) -> None:
-    """By the exporter that the shipper uses."""
+    """By either exporter."""
     url, asked = paths
     name = variable.format(upper=signal.upper())
     monkeypatch.setenv(name, url + path.format(signal=signal))
     destination = settings.read().destinations[signal]
     assert destination.variable == name
-    answer = otlp.build(destination)(MetricsData([]) if signal == "metrics" else [])
-    assert answer == answers.DELIVERED
+    assert build(destination)([]) == answers.DELIVERED
     assert asked == [sent_to.format(signal=signal)]
 
 
