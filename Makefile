@@ -94,6 +94,10 @@ cost: $(STAMP) ## whether a task costs no more than it may, with @otel and witho
 bench-wide: $(STAMP) ## what a shipper needs for a run of up to 50,000 attempts, in 25 minutes
 	$(BIN)/python bench/wide.py
 
+.PHONY: bench-sinks
+bench-sinks: $(STAMP) ## what it costs to send, by the official exporters and by the standard library; needs valgrind
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/sinks.py
+
 .PHONY: bench-view
 bench-view: $(STAMP) ## what the page of a large run costs to write and to open; needs chromium
 	$(BIN)/python bench --only pages

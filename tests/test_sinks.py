@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import email.utils
 import os
 import socket
@@ -314,7 +313,7 @@ def test_both_have_the_same_patience(stalls_while: str, sink: str, monkeypatch: 
     if (stalls_while, sink) == ("sending", "official"):
         expected = BROKEN  # urllib3 takes a timeout while it sends for a broken connection: the same size again
     elif (stalls_while, sink) == ("in an answer", "official"):
-        expected = dataclasses.replace(LATE, is_late=False)  # the request was not too large, its answer is
+        expected = LATE._replace(is_late=False)  # the request was not too large, its answer is
     with after_a_second(stalls_while) as url:
         began = time.monotonic()
         assert answer_of(sink, url, monkeypatch, batch) == expected

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Optional, Protocol, Sequence
+from typing import NamedTuple, Optional, Protocol, Sequence
 
 from otel_metaflow.shipper.telemetry import Record
 
@@ -27,8 +26,7 @@ class Verdict(Enum):
     UNFIT = "unfit"  # the endpoint was not asked, for a record among them cannot be encoded: halve it likewise
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer; `reason` is for people and names what to look at."""
 
     verdict: Verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import re
 from typing import Mapping, Optional
 from urllib.parse import SplitResult, urlsplit
 
@@ -34,22 +34,21 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
 
 
 def _is_excepted(host: str, port: Optional[int], no_proxy: str) -> bool:
-    if no_proxy == "*":
-        return True
-    names = [name for name in no_proxy.replace(" ", "").split(",") if name]
+    """Whether one of these names is the host, a domain that it is in, or a network that its address is in."""
+    if not no_proxy or no_proxy == "*":
+        return bool(no_proxy)
+    names = [name.lower() for name in no_proxy.replace(" ", "").split(",") if name]
+    if re.fullmatch(r"[0-9.]+", host):
+        return any(_is_within(host, name) for name in names)
+    domains = [name.lstrip(".") for name in names]
+    forms = (host, f"{host}:{port}") if port else (host,)
+    return any(form == domain or form.endswith(f".{domain}") for form in forms for domain in domains)
+
+
+def _is_within(address: str, network: str) -> bool:
+    import ipaddress  # as much to load as all else here
+
     try:
-        address = ipaddress.ip_address(host)
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
     except ValueError:
-        address = None
-    return any(_is_meant(host.lower(), port, address, name.lower()) for name in names)
-
-
-def _is_meant(host: str, port: Optional[int], address: object, name: str) -> bool:
-    """Whether `name` is the host, a domain that it is in, or a network that its address is in."""
-    if address is not None:
-        try:
-            return address in ipaddress.ip_network(name, strict=False)
-        except ValueError:
-            return f"{host}:{port}" == name
-    domain = name.lstrip(".")
-    return any(each == domain or each.endswith(f".{domain}") for each in (host, f"{host}:{port}"))
+        return False
