@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import Dict, NamedTuple, Optional
-
-import psutil
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from otel_metaflow.journal.layout import AttemptKey
 from otel_metaflow.model.run import Attempt
-from otel_metaflow.shipper import gpu
+from otel_metaflow.shipper import gpu, process_tree
 
 # Reading the process tree takes milliseconds, so not with every look at the journals.
 _EVERY = 10.0
@@ -30,7 +27,7 @@ class UsageSampler:
     def __init__(self) -> None:
         self._peaks: Dict[AttemptKey, int] = {}
         self._gpu_peaks: Dict[AttemptKey, int] = {}
-        self._last: Dict[AttemptKey, tuple[float, Optional[Sample]]] = {}
+        self._last: Dict[AttemptKey, Tuple[float, Optional[Sample]]] = {}
 
     def of(self, attempt: Attempt) -> Optional[Sample]:
         """The latest sample of a running attempt, at most ten seconds old; None where it cannot be seen."""
@@ -55,16 +52,5 @@ class UsageSampler:
 
 
 def _sample(pid: int) -> Optional[Sample]:
-    seen = set()
-    try:
-        process = psutil.Process(pid)
-        memory, cpu = 0, 0.0
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):  # it ended just now
-                times = one.cpu_times()
-                memory += one.memory_info().rss
-                cpu += times.user + times.system
-                seen.add(one.pid)
-    except (psutil.Error, ValueError):
-        return None
-    return Sample(memory, cpu, gpu.of(seen)) if memory else None
+    use = process_tree.of(pid)
+    return Sample(use.memory, use.cpu, gpu.of(use.pids)) if use is not None and use.memory else None
