@@ -75,7 +75,7 @@ def test_runs_beyond_the_age_go_and_only_those_that_were_waiting_are_named(tmp_p
     assert not any(folder.exists() for folder in old)
     assert all(folder.exists() for folder in young)
     (line,) = given_up(tmp_path).splitlines()
-    assert "KeptFlow/old-waiting was given up undelivered" in line
+    assert "KeptFlow/old-waiting was deleted before it was exported" in line
 
 
 def test_beyond_the_size_delivered_runs_go_first_and_the_oldest_of_them(tmp_path: Path) -> None:

@@ -168,13 +168,13 @@ def test_files_are_rotated_and_the_oldest_goes(
     """metaflow.jsonl is the newest, .1 the one before; nothing is lost until there are ten."""
     write_out(fresh, tmp_path / "whole")
     monkeypatch.setattr(log_files, "_BATCH", 2_000)
-    monkeypatch.setattr(log_files, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(log_files, "MAX_BYTES", 10_000)
     (fresh.folder / "log-files.ledger").unlink()
     write_out(fresh, tmp_path / "rotated")
     names = {path.name for path in (tmp_path / "rotated").glob("metaflow.*")}
     assert names >= {"metaflow.jsonl", "metaflow.jsonl.1"}
-    assert len(names) <= log_files.MOST_FILES
-    if len(names) < log_files.MOST_FILES:
+    assert len(names) <= log_files.MAX_FILES
+    if len(names) < log_files.MAX_FILES:
         assert uids(tmp_path / "rotated") == uids(tmp_path / "whole")
     assert all(path.stat().st_size < 10_000 + 4_000 for path in (tmp_path / "rotated").glob("metaflow.*"))
 

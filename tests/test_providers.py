@@ -653,7 +653,7 @@ def test_spans_of_user_code_are_part_of_the_tree(place: Place) -> None:
     telemetry = run(place.write(flow(source)), env={**metaflow, "TRACEPARENT": f"00-{caller}-b7ad6b7169203331-01"})
     assert telemetry.tree() == inspect.cleandoc("""
         RUN OneFlow failure ValueError ERROR < start (first_failure)
-          start failure ValueError ERROR origin
+          start failure ValueError ERROR failed-first
             load
               read
             train ERROR < load

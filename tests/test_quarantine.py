@@ -247,7 +247,7 @@ def test_spans_and_metrics_that_cannot_be_converted_are_given_up_by_name(tmp_pat
     told = (tmp_path / layout.GIVEN_UP).read_text().splitlines()
     assert len(told) == given_up
     for line in told:  # by its place, if it could not be converted, by its own name, if it could not be encoded
-        assert f"{signal}: gave up start/1/0 {kind} t" in line or f"{signal}: gave up bad, " in line
+        assert f"{signal}: dropped start/1/0 {kind} t" in line or f"{signal}: dropped bad, " in line
     assert receiver.metrics()["metaflow.telemetry.dropped"] == 1
 
 

@@ -207,12 +207,12 @@ def test_damage_costs_only_the_lines_it_touches(tmp_path: Path, damage: bytes, c
 def test_reports_that_nobody_will_read_are_not_remembered_for_ever() -> None:
     """A launcher that was killed, or whose journal is full, leaves a task that goes on to report."""
     stream = subtraction.Subtraction()
-    for number in range(subtraction.MOST_WAITING + 1_000):
+    for number in range(subtraction.MAX_PENDING + 1_000):
         stream.report(garbled_lines.Report(f"line {number}", 8, SECOND + number, number))
-    assert stream.waiting == subtraction.MOST_WAITING
-    assert len(stream._alike) == subtraction.MOST_WAITING
+    assert stream.pending == subtraction.MAX_PENDING
+    assert len(stream._alike) == subtraction.MAX_PENDING
     list(stream.release(0, 0, final=True))
-    assert stream.unread == subtraction.MOST_WAITING + 1_000
+    assert stream.unread == subtraction.MAX_PENDING + 1_000
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

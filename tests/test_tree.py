@@ -71,7 +71,7 @@ def test_the_example_with_a_retried_failure(place: Place) -> None:
           end success < collect
           work[0] success < start
           work[1] success < start
-          work[2] failure RuntimeError ERROR tried again < start
+          work[2] failure RuntimeError ERROR retried < start
           work[2]/1 success < start, work[2] (retry)
           work[3] success < start
         """)
@@ -168,7 +168,7 @@ def test_a_timeout_that_fails_the_run(told: Callable[..., Telemetry]) -> None:
     )
     assert telemetry.tree() == golden("""
         RUN TreeFlow failure metaflow.plugins.timeout_decorator.TimeoutException ERROR < start (first_failure)
-          start timeout metaflow.plugins.timeout_decorator.TimeoutException ERROR origin
+          start timeout metaflow.plugins.timeout_decorator.TimeoutException ERROR failed-first
         """)
 
 
@@ -198,8 +198,8 @@ def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
         RUN TreeFlow failure ValueError ERROR < work[1]/1 (first_failure)
           start success
           work[0] cancellation < start
-          work[1] failure ValueError ERROR tried again < start
-          work[1]/1 failure ValueError ERROR origin < start, work[1] (retry)
+          work[1] failure ValueError ERROR retried < start
+          work[1]/1 failure ValueError ERROR failed-first < start, work[1] (retry)
         """)
     failed = telemetry.span("RUN TreeFlow")
     assert failed.status.description == "ValueError: shard 1 is broken"

@@ -52,6 +52,7 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
     if "run" in status.trouble:
         return f"recorded {attempts}, not exported: the run {status.trouble['run']}"
     if status.trouble:
-        reason = next(iter(status.trouble.values()))
-        return f"recorded {attempts}, not exported: {hosts} {reason}. Fix it, then run: {ship}"
+        signal, reason = next(iter(status.trouble.items()))
+        subject = "" if signal == "files" else f"{hosts} "  # that reason names its folder
+        return f"recorded {attempts}, not exported: {subject}{reason}. Fix it, then run: {ship}"
     return f"recorded {attempts}, exporting to {hosts}. {view}"

@@ -1,1 +1,1 @@
-"""What is known of a run, for the shipper and for the viewer: put together from its journals, standard library only."""
+"""The state of a run, assembled from its journals, for the shipper and the viewer. Standard library only."""

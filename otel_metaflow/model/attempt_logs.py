@@ -1,9 +1,9 @@
 """Reads the log records of one attempt from its two journals, each exactly once, across restarts.
 
-The task's journal holds logging records and the lines that the task reported; the launcher's holds the
-lines as read, and how far the task's had come by then. They are merged by these places, the task's first,
-and lines of the second that stand in the first are dropped (see lines.py). No clock decides, so reading
-while the task runs, afterwards, or after a restart in the middle has one result.
+The task's journal has logging records and the lines that the task reported; the launcher's journal has the lines that
+it read, and the length of the task's journal at that time. They are merged by these positions, and lines in both are
+dropped from the latter (see subtraction.py). No clock is involved, so the result is the same while the task runs,
+afterwards, and after a restart in between.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.garbled_lines import Raw, Report
 from otel_metaflow.model.run import Attempt
-from otel_metaflow.model.subtraction import MOST_WAITING, Subtraction
+from otel_metaflow.model.subtraction import MAX_PENDING, Subtraction
 
-# So many records of forked children are remembered, in case they come again through a queue.
-_MOST_FORWARDED = 10_000
-# Nothing was read from a pipe for so long by the launcher's clock: all that was reported has been through it.
+# How many records of forked children are remembered, because they may arrive again through a queue.
+_MAX_FORWARDED = 10_000
+# If nothing is read from a pipe for this long (launcher's clock, ns), everything that was reported has been read.
 _IDLE = 400_000_000
 
 
 class LogEntry(NamedTuple):
-    """One log record to be: a record of the journal (kind line, log or record) and its unique name."""
+    """A record of the journal (kind line, log or record) that becomes a log record, and its unique name."""
 
     uid: str
     record: Dict[str, Any]
@@ -40,34 +40,34 @@ class AttemptLogs:
         self._output = Tail(layout.output_file(folder, key), cursor.clean[1], counted=cursor.sent[1])
         self._from = cursor
         self._held_before = frozenset(cursor.held)
-        self._unread = set(cursor.held)  # those of them that were not read again yet
+        self._unread = set(cursor.held)  # those of them that have not been read again yet
         self._clean = cursor.clean
         self._clean_batch = cursor.batch
         self._known, self._clock = cursor.batch
         self._is_idle = False
-        self._batch = 0  # how many lines are to come that the launcher wrote at once
-        self._is_due = False  # lines are to be released
+        self._batch = 0  # how many lines are left of a batch that the launcher wrote
+        self._is_due = False  # whether held lines should be released
         self._last_reports: Dict[int, Report] = {}  # by process
         self._entries: Deque[Entry] = deque()
         self._raw: Deque[Entry] = deque()
         self._stdout, self._stderr = Subtraction(), Subtraction()
         self._streams = {"stdout": self._stdout, "stderr": self._stderr}
-        self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
-        self._forwarded_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MOST_FORWARDED)
+        self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MAX_FORWARDED)
+        self._forwarded_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MAX_FORWARDED)
 
     @property
     def corrupt(self) -> int:
-        """How many lines of the two journals were no records, before what `cursor()` says."""
+        """The number of corrupt lines in the two journals before the position of `cursor()`."""
         task, output = self._handed_out()
         return self._task.corrupt_before(task) + self._output.corrupt_before(output)
 
     @property
     def unread(self) -> int:
-        """How many lines the task reported and the launcher's journal does not have; known when all is read."""
+        """The number of reported lines that the launcher's journal lacks; known when everything is read."""
         return sum(stream.unread for stream in self._streams.values())
 
     def cursor(self) -> Cursor:
-        """Where to go on from after what was handed out so far."""
+        """The position after the entries returned so far."""
         task, output = self._handed_out()
         held = {offset for stream in self._streams.values() for offset in stream.held if self._is_new(offset)}
         sent = (max(task, self._from.sent[0]), max(output, self._from.sent[1]))
@@ -78,11 +78,11 @@ class AttemptLogs:
         return task, self._raw[0].start if self._raw else self._output.offset
 
     def may_begin(self, attempt: Attempt) -> bool:
-        """Whether it is known of whom the records speak: the task's first record was read, or there is none yet."""
+        """Whether the attempt of the records is known: the task's first record was read, or there is none yet."""
         return attempt.start is not None or self._task.at_end()
 
     def at_end(self) -> bool:
-        """Whether all that is in the journals now was handed out or is held."""
+        """Whether everything in the journals was returned or is held."""
         return not self._entries and not self._raw and self._task.at_end() and self._output.at_end()
 
     @property
@@ -91,9 +91,9 @@ class AttemptLogs:
         return any(stream.holds for stream in self._streams.values())
 
     def read(self, *, final: bool = False) -> Generator[LogEntry, None, None]:
-        """Yield what is there; `final` when no process can write any more.
+        """Yield the entries so far; `final` when no process can write any more.
 
-        A caller that stops in the middle goes on with the next call, or elsewhere from `cursor()`.
+        A caller that stops in between can continue with another call, or in another process from `cursor()`.
         """
         entries, raw = self._entries, self._raw
         while True:
@@ -119,19 +119,19 @@ class AttemptLogs:
             self._note_clean()
 
     def _known_at(self, raw: Entry) -> int:
-        """How far the task's journal had come when the launcher wrote `raw`."""
+        """The length of the task's journal when the launcher wrote `raw`."""
         if raw.record["kind"] == layout.READ:
             return _number(raw.record, "reported", self._known)
         return self._known
 
     def _comes_first(self, entry: Entry, raw: Entry) -> bool:
         """Whether the task wrote `entry` before the launcher had read `raw`."""
-        # A journal of an older launcher does not say; then as many reports are read ahead as can be waiting.
-        is_full = any(stream.waiting >= MOST_WAITING for stream in self._streams.values())
+        # Journals of older launchers lack the length; then reports are read ahead up to the limit.
+        is_full = any(stream.pending >= MAX_PENDING for stream in self._streams.values())
         return entry.start < self._known_at(raw) and not is_full
 
     def _consume(self, entry: Entry) -> bool:
-        """Take in a record of the task; whether it is a log record of its own."""
+        """Process a record of the task; return whether it is a log record of its own."""
         record = entry.record
         last = self._last_reports.pop(0 if record.get("forwarded") else _number(record, "pid", 0), None)
         if last is not None:
@@ -146,7 +146,7 @@ class AttemptLogs:
     def _consume_report(self, entry: Entry) -> None:
         record = entry.record
         stream = self._streams.get(str(record.get("stream")))
-        # Without a launcher nobody reads the raw stream, and reports would wait for ever.
+        # Without a launcher the raw stream is not read, and reports would stay pending forever.
         if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
             text, pid = str(record.get("body", "")), _number(record, "pid", 0)
             report = Report(text, _number(record, "length", len(text)), record["timeUnixNano"], entry.start, pid)
@@ -154,11 +154,11 @@ class AttemptLogs:
             stream.report(report)
 
     def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
-        """Whether it was written twice: by the child process that made it, and by who read the queue."""
+        """Whether it was written twice: by the child process that made it, and by the process that read the queue."""
         if "pid" not in record:
             return False
         identity = (record["pid"], record["timeUnixNano"], record.get("line"), record.get("logger"))
-        # The child's own handlers may be slower than the queue and whoever reads it.
+        # The child's own handlers may be slower than the queue and its reader.
         mine, others = self._children_records, self._forwarded_records
         if record.get("forwarded"):
             mine, others = others, mine
@@ -168,7 +168,7 @@ class AttemptLogs:
         return False
 
     def _consume_raw(self, entry: Entry) -> None:
-        """Take in what the launcher wrote: a line that it read, or how far the task's journal had come."""
+        """Process a record of the launcher: a line that it read, or the length of the task's journal."""
         record = entry.record
         if record["kind"] == layout.READ:
             for stream in self._streams.values():
@@ -187,7 +187,7 @@ class AttemptLogs:
         self._unread.discard(entry.start)
         length = _number(record, "length", len(text))
         of.read(Raw(text, length, record["timeUnixNano"], entry.start, self._known, self._clock))
-        # What was read with it is known as well when lines from before are decided.
+        # Earlier lines are decided only when the whole batch is known.
         self._batch -= 1
         self._is_due = not self._batch and self.holds
 
@@ -205,7 +205,7 @@ class AttemptLogs:
                     yield LogEntry(f"o{raw.offset}", record)
 
     def _is_new(self, offset: int) -> bool:
-        """Whether a line of the launcher's journal was undecided when this reading began."""
+        """Whether a line of the launcher's journal was undecided when this reader started."""
         return offset >= self._from.sent[1] or offset in self._held_before
 
     def _note_clean(self) -> None:

@@ -1,4 +1,4 @@
-"""What is said of an attempt, or of a run, that went wrong: the same to back ends, in the terminal, on the page."""
+"""The events about an attempt, or a run, that failed: the same for back ends, the terminal and the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WARN, ERROR, FATAL = "WARN", "ERROR", "FATAL"
 
 
 class Notice(NamedTuple):
-    """An event: its name (docs/names.md), how bad it is, what it says and with which attributes."""
+    """An event: name (docs/names.md), severity, body, time and attributes."""
 
     event: str
     severity: str
@@ -22,27 +22,27 @@ class Notice(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it as text: the traceback, which begins with what was raised or ends with it, where there is one."""
+        """The body as text, followed by the traceback if there is one."""
         trace = str(self.facts.get(names.EXCEPTION_STACKTRACE) or "").rstrip()
         return f"{self.body}\n{trace}" if trace else self.body
 
 
 def exception(attempt: Attempt) -> Optional[Notice]:
-    """What the step raised; a warning only, where `@catch` rescued it."""
+    """The exception that the step raised; a warning if `@catch` rescued it."""
     if not attempt.exception or attempt.result == "cancellation":
         return None
-    said = attempt.exception
+    raised = attempt.exception
     return Notice(
         names.EVENT_TASK_EXCEPTION,
         ERROR if attempt.failed else WARN,
-        f"{said.get('type')}: {said.get('message')}",
+        f"{raised.get('type')}: {raised.get('message')}",
         attempt.ended_at,
-        {f"exception.{name}": str(value) for name, value in said.items()},
+        {f"exception.{name}": str(value) for name, value in raised.items()},
     )
 
 
 def death(attempt: Attempt) -> Optional[Notice]:
-    """That its process died without a word."""
+    """The death of its process, if it died without recording its end."""
     if not attempt.is_lost:
         return None
     return Notice(
@@ -55,7 +55,7 @@ def death(attempt: Attempt) -> Optional[Notice]:
 
 
 def retry(run: Run, attempt: Attempt) -> Optional[Notice]:
-    """That it is tried again."""
+    """The retry of the attempt, if there is one."""
     after = story.following(run, attempt)
     if after is None:
         return None
@@ -69,7 +69,7 @@ def retry(run: Run, attempt: Attempt) -> Optional[Notice]:
 
 
 def of_attempt(run: Run, attempt: Attempt) -> Iterator[Notice]:
-    """All that is wrong with an attempt that is over: if it failed, one error at least."""
+    """All events about the failure of an attempt that has ended: at least one error if it failed."""
     if attempt.is_cloned:
         return
     found = [notice for notice in (exception(attempt), death(attempt)) if notice is not None]
@@ -81,7 +81,7 @@ def of_attempt(run: Run, attempt: Attempt) -> Iterator[Notice]:
 
 
 def of_run(run: Run) -> Iterator[Notice]:
-    """That a run is over and failed, and why, as far as none of its attempts tells it."""
+    """The failure of a run that has ended, if none of its attempts explains it."""
     if run.result in ("failure", "error") and story.first_failure(run) is None:
         body = f"run ended: {run.result}: {run.error_message}"
         yield Notice(names.EVENT_RUN_END, ERROR, body, run.ended_at, {})

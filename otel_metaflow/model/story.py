@@ -1,7 +1,7 @@
-"""What a run's attempts have to do with each other: what waited for what, what failed first, what decided.
+"""How the attempts of a run relate: retries, inputs, queue times, the first failure, the critical path.
 
-Times are nanoseconds since 1970. Of attempts of steps without `@otel` the launcher knows when they were
-launched, what they read and how they ended, which is all that is asked here.
+Times are nanoseconds since 1970. Of attempts of steps without `@otel` the launcher records launch, inputs and end,
+which is sufficient here.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from otel_metaflow.model.run import Attempt, Run
 
 
 def name(key: AttemptKey) -> str:
-    """STEP/TASK, and the attempt's number from its first retry on: STEP/TASK/1.
+    """STEP/TASK, or STEP/TASK/1 and so on for retries.
 
-    The one spelling, of which FLOW/RUN/ and it is what `otel-metaflow view` and `id` take.
+    Attempts are named like this everywhere; after FLOW/RUN/, `otel-metaflow view` and `id` accept it.
     """
     return f"{key.step}/{key.task}" + (f"/{key.attempt}" if key.attempt else "")
 
 
 def previous(run: Run, attempt: Attempt) -> Optional[Attempt]:
-    """The attempt of the same task before this one."""
+    """The previous attempt of the same task."""
     key = attempt.key
     return run.attempts.get(AttemptKey(key.step, key.task, key.attempt - 1)) if key.attempt else None
 
 
 def following(run: Run, attempt: Attempt) -> Optional[Attempt]:
-    """The attempt of the same task after this one."""
+    """The next attempt of the same task."""
     key = attempt.key
     return run.attempts.get(AttemptKey(key.step, key.task, key.attempt + 1))
 
 
 def is_final(run: Run, attempt: Attempt, *, run_is_over: bool) -> Optional[bool]:
-    """Whether no other attempt of the task follows; None while that is open.
+    """Whether no other attempt of the task follows; None while that is unknown.
 
-    Only Metaflow knows whether it tries a failed one again (`@retry`, and `@catch` after a death): it starts
-    the next attempt at once, or ends the run.
+    Only Metaflow knows whether it retries a failed attempt (`@retry`, and `@catch` after a death): it starts the next
+    attempt immediately, or ends the run.
     """
     if following(run, attempt) is not None:
         return False
@@ -45,9 +45,9 @@ def is_final(run: Run, attempt: Attempt, *, run_is_over: bool) -> Optional[bool]
 
 
 def first_failure(run: Run) -> Optional[Attempt]:
-    """The attempt whose failure made the run fail: the first in time of those that were not tried again.
+    """The attempt whose failure made the run fail: the first to fail of those that were not retried.
 
-    Of a run that goes on, the first that may: an attempt that still runs has not failed.
+    In a running run, the first that may make it fail: an attempt that is still running has not failed.
     """
     if run.result not in ("failure", "error"):
         return None
@@ -56,7 +56,7 @@ def first_failure(run: Run) -> Optional[Attempt]:
 
 
 def prerequisites(run: Run, attempt: Attempt) -> Iterator[Attempt]:
-    """What had to be over before the attempt could start: the attempt before it, else all that it read."""
+    """The attempts that had to end before this one could start: the previous attempt, else all its inputs."""
     before = previous(run, attempt)
     if before is not None:
         yield before
@@ -68,7 +68,7 @@ def prerequisites(run: Run, attempt: Attempt) -> Iterator[Attempt]:
 
 
 def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
-    """How long the attempt waited for its launch after all that it needed was there; None if nobody saw."""
+    """The time from when all prerequisites had ended to the attempt's launch; None if unknown."""
     if attempt.launch is None or run.start is None:
         return None
     needed = list(prerequisites(run, attempt))
@@ -82,7 +82,7 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
 
 @dataclass(frozen=True)
 class CriticalPath:
-    """The chain that decided when the run ended: each attempt could not start before the one ahead of it."""
+    """The chain that determined when the run ended: no attempt in it could start before the previous one had ended."""
 
     attempts: List[Attempt]
     duration: int
@@ -90,14 +90,14 @@ class CriticalPath:
 
     @property
     def steps(self) -> List[str]:
-        """`step/task` of each, a task once."""
+        """`step/task` of each, without duplicates."""
         return list(dict.fromkeys(f"{one.key.step}/{one.key.task}" for one in self.attempts))
 
 
 def critical_path(run: Run) -> CriticalPath:
-    """Follow the run back from the attempt that ended last, each time to what it waited for longest.
+    """Follow the run backwards from the attempt that ended last, each time to the prerequisite that ended last.
 
-    `duration` is from the run's start to that end, `queued` the part of it in which none of the chain ran.
+    `duration` is the time from the run's start to that end, `queued` the part of it during which none of the chain ran.
     """
     ran = [one for one in run.attempts.values() if not one.is_cloned]
     if not ran:
@@ -105,7 +105,7 @@ def critical_path(run: Run) -> CriticalPath:
     chain = [max(ran, key=_rank)]
     seen = {chain[0].key}
     while True:
-        # A journal that was tampered with may name a circle.
+        # A journal that was tampered with may contain a cycle.
         before = [one for one in prerequisites(run, chain[-1]) if not one.is_cloned and one.key not in seen]
         if not before:
             break
@@ -120,9 +120,9 @@ def critical_path(run: Run) -> CriticalPath:
 
 
 def _is_known(run: Run, key: AttemptKey) -> bool:
-    """Whether it is known when an attempt was over.
+    """Whether the end of an attempt is known.
 
-    The launcher does not see the nodes of a `@parallel` step, but their control task, which outlasts them.
+    The launcher does not see the nodes of a `@parallel` step, but it sees their control task, which ends after them.
     """
     return key in run.attempts or bool(run.steps.get(key.step, {}).get("parallel"))
 
@@ -136,5 +136,5 @@ def _rank(attempt: Attempt) -> tuple[int, AttemptKey]:
 
 
 def _over_at(attempt: Attempt) -> int:
-    """When the launcher knew that it was over, which is what the next one waits for."""
+    """When the launcher noticed its end, which is what the next attempt waits for."""
     return int(attempt.exit["timeUnixNano"]) if attempt.exit is not None else attempt.ended_at

@@ -1,7 +1,7 @@
-"""A line that is one JSON object, as structlog and python-json-logger write them: told by its own fields.
+"""Parses lines that are JSON objects, as structlog and python-json-logger write them, into body, severity and time.
 
-Programs print rows of data as JSON, too. So a time dates a line only if that is when the line may have been
-written, and a level counts only if the line does not bear another day's date; both stay attributes otherwise.
+Programs also print rows of data as JSON. So a time is used only if the line may have been written then, and a level
+only if the line is not dated to another day; otherwise both remain attributes.
 """
 
 from __future__ import annotations
@@ -31,26 +31,25 @@ _SEVERITIES: Dict[str, int] = {
     "critical": _FATAL,
     "fatal": _FATAL,
 }
-# Seconds, milliseconds, microseconds, nanoseconds since 1970: told apart by how large they are. The bounds are
-# the years 1973 and 5138 in seconds.
+# Seconds, milliseconds, microseconds or nanoseconds since 1970, distinguished by size. The bounds are the years 1973
+# and 5138 in seconds.
 _EARLIEST, _LATEST = 10**17, 10**20
-_END = 1 << 63  # in nanoseconds, the year 2262: what a record's time can hold
+_END = 1 << 63  # in nanoseconds, the year 2262: the limit of a record's time
 _WRITTEN = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)[T ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9})\d*)?)? ?(Z|z|UTC|[+-]\d\d(?::?\d\d)?)?"
 )
 _COUNTED = re.compile(r"\d{9,19}(?:\.\d{1,9})?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SECOND = 1_000_000_000
-# Clocks differ, and lines wait in buffers: a time may lie so far from when the line was written, besides the time
-# for which the run has been going on.
+# Clocks differ and lines are buffered: a time may differ from that of writing by this much plus the run's duration.
 _SLACK = 60 * _SECOND
 _DAY = 86_400 * _SECOND
-# What programs have that did not set a time: Go's zero time, and Python's.
+# The zero times of Python and Go, in programs that did not set a time.
 _UNSET = {0, -62_135_596_800 * _SECOND}
 
 
 class Structured(NamedTuple):
-    """The parts of such a line; None where it does not say."""
+    """The parts of such a line; None for those that it does not have."""
 
     body: str
     severity: Optional[int]
@@ -60,10 +59,10 @@ class Structured(NamedTuple):
 
 
 def parse(text: str, written: Optional[int] = None, since: Optional[int] = None) -> Optional[Structured]:
-    """The parts of `text`, or None where it is not one JSON object with a message.
+    """The parts of `text`, or None if it is not a JSON object with a message.
 
-    `written` is when the line was, `since` when its run began, in nanoseconds since 1970; without the first, any
-    time that a record can hold is taken.
+    `written` is when the line was written and `since` when its run began, in nanoseconds since 1970; without the
+    former, any time that a record can have is accepted.
     """
     found = message(text)
     if found is None:
@@ -75,7 +74,7 @@ def parse(text: str, written: Optional[int] = None, since: Optional[int] = None)
 
 
 def message(text: str) -> Optional[Tuple[str, Dict[str, Any]]]:
-    """The message of `text` and its other fields, all of them; None where it is not one JSON object with a message."""
+    """The message of `text` and all its other fields; None if it is not a JSON object with a message."""
     if not text.startswith("{") or not text.rstrip().endswith("}"):
         return None
     try:
@@ -90,18 +89,18 @@ def message(text: str) -> Optional[Tuple[str, Dict[str, Any]]]:
 
 
 def _severity(fields: Dict[str, Any]) -> Tuple[Optional[int], Optional[str]]:
-    """Take out the level, where it is one that we know."""
+    """Remove and return the level, if it is a known one."""
     for name in _LEVELS:
-        said = fields.get(name)
-        known = _SEVERITIES.get(said.lower()) if isinstance(said, str) else None
+        level = fields.get(name)
+        known = _SEVERITIES.get(level.lower()) if isinstance(level, str) else None
         if known is not None:
             del fields[name]
-            return known, str(said)
+            return known, str(level)
     return None, None
 
 
 def _time(fields: Dict[str, Any], written: Optional[int], reach: int) -> Tuple[Optional[int], bool]:
-    """Take out the time, in nanoseconds since 1970, where it may be that of the line; else whether it is another's."""
+    """Remove and return the time, if it may be that of the line, and whether the line is dated to another time."""
     is_elsewhere = False
     for name in _TIMES:
         moments = _moments(name, fields.get(name))
@@ -115,23 +114,23 @@ def _time(fields: Dict[str, Any], written: Optional[int], reach: int) -> Tuple[O
     return None, is_elsewhere
 
 
-def _moments(name: str, said: Any) -> List[int]:
-    """The time that a field tells, in nanoseconds since 1970; two where it may be UTC or local, none if it is none."""
-    if isinstance(said, str):
-        written = _WRITTEN.fullmatch(said)
+def _moments(name: str, value: Any) -> List[int]:
+    """The time in a field, in nanoseconds since 1970; two if it may be UTC or local time, none if it is not a time."""
+    if isinstance(value, str):
+        written = _WRITTEN.fullmatch(value)
         if written is not None:
             return _written(written.groups(), is_local=name == _LOCAL)
-        if _COUNTED.fullmatch(said) is None:
+        if _COUNTED.fullmatch(value) is None:
             return []
-        said = float(said) if "." in said else int(said)
-    if isinstance(said, bool) or not isinstance(said, (int, float)):
+        value = float(value) if "." in value else int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return []
-    if said == 0:
+    if value == 0:
         return [0]
-    # The largest unit in which it lies between those years: 1.8e9 are seconds, 1.8e12 milliseconds.
+    # The largest unit with which it is between those years: 1.8e9 is in seconds, 1.8e12 in milliseconds.
     for unit in (10**9, 10**6, 10**3, 1):
-        if _EARLIEST <= said * unit < _LATEST:
-            return [int(said * unit)]
+        if _EARLIEST <= value * unit < _LATEST:
+            return [int(value * unit)]
     return []
 
 
@@ -143,7 +142,7 @@ def _written(parts: Tuple[Any, ...], *, is_local: bool) -> List[int]:
         if zone is not None:
             return [_since_1970(moment, _offset(zone)) + more]
         local = moment.astimezone().utcoffset() or timedelta()
-        # Without a zone it is what the loggers' own default is: UTC for structlog's ISO times.
+        # Without a zone it may be the logger's default: UTC for structlog's ISO times.
         return [_since_1970(moment, offset) + more for offset in ((local,) if is_local else (timedelta(), local))]
     except (ValueError, OverflowError, OSError):
         return []

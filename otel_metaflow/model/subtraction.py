@@ -1,14 +1,14 @@
-"""Takes the lines that a task reported from the lines that the launcher read, so that each counts once.
+"""Subtracts the lines that a task reported from the lines that the launcher read, so that each counts once.
 
-A task reports a line to its journal just before it writes it; the launcher reads it from the pipe and
-notes how long that journal was by then. So of what was read, each reported line stands in the task's
-journal before that mark: places in the two journals decide which came first, and no clock. What was read
-and not reported came from C code, a subprocess or a last gasp.
+A task reports a line to its journal just before it writes it; the launcher reads it from the pipe and records the
+length of the task's journal at that time. So the report of a line that was read is before that position: the order
+follows from positions in the two journals, without a clock. A line that was only read came from C code, a subprocess or
+the moment before a kill.
 
-Processes that share a pipe write into each other's lines: Python writes the text and the newline of a
-`print` separately, and the pipe may hold "xy" and an empty line where "x" and "y" were reported. Such
-lines are known again only on proof (see garbled.py). Without it a line stays as it was read: a text that
-comes twice is a lesser harm than a line that another process never wrote.
+Processes that share a pipe write into each other's lines: Python writes the text and the newline of a `print`
+separately, and the pipe may contain "xy" and an empty line if "x" and "y" were reported. Such lines are matched only if
+that is certain (see garbled_lines.py). Otherwise a line counts as read: text that appears twice does less harm than a
+line that no process wrote.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from itertools import takewhile
 from typing import Deque, Dict, Iterator, List, Optional, Set, Tuple
 
 from otel_metaflow.journal.cursor import NEVER
-from otel_metaflow.model.garbled_lines import MOST_LINES, Garbled, Raw, Report
+from otel_metaflow.model.garbled_lines import MAX_LINES, Garbled, Raw, Report
 
-# How long a line that was read and not reported is held, in nanoseconds of the launcher's monotonic clock: a text
-# that fell into it is reported with its own newline, a moment later.
+# How long a line that was read but not reported is held, in nanoseconds of the launcher's monotonic clock: text that
+# was written into it may be reported with its own newline a moment later.
 HOLD = 200_000_000
-# How long it is held while reported lines are missing that should have been read: they may have fallen into it.
+# How long it is held while reported lines are missing that should have been read: they may be part of it.
 HOLD_SUSPICIOUS = 3_000_000_000
-# So many reports wait at most: more lines than a pipe of 64 KB holds, and the launcher puts aside, are on their
-# way to nobody. Without a bound, a launcher that was killed would have the shipper remember all that followed.
-MOST_WAITING = 70_000
+# The maximum of pending reports: more lines than fit into a pipe of 64 KB and the launcher's queue cannot be on their
+# way. Without a limit, the shipper would remember every report after a launcher was killed.
+MAX_PENDING = 70_000
 
 
 class Subtraction:
@@ -36,17 +36,17 @@ class Subtraction:
     def __init__(self) -> None:
         self._reports: Dict[int, Deque[Report]] = {}  # by process, in its order
         self._alike: Dict[Tuple[str, int], Deque[Report]] = {}  # by text and length
-        self._ambiguous: Set[str] = set()  # texts of lines that were read and may be of several reports
-        self._last_read: Dict[int, int] = {}  # by process: where its last line stands that was read
+        self._ambiguous: Set[str] = set()  # texts of lines that were read and match several reports
+        self._last_read: Dict[int, int] = {}  # by process: the position of its last line that was read
         self._held: Deque[Raw] = deque()
-        self._released: Deque[Raw] = deque(maxlen=MOST_LINES)  # the last ones, while anything is pending
-        self.waiting = 0  # reported lines that were not read
-        self.unread = 0  # reported lines that were never read, once all is final
+        self._released: Deque[Raw] = deque(maxlen=MAX_LINES)  # the last ones, while anything is pending
+        self.pending = 0  # reported lines that have not been read
+        self.unread = 0  # reported lines that were never read, once everything is final
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is pending: a later start from here sees what this one saw."""
-        return not self.waiting and not self._held
+        """Whether nothing is pending, so that a reader that starts here gets the same result."""
+        return not self.pending and not self._held
 
     @property
     def holds(self) -> bool:
@@ -55,7 +55,7 @@ class Subtraction:
 
     @property
     def held(self) -> List[int]:
-        """The offsets of the lines that were read and are not decided."""
+        """The offsets of the lines that were read but are undecided."""
         return [raw.offset for raw in self._held]
 
     def report(self, report: Report) -> None:
@@ -65,8 +65,8 @@ class Subtraction:
             reports = self._reports[report.pid] = deque()
         reports.append(report)
         self._alike.setdefault((report.text, report.length), deque()).append(report)
-        self.waiting += 1
-        if self.waiting > MOST_WAITING:
+        self.pending += 1
+        if self.pending > MAX_PENDING:
             self._forget(reports[0])
             self.unread += 1
 
@@ -80,19 +80,19 @@ class Subtraction:
             self._date_held(reported, up_to=raw.offset)
 
     def settle(self, known: int) -> None:
-        """Forget the past if nothing known by `known` is pending; so a reader that starts here knows as much."""
+        """Drop the state if nothing before `known` is pending, so that a reader starting here gets the same result."""
         if self._released or self._last_read or self._ambiguous:
-            is_waiting = any(reports and reports[0].offset < known for reports in self._reports.values())
-            if not self._held and not is_waiting:
+            is_pending = any(reports and reports[0].offset < known for reports in self._reports.values())
+            if not self._held and not is_pending:
                 self._released.clear()
                 self._last_read.clear()
                 self._ambiguous.clear()
 
     def release(self, known: int, now: int, *, is_idle: bool = False, final: bool = False) -> Iterator[Raw]:
-        """Yield the lines that nobody reported, once that is sure, in their order.
+        """Yield the lines that were not reported, once that is certain, in order.
 
-        The task's journal is known up to `known`, and it is `now` by the launcher's monotonic clock. If it
-        `is_idle`, nothing was read for a while and the pipe is empty; if it is `final`, no more will come.
+        The task's journal is known up to `known`, and `now` is the launcher's monotonic clock. If it `is_idle`, nothing
+        was read for a while and the pipe is empty; if it is `final`, there will be no more lines.
         """
         if final:
             known = NEVER
@@ -103,7 +103,7 @@ class Subtraction:
                 return
             if raw.until is None:
                 raw.until = known
-            if self.waiting:
+            if self.pending:
                 is_over = is_idle or final
                 missing = self._missing(raw, known, is_over=is_over or age >= HOLD_SUSPICIOUS)
                 garbled = Garbled(self._held, missing, self._released, self._ambiguous)
@@ -121,30 +121,30 @@ class Subtraction:
             self._released.append(self._held.popleft())
             yield raw
         if final:
-            self.unread += self.waiting
+            self.unread += self.pending
             self._reports.clear()
             self._alike.clear()
             self._released.clear()
-            self.waiting = 0
+            self.pending = 0
 
     def _take(self, raw: Raw) -> Optional[Report]:
-        """Take the report of this very line; earlier ones of its process stay, they are garbled ones."""
+        """Remove and return the report of this line; earlier reports of its process remain for garbled lines."""
         alike = self._alike.get((raw.text, raw.length))
         if alike is None or alike[0].offset >= raw.known:
             return None
-        # Of those whose process has none missing before it the oldest, or else the oldest of all.
+        # The oldest one that is the first pending report of its process, or else the oldest of all.
         fronts = [reports[0] for reports in self._reports.values() if reports and _is(reports[0], raw)]
         report = min(fronts, key=lambda each: each.offset) if fronts else alike[0]
         self._forget(report)
         if alike and alike[0].offset < raw.known:
             self._ambiguous.add(raw.text)
-        # An empty line may be anybody's newline, and shows nothing of its process.
+        # An empty line may be any process's newline, so it proves nothing about its process.
         if raw.text and report.before is None and raw.text not in self._ambiguous:
             self._pass(report, raw)
         return report
 
     def _pass(self, read: Report, raw: Raw) -> None:
-        """The turn of its process's reports before `read` is over, which was read as `raw`."""
+        """`read` was read as `raw`: earlier reports of its process should have been read before it."""
         after = self._last_read.get(read.pid, -1)
         for report in self._reports[read.pid]:
             if report.offset > read.offset:
@@ -154,7 +154,7 @@ class Subtraction:
         self._last_read[read.pid] = raw.offset
 
     def _forget(self, report: Report) -> None:
-        self.waiting -= 1
+        self.pending -= 1
         key = (report.text, report.length)
         for reports in (self._reports[report.pid], self._alike[key]):
             if reports[0] is report:
@@ -165,9 +165,9 @@ class Subtraction:
             del self._alike[key]
 
     def _date_held(self, read: Report, up_to: int) -> None:
-        """Lines read before this one were written before it, however late the launcher read them."""
+        """Date held lines: those read before this one were written before it, however late the launcher read them."""
         before = read.at
-        # A missing line of that process may be the end of one that was read; then it is no younger than that.
+        # A missing line of that process may be the end of a held one, which then was written no later than that.
         ends = [report for report in takewhile(_is_passed, self._reports[read.pid]) if report.text]
         for raw in reversed(self._held):
             if raw.offset < up_to:
@@ -177,9 +177,9 @@ class Subtraction:
                 before = raw.at = max(0, min(raw.at, before - 1))
 
     def _missing(self, raw: Raw, known: int, *, is_over: bool) -> List[Report]:
-        """The reports known by `known` that should have been read around `raw` or later, in their order.
+        """The reports before `known` that should have been read around `raw` or later, in order.
 
-        Those whose process's next line was read after it; if it `is_over`, all that were not read.
+        These are the ones whose process's next line was read after it; if it `is_over`, all that were not read.
         """
         found: List[Report] = []
         for pid, reports in self._reports.items():
@@ -196,7 +196,7 @@ class Subtraction:
         return found
 
     def _is_suspicious(self, raw: Raw) -> bool:
-        """Whether a line is missing that was reported when this one was decided first."""
+        """Whether a line is missing that had been reported when this one was first considered."""
         until = NEVER if raw.until is None else raw.until
         return any(
             report.offset < until and (report.before is None or report.before > raw.offset)
@@ -206,7 +206,7 @@ class Subtraction:
 
 
 def _is(report: Report, raw: Raw) -> bool:
-    """Whether `raw` is the line of `report`, which was known when it was read."""
+    """Whether `raw` is the line of `report`, which had been reported when it was read."""
     return report.offset < raw.known and report.text == raw.text and report.length == raw.length
 
 

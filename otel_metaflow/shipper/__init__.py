@@ -1,1 +1,1 @@
-"""Delivers journals: the only place that imports the OpenTelemetry SDK and its exporters."""
+"""Delivers journals: the only package that imports the OpenTelemetry SDK and its exporters."""

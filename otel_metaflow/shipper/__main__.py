@@ -1,4 +1,4 @@
-"""`python -m otel_metaflow.shipper RUN_FOLDER`: delivers a run, what others left behind, and the next run."""
+"""`python -m otel_metaflow.shipper RUN_FOLDER`: delivers a run, then undelivered earlier runs, then the next run."""
 
 from __future__ import annotations
 
@@ -17,64 +17,64 @@ from otel_metaflow.core import sdk_variables, settings, standby
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
 
-# How long a shipper tries after its run's end before it leaves the rest to the next one, in seconds.
+# How long a shipper retries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
-# How long it tries to deliver what others left behind, each: it has just found the endpoint up.
+# How long it tries to deliver each undelivered earlier run, in seconds: the endpoint was up a moment ago.
 _LINGER_OTHERS = 2.0
-# Behind the run, but not in the scheduler's idle class: a step that keeps all cores busy would starve it there.
+# Lower priority than the run, but not the scheduler's idle class, where a step that keeps all cores busy would starve
+# it.
 _NICE = 10
-# How long it leaves the cores to the run before it begins, in seconds: a line may take one to be on its way.
+# How long it leaves the cores to the run before it starts, in seconds: lines may be delayed by a second.
 _GRACE = 0.5
-# So many runs are served by one process: whatever it may gather in memory over time ends with it.
-_MOST_RUNS = 100
+# How many runs one process serves, which limits the effect of a memory leak.
+_MAX_RUNS = 100
 
 
 def main(folder: Path) -> None:
-    """Deliver the run in `folder`, and then those of launchers that ask while it stands by."""
-    _step_back()
+    """Deliver the run in `folder`, and then those of launchers that send a request while it stands by."""
+    _lower_priority()
     sdk_variables.remove_unused(os.environ)
-    # Ctrl-C is meant for the run. A terminal that closes is none of our business either.
+    # Ctrl-C is meant for the run, and the terminal may be closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # What exporters log about failures is reported better by the signal workers.
+    # Signal workers report failures better than the exporters' own log messages.
     logging.getLogger().addHandler(logging.NullHandler())
     lock = locks.try_lock(folder)
     if lock is None:
         return
-    # The SDK and its exporters take a quarter of a second of CPU to import. The run's first tasks start
-    # just now and want it more; a run that is over before that costs it nothing at all.
+    # Importing the SDK and its exporters takes a quarter of a second of CPU, which the run's first tasks need now.
     time.sleep(_GRACE)
     wake = threading.Event()
-    waiting = standby.Standby(wake)
-    for _ in range(_MOST_RUNS):
-        _ship(folder, lock, waiting, wake)
-        request = _next(waiting, wake)
+    idle = standby.Standby(wake)
+    for _ in range(_MAX_RUNS):
+        _ship(folder, lock, idle, wake)
+        request = _next(idle, wake)
         if request is None:
             return
         folder, lock = request
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Let the run go first on a busy machine."""
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    # Where the kernel weighs sessions rather than processes, a process's own niceness counts only against
-    # the others of its session, and this one is alone in its own (sched(7), "The autogroup feature").
+    # If the kernel weighs sessions rather than processes, niceness only has an effect within the session, in which this
+    # process is alone (sched(7), "The autogroup feature").
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
-def _next(waiting: standby.Standby, wake: threading.Event) -> Optional[tuple[Path, int]]:
-    """Stand by; the run of the launcher that asks, with its lock, or None where none does in time."""
+def _next(idle: standby.Standby, wake: threading.Event) -> Optional[tuple[Path, int]]:
+    """Stand by for the request of a launcher; return its run and the lock, or None if there is no request in time."""
     seconds = settings.read().standby
     if not seconds:
         return None
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         wake.clear()
-        if not waiting.has_request():
+        if not idle.has_request():
             wake.wait(deadline - time.monotonic())
-        request = waiting.take()
+        request = idle.take()
         if request is not None:
             lock = _begin(request)
             if lock is not None:
@@ -83,7 +83,7 @@ def _next(waiting: standby.Standby, wake: threading.Event) -> Optional[tuple[Pat
 
 
 def _begin(request: standby.Request) -> Optional[int]:
-    """Become the shipper that the launcher would have started; the lock of its run, None where that fails."""
+    """Become the shipper that the launcher would have started; return the lock of its run, or None if that fails."""
     try:
         lock = locks.try_lock(request.folder)
         if lock is None:
@@ -103,19 +103,19 @@ def _begin(request: standby.Request) -> Optional[int]:
     return lock
 
 
-def _ship(folder: Path, lock: int, waiting: standby.Standby, wake: threading.Event) -> None:
-    """Deliver the run whose lock is held, then what others left behind."""
+def _ship(folder: Path, lock: int, idle: standby.Standby, wake: threading.Event) -> None:
+    """Deliver the run whose lock is held, then undelivered earlier runs."""
     try:
-        gc.disable()  # a third of the import is collections that find nothing
+        gc.disable()  # a third of the import time is garbage collections that free nothing
         from otel_metaflow.shipper.backlog import ship_guarded, unfinished
 
         gc.enable()
-    except Exception as error:  # an installation that is broken
+    except Exception as error:  # a broken installation
         setbacks.note(folder, error)
         raise
     environment = settings.read()
-    # In an outage the next run goes first: this one's rest stays on disk, and is tried again after it.
-    give_way = waiting.has_request if environment.standby else None
+    # In an outage the next run goes first: the rest of this one stays on disk and is retried later.
+    give_way = idle.has_request if environment.standby else None
     delivered = ship_guarded(environment, folder, linger=_LINGER, wake=wake, give_way=give_way)
     locks.release(lock)
     if not delivered:

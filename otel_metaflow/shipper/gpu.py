@@ -1,4 +1,4 @@
-"""What processes use of NVIDIA devices, as `nvidia-smi` tells it; nothing is loaded where there is none."""
+"""The usage of NVIDIA devices by processes, from `nvidia-smi`, if that is installed."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import subprocess
 from functools import lru_cache
 from typing import AbstractSet, Iterator, List, NamedTuple, Optional, Sequence
 
-_PATIENCE = 5.0  # seconds; a driver in trouble answers slowly
+_TIMEOUT = 5.0  # seconds; a faulty driver responds slowly
 _MEBIBYTE = 1 << 20
 
 
 class Use(NamedTuple):
-    """Bytes of device memory, and how busy the devices are on which they lie, from 0 to 1."""
+    """Bytes of device memory, and the utilization of those devices, from 0 to 1."""
 
     memory: int
     utilization: Optional[float]
 
 
 def of(pids: AbstractSet[int]) -> Optional[Use]:
-    """What the processes `pids` use together; None where they use no device."""
+    """The usage of the processes `pids` together; None if they use no device."""
     if not _tool():
         return None
     memory, devices = 0, set()
-    for device, pid, used in _ask("--query-compute-apps=gpu_uuid,pid,used_memory"):
+    for device, pid, used in _query("--query-compute-apps=gpu_uuid,pid,used_memory"):
         if pid.isdigit() and int(pid) in pids and used.isdigit():
             memory += int(used) * _MEBIBYTE
             devices.add(device)
@@ -31,20 +31,20 @@ def of(pids: AbstractSet[int]) -> Optional[Use]:
         return None
     busy = [
         int(use) / 100
-        for device, use in _ask("--query-gpu=uuid,utilization.gpu")
+        for device, use in _query("--query-gpu=uuid,utilization.gpu")
         if device in devices and use.isdigit()
     ]
     return Use(memory, sum(busy) / len(busy) if busy else None)
 
 
-def _ask(query: str) -> Iterator[Sequence[str]]:
-    """The rows that nvidia-smi answers; none where it fails."""
+def _query(query: str) -> Iterator[Sequence[str]]:
+    """The rows printed by nvidia-smi; none if it fails."""
     try:
         answer = subprocess.run(
             [_tool() or "", query, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

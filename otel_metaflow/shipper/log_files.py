@@ -1,10 +1,10 @@
-"""Log records as JSON lines in a folder, for agents that read files: a Datadog Agent, a Splunk forwarder.
+"""Writes log records as JSON lines to files, for agents that tail files: a Datadog Agent, a Splunk forwarder.
 
-All runs write into DIR/metaflow.jsonl, one after the other by a lock. At 64 MiB it becomes metaflow.jsonl.1,
-that .2 and so on up to .9: names that `*.jsonl` does not match, so that an agent reads nothing twice.
+All runs write to DIR/metaflow.jsonl, serialized by a lock. At 64 MiB it is renamed to metaflow.jsonl.1, that to .2 and
+so on up to .9: names that `*.jsonl` does not match, so that an agent reads nothing twice.
 
-How far a run's journals were written out is noted in its folder after each write. What was written but
-not noted, because the shipper was killed in between, is found in the file by the records' own ids.
+The position in a run's journals is stored in its folder after each write. Records that were written but not
+acknowledged there, because the shipper was killed in between, are recognized in the file by their ids.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from otel_metaflow.shipper.log_feed import LogFeed, Progress
 from otel_metaflow.shipper.telemetry import LogRecord, Record
 
 NAME = "metaflow.jsonl"
-MOST_BYTES = 64 << 20
-MOST_FILES = 10
+MAX_BYTES = 64 << 20
+MAX_FILES = 10
 LEDGER = "log-files.ledger"
 _LOCK = ".lock"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# What is written at a time, in bytes: the bound on what is kept in memory.
+# Bytes written at a time, which limits the use of memory.
 _BATCH = 1_000_000
-# Fields of a line besides attributes; an attribute of such a name would overwrite one.
+# Fields of a line other than attributes; an attribute with such a name would overwrite one.
 _RESERVED = frozenset(
     ("timestamp", "severity", "message", "service", "env", "version", "host", "source", "trace_id", "span_id", "status")
 )
@@ -44,7 +44,7 @@ class Files:
     """Writes the log records of one run."""
 
     def __init__(self, directory: Path, following: Following, records: LogRecords, events: Events) -> None:
-        """`directory` is made if need be."""
+        """`directory` is created if necessary."""
         self.trouble = ""
         self._directory = directory
         self._run = following.run
@@ -58,31 +58,31 @@ class Files:
             self._ledger.cursor,
             lambda subject, name: not self._ledger.is_sent(subject, name),
         )
-        self._waiting: Optional[_Batch] = None
-        # Records that stand in the files though it was not noted, and whether there may be more of them.
-        self._unnoted: Set[str] = set()
+        self._pending: Optional[_Batch] = None
+        # Records that are in the files but not in the ledger, and whether there may be more of them.
+        self._unacknowledged: Set[str] = set()
         self._is_unsure = True
 
     def feed(self) -> bool:
-        """Write what there is; whether anything was."""
-        batch = self._waiting or self._next()
+        """Write the next batch; return whether anything was written."""
+        batch = self._pending or self._next()
         if not batch.lines:
             return False
-        self._waiting = batch
+        self._pending = batch
         try:
             self._write(batch)
         except OSError as error:
             self._is_unsure = True
-            self.trouble = f"cannot be written into {self._directory} ({error.strerror})"
+            self.trouble = f"cannot write to {self._directory} ({error.strerror})"
             return False
         self.trouble = ""
         self.written = self._position.written
-        self._waiting = None
+        self._pending = None
         return True
 
     def at_end(self) -> bool:
-        """Whether all that is in the journals now was written."""
-        return self._waiting is None and self._logs.is_read()
+        """Whether everything in the journals so far was written."""
+        return self._pending is None and self._logs.is_read()
 
     def _next(self) -> _Batch:
         batch = _Batch()
@@ -100,55 +100,55 @@ class Files:
     # Writing the files
 
     def _write(self, batch: _Batch) -> None:
-        """Write the batch and note that it is.
+        """Write the batch and acknowledge it in the ledger.
 
         Raises:
-            OSError: not all of it could be written, or it could not be noted.
+            OSError: the batch or the ledger could not be written.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         with _locked(self._directory / _LOCK):
             if self._is_unsure:
                 if self._ledger.status:
-                    self._unnoted |= self._look()
+                    self._unacknowledged |= self._find_unacknowledged()
                 else:
                     self._note(Changes(), 0)
                 self._is_unsure = False
-            new = b"".join(line for uid, line in batch.lines if uid not in self._unnoted)
+            new = b"".join(line for uid, line in batch.lines if uid not in self._unacknowledged)
             _append(self._directory / NAME, new)
             self._note(batch.progress.changes, len(batch.lines))
 
     def _note(self, changes: Changes, count: int) -> None:
-        """Note that `count` more lines are written, and where the file ends now.
+        """Add `changes` to the ledger, with `count` more lines written and the current end of the file.
 
         Raises:
-            OSError: the disk takes no more.
+            OSError: the disk is full.
         """
         position = _Position(self._position.written + count, *_end(self._directory / NAME))
         self._ledger.append(changes, position._asdict())
         self._position = position
 
-    def _look(self) -> Set[str]:
-        """The ids of this run's records that stand behind the place that was noted last."""
+    def _find_unacknowledged(self) -> Set[str]:
+        """The ids of this run's records after the last acknowledged position."""
         mine = _text({names.RUN_ID: self._run.key.run})[1:-1].encode()
         found: Set[str] = set()
-        for number in range(MOST_FILES):
+        for number in range(MAX_FILES):
             path = _numbered(self._directory / NAME, number)
             if not path.exists():
                 break
             with path.open("rb") as file:
-                is_noted = os.fstat(file.fileno()).st_ino == self._position.inode
-                if is_noted:
+                is_last = os.fstat(file.fileno()).st_ino == self._position.inode
+                if is_last:
                     file.seek(self._position.offset)
                 for line in file:
                     if mine in line and line.endswith(b"\n"):
                         found.add(_uid(line))
-            if is_noted:
+            if is_last:
                 break
         return found
 
 
 class _Batch:
-    """Lines to write with their ids, and how far the journals are written out with them."""
+    """Lines to write with their ids, and the position in the journals after them."""
 
     def __init__(self) -> None:
         self.lines: List[Tuple[str, bytes]] = []
@@ -157,7 +157,7 @@ class _Batch:
 
 
 class _Position(NamedTuple):
-    """How many lines were written, and where the file ended then."""
+    """How many lines were written, and the end of the file then."""
 
     written: int = 0
     inode: int = 0
@@ -165,7 +165,7 @@ class _Position(NamedTuple):
 
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> _Position:
-        """The inverse of `_asdict`; of nothing, where `value` is none."""
+        """The inverse of `_asdict`; the start if `value` is invalid."""
         try:
             return cls(int(value["written"]), int(value["inode"]), int(value["offset"]))
         except (ValueError, KeyError, TypeError):
@@ -173,7 +173,7 @@ class _Position(NamedTuple):
 
 
 def _line(record: Record) -> Tuple[str, bytes]:
-    """The id of a record, and its line: named as the collector names things, flat, as agents want it."""
+    """The id of a record, and its line: flat, with the collector's names for fields."""
     data = cast("LogRecord", record.data)
     attributes, resource = data["attributes"], record.resource.attributes
     line: Dict[str, Any] = {
@@ -195,7 +195,7 @@ def _line(record: Record) -> Tuple[str, bytes]:
 
 
 def _time(nanoseconds: int) -> str:
-    """The time in ISO 8601, with whole microseconds; the last that there is of one beyond the year 9999."""
+    """The time in ISO 8601 with microseconds; times after the year 9999 become its end."""
     try:
         at = _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
     except OverflowError:
@@ -204,7 +204,7 @@ def _time(nanoseconds: int) -> str:
 
 
 def _text(value: Dict[str, Any]) -> str:
-    """The value as JSON, which knows neither NaN nor infinity (RFC 8259)."""
+    """The value as JSON, which has neither NaN nor infinity (RFC 8259)."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -231,11 +231,11 @@ def _append(path: Path, data: bytes) -> None:
     """Append `data`, to a new file if it does not fit.
 
     Raises:
-        OSError: the disk takes no more; a part may be written.
+        OSError: the disk is full; a part may be written.
     """
     _, size = _end(path)
-    if size and size + len(data) > MOST_BYTES:
-        for number in reversed(range(MOST_FILES - 1)):
+    if size and size + len(data) > MAX_BYTES:
+        for number in reversed(range(MAX_FILES - 1)):
             older = _numbered(path, number)
             if older.exists():
                 os.replace(older, _numbered(path, number + 1))
@@ -243,7 +243,7 @@ def _append(path: Path, data: bytes) -> None:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                # Of a shipper that was killed while it wrote; its next one writes the record again.
+                # Cut off by a kill; the next shipper of that run writes the record again.
                 data = b"\n" + data
         view = memoryview(data)
         while view:
@@ -252,13 +252,13 @@ def _append(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock at `path`: shippers of other runs write into the same file."""
+    """Hold the lock at `path`: shippers of other runs write to the same file."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            # Without it, files may turn over early; batches are appended whole all the same (O_APPEND).
+            # Without the lock, files may be rotated early; batches are still appended as a whole (O_APPEND).
             if error.errno not in layout.NO_LOCKS:
                 raise
         yield

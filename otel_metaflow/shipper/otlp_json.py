@@ -1,7 +1,7 @@
-"""A run as OTLP/JSON, a request a line: what the file exporter writes and the otlpjsonfile receiver reads.
+"""Converts a run to OTLP/JSON, one request per line, as written by the file exporter and read by otlpjsonfile.
 
-The run is delivered as ever, from journals that only look like its own, to exporters that keep what they are
-given; so what is in the file is what would have been sent, ids included.
+The run is delivered as usual, but from links to its journals and to exporters that only collect requests, so the file
+has exactly what would have been sent, including ids.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ENCODERS = {
     "logs": ("_log_encoder", "encode_logs"),
     "metrics": ("metrics_encoder", "encode_metrics"),
 }
-# Bytes that OTLP/JSON writes as hex digits, not as base64: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+# Bytes that OTLP/JSON encodes as hex digits, not as base64: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 _IDS = ("traceId", "spanId", "parentSpanId")
 
 
 def requests(environment: Settings, folder: Path) -> List[Tuple[str, Message]]:
-    """The requests that deliver the run in `folder`: signal, and the request as OTLP/JSON has it."""
+    """The requests that deliver the run in `folder`: signal, and request as OTLP/JSON."""
     from otel_metaflow.shipper.delivery import Delivery
 
     found: List[Tuple[str, Message]] = []
@@ -43,13 +43,13 @@ def requests(environment: Settings, folder: Path) -> List[Tuple[str, Message]]:
     )
     with tempfile.TemporaryDirectory(prefix="otel-metaflow-") as name:
         home = Path(name)
-        copy = _looking_like(environment.home, home, folder)
-        Delivery(home, copy, whole, threading.Event(), partial(_keeping, found)).work(linger=0.0)
+        copy = _linked(environment.home, home, folder)
+        Delivery(home, copy, whole, threading.Event(), partial(_collecting, found)).work(linger=0.0)
     return sorted(found, key=lambda request: SIGNALS.index(request[0]))
 
 
-def _looking_like(home: Path, other: Path, folder: Path) -> Path:
-    """A folder with the run's journals under another home, all other runs beside it; no delivery is noted there."""
+def _linked(home: Path, other: Path, folder: Path) -> Path:
+    """A folder with links to the run's journals, in another home with links to all other runs."""
     made = other
     for part in folder.relative_to(home).parts:
         for beside in home.iterdir():
@@ -62,16 +62,16 @@ def _looking_like(home: Path, other: Path, folder: Path) -> Path:
     return made
 
 
-def _keeping(found: List[Tuple[str, Message]], destination: Destination) -> Any:
+def _collecting(found: List[Tuple[str, Message]], destination: Destination) -> Any:
     module, name = _ENCODERS[destination.signal]
     encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
     convert = sdk_objects.OF[destination.signal]
 
-    def keep(records: Sequence[Record]) -> Answer:
+    def collect(records: Sequence[Record]) -> Answer:
         found.append((destination.signal, _as_json(encode(convert(records)))))
         return answers.DELIVERED
 
-    return keep
+    return collect
 
 
 def _as_json(message: Any) -> Message:

@@ -1,7 +1,7 @@
-"""Keeps a record that cannot be converted out of the way of all others.
+"""Isolates records that cannot be converted, so that all others are delivered.
 
-Journals hold what user code says, and damage. Whatever a conversion raises is about the one record that it was given:
-a log record then goes as a plain line, and what cannot go at all is given up, counted by signal and named in the
+Journals contain arbitrary telemetry of user code, and may be damaged. Any conversion error concerns only the one
+record: a log record is then sent as a plain line; other records are dropped, counted by signal and listed in the
 shipper's log and in given-up.log.
 """
 
@@ -19,29 +19,29 @@ from otel_metaflow.shipper.signal_worker import Unfit
 from otel_metaflow.shipper.telemetry import Record
 
 _Made = TypeVar("_Made")
-# So many are named of what is given up at once: of a thousand alike the first tell enough.
-_MOST_NAMED = 20
+# How many dropped records of a batch are listed.
+_MAX_LISTED = 20
 
 
 def converted(name: str, unfit: List[Unfit], *ways: Callable[[], _Made]) -> Optional[_Made]:
-    """What the first of `ways` makes that raises nothing; None if each does, which is noted in `unfit`."""
+    """The result of the first of `ways` that does not raise; None if all do, after adding the record to `unfit`."""
     reason = ""
     for make in ways:
         try:
             return make()
-        except Exception as error:  # noqa: BLE001, PERF203 - of whatever kind, it is about this record
+        except Exception as error:  # noqa: BLE001, PERF203 - whatever it is, it concerns this record only
             reason = reason or f"{type(error).__name__}: {error}"[:300]
     unfit.append(Unfit(name, reason))
     return None
 
 
 def report(home: Path, run: RunKey, signal: str, unfit: Sequence[Unfit]) -> None:
-    """Name what was given up, for people to find."""
+    """List the records that were dropped."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
-    lines = [f"{signal}: gave up {_name(one.record)}, it cannot be converted ({one.reason})" for one in unfit]
-    if len(lines) > _MOST_NAMED:
-        lines[_MOST_NAMED:] = [f"{signal}: gave up {len(lines) - _MOST_NAMED} more that cannot be converted"]
-    # On one line each, whatever an exception has to say.
+    lines = [f"{signal}: dropped {_name(one.record)}, it cannot be converted ({one.reason})" for one in unfit]
+    if len(lines) > _MAX_LISTED:
+        lines[_MAX_LISTED:] = [f"{signal}: dropped {len(lines) - _MAX_LISTED} more that cannot be converted"]
+    # The message of an exception may have several lines.
     lines = [" ".join(line.split()) for line in lines]
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - shipper.log
     with contextlib.suppress(OSError), (home / GIVEN_UP).open("a", encoding="utf-8", errors="replace") as log:
@@ -49,7 +49,7 @@ def report(home: Path, run: RunKey, signal: str, unfit: Sequence[Unfit]) -> None
 
 
 def _name(record: Union[str, Record]) -> str:
-    """What a record is called: by who made it, by its unique name, or by its own."""
+    """The name of a record: as given by the converter, its unique id, or its own name."""
     if isinstance(record, str):
         return record
     data: Any = record.data

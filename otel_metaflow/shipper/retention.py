@@ -1,8 +1,8 @@
-"""`python -m otel_metaflow.shipper.retention HOME`: keeps the folder of journals within its bounds.
+"""`python -m otel_metaflow.shipper.retention HOME`: keeps the folder of journals within its limits.
 
-Runs older than OTEL_METAFLOW_JOURNAL_MAX_DAYS go, and when all together hold more than
-OTEL_METAFLOW_JOURNAL_MAX_MB the oldest: first those that are delivered or were never meant to be, then,
-with a line in given-up.log, those that are waiting. A run that goes on, or has only just ended, is left alone.
+It deletes runs older than OTEL_METAFLOW_JOURNAL_MAX_DAYS, and the oldest runs while all together are larger than
+OTEL_METAFLOW_JOURNAL_MAX_MB: first those that are delivered or had no endpoint, then, with a line in given-up.log,
+those that are not delivered. Runs that are running or have ended recently are kept.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from otel_metaflow.journal.layout import GIVEN_UP
 from otel_metaflow.model.run import load
 
 _DAY = 86_400.0
-# For so long after its end, in seconds, its user may want to look at a run, however much it holds.
-_FRESH = 3_600.0
+# A run that ended this recently, in seconds, is kept whatever its size, because its user may want to look at it.
+_RECENT = 3_600.0
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A run that could be pruned."""
+class Candidate:
+    """A run that may be deleted."""
 
     folder: Path
     size: int
     changed: float
-    is_waiting: bool
+    is_undelivered: bool
 
 
 def prune(home: Path, max_bytes: int, max_days: float) -> List[Path]:
-    """Remove what is beyond the bounds, and return the folders that are gone."""
-    kept = sorted(_kept(home), key=lambda run: (run.is_waiting, run.changed))
-    total = sum(run.size for run in kept)
+    """Delete the runs beyond the limits, and return their folders."""
+    candidates = sorted(_candidates(home), key=lambda run: (run.is_undelivered, run.changed))
+    total = sum(run.size for run in candidates)
     now = time.time()
     too_old = now - max_days * _DAY
-    gone: List[Path] = []
-    for run in kept:
-        if run.changed >= too_old and (total <= max_bytes or run.changed > now - _FRESH):
+    deleted: List[Path] = []
+    for run in candidates:
+        if run.changed >= too_old and (total <= max_bytes or run.changed > now - _RECENT):
             continue
         if load(home, run.folder).is_running():
             continue
@@ -53,31 +53,31 @@ def prune(home: Path, max_bytes: int, max_days: float) -> List[Path]:
         if lock is None:
             continue
         try:
-            if run.is_waiting:
-                _note(home, run)
+            if run.is_undelivered:
+                _report(home, run)
             shutil.rmtree(run.folder, ignore_errors=True)
         finally:
             locks.release(lock)
         total -= run.size
-        gone.append(run.folder)
-    return gone
+        deleted.append(run.folder)
+    return deleted
 
 
-def _kept(home: Path) -> List[Kept]:
-    found: List[Kept] = []
+def _candidates(home: Path) -> List[Candidate]:
+    found: List[Candidate] = []
     for folder in filter(layout.is_open_to_us, layout.run_folders(home)):
         files = [entry.stat() for entry in os.scandir(folder)]
-        waiting = (folder / layout.LOCK_FILE).exists() and not DeliveryStatus.read(folder).complete
+        is_undelivered = (folder / layout.LOCK_FILE).exists() and not DeliveryStatus.read(folder).complete
         changed = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
-        found.append(Kept(folder, sum(file.st_size for file in files), changed, waiting))
+        found.append(Candidate(folder, sum(file.st_size for file in files), changed, is_undelivered))
     return found
 
 
-def _note(home: Path, run: Kept) -> None:
+def _report(home: Path, run: Candidate) -> None:
     key = layout.run_key(home, run.folder)
     day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
     with (home / GIVEN_UP).open("a", encoding="utf-8", errors="replace") as log:
-        log.write(f"{day} {key} was given up undelivered, {run.size} bytes, to keep the journals within bounds\n")
+        log.write(f"{day} {key} was deleted before it was exported, {run.size} bytes, to keep journals within limits\n")
 
 
 if __name__ == "__main__":

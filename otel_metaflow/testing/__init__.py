@@ -1,4 +1,4 @@
-"""For tests of flows: run one, and look at the telemetry that it makes.
+"""For tests of flows: run a flow and check the telemetry that it records.
 
     from otel_metaflow.testing import run
 
@@ -7,10 +7,10 @@
         assert telemetry.exit_code == 0
         assert "  greet success < start" in telemetry.tree().splitlines()
 
-The flow runs as its user would run it, in a process of its own, with `--with otel`; nothing is sent anywhere.
-`deterministic` numbers what differs from run to run: ids and times. Needs no test framework; for pytest there is the
-fixture `otel_run`, by `pytest_plugins = ["otel_metaflow.testing.pytest_plugin"]`. It is no entry point, as every pytest
-of whoever has this package installed would load it.
+The flow runs as a user would run it, in its own process, with `--with otel`; nothing is exported. `deterministic` makes
+ids and times equal in every run. No test framework is needed; for pytest there is the fixture `otel_run`, enabled by
+`pytest_plugins = ["otel_metaflow.testing.pytest_plugin"]`. It is not an entry point, which every pytest run in an
+environment with this package would load.
 """
 
 from otel_metaflow.testing.deterministic import deterministic

@@ -1,9 +1,9 @@
-"""Telemetry with ids and times that are the same for each run of the same story.
+"""Makes ids and times of telemetry equal in every run of a flow.
 
-Spans are numbered in the order of their tree, traces in the order in which they are met. A clock that begins at START
-ticks once a second: when a span starts, for each of its events and log records, and when it ends; so parents enclose
-their children, as they do in truth, and brothers follow one another even if they ran at once. The run's id becomes 1,
-wherever it stands in attributes and bodies. All else is left as it is, such as the name of the machine and durations.
+Spans are numbered in the order of their tree, traces in the order in which they occur. The clock starts at START and
+advances by one second when a span starts, for each of its events and log records, and when it ends; so parents enclose
+their children, and siblings follow one another even if they ran concurrently. The run's id becomes 1, also in
+attributes and bodies. Everything else, such as host names and durations, is left unchanged.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ RUN = "1"
 
 
 def deterministic(telemetry: Telemetry) -> Telemetry:
-    """The same telemetry with numbers for ids and ticks for times; its spans and log records in the order of the tree.
+    """The same telemetry with numbered ids and times; spans and log records are in the order of the tree.
 
-    Metrics and the output of the flow are left as they are.
+    Metrics and the output of the flow are left unchanged.
     """
     return _Renumbering(telemetry).result()
 

@@ -1,4 +1,4 @@
-"""Running a flow and taking its telemetry, instead of an endpoint."""
+"""Runs a flow and collects its telemetry."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def run(
 ) -> Telemetry:
     """Run the flow in the file `flow` and return its telemetry.
 
-    `arguments` follow `run`, or another `command` such as `resume`. `env` is added to the environment, in which
-    nothing of OpenTelemetry is set otherwise. `home` keeps the journals; without it they are thrown away.
+    `arguments` follow `run`, or another `command` such as `resume`. `env` is added to the environment, from which
+    variables of OpenTelemetry are removed. `home` is where journals are kept; by default they are deleted.
 
     Raises:
-        ValueError: the flow began no run; the message holds what it printed.
+        ValueError: the flow did not start a run; the message has its output.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(home or temporary)
+        journals = Path(home or temporary)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         clean.pop("PYTEST_CURRENT_TEST", None)
         clean["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), clean.get("PATH", "")))
         finished = subprocess.run(
             [sys.executable, str(flow), "--no-pylint", command, "--with", "otel", *arguments],
-            env={**clean, "OTEL_METAFLOW_HOME": str(place), **(env or {})},
+            env={**clean, "OTEL_METAFLOW_HOME": str(journals), **(env or {})},
             capture_output=True,
             text=True,
             errors="replace",
@@ -53,10 +53,11 @@ def run(
         known = re.search(r"executing (\w+)", finished.stderr + finished.stdout)
         found = _RUN_ID.search(finished.stdout)
         if not known or not found:
-            raise ValueError(f"{flow} began no run: {finished.stdout}{finished.stderr}")
+            raise ValueError(f"{flow} did not start a run: {finished.stdout}{finished.stderr}")
         made = Telemetry(finished.returncode, finished.stdout, finished.stderr, known.group(1), found.group(1))
-        environ = {"OTEL_METAFLOW_HOME": str(place), **(env or {})}
-        _read(place, layout.RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", "")), made, environ)
+        environ = {"OTEL_METAFLOW_HOME": str(journals), **(env or {})}
+        key = layout.RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", ""))
+        _read(journals, key, made, environ)
         return made
 
 

@@ -16,7 +16,7 @@ __all__ = ["OtelRun", "otel_run"]
 
 
 class OtelRun(Protocol):
-    """What the fixture is: `otel_metaflow.testing.run`, with a place for all that the run writes."""
+    """The type of the fixture: `otel_metaflow.testing.run`, with all files below `tmp_path`."""
 
     def __call__(
         self, flow: str | Path, *arguments: str, env: Mapping[str, str] | None = None, command: str = "run"
@@ -24,14 +24,14 @@ class OtelRun(Protocol):
         """Run the flow in the file `flow` and return its telemetry, with deterministic ids and times.
 
         Raises:
-            ValueError: the flow began no run; the message holds what it printed.
+            ValueError: the flow did not start a run; the message has its output.
         """
 
 
 @pytest.fixture
 def otel_run(tmp_path: Path) -> OtelRun:
-    """Runs a flow and returns its telemetry, with deterministic ids and times; all files lie below `tmp_path`."""
-    place = {
+    """Runs a flow and returns its telemetry, with deterministic ids and times; all files are below `tmp_path`."""
+    variables = {
         "METAFLOW_HOME": str(tmp_path / "metaflow"),
         "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(tmp_path / "datastore"),
         "METAFLOW_DEFAULT_DATASTORE": "local",
@@ -42,7 +42,7 @@ def otel_run(tmp_path: Path) -> OtelRun:
     def run_flow(
         flow: str | Path, *arguments: str, env: Mapping[str, str] | None = None, command: str = "run"
     ) -> Telemetry:
-        made = run(flow, *arguments, env={**place, **(env or {})}, command=command, home=tmp_path / "journals")
+        made = run(flow, *arguments, env={**variables, **(env or {})}, command=command, home=tmp_path / "journals")
         return deterministic(made)
 
     return run_flow

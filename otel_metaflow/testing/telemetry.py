@@ -1,4 +1,4 @@
-"""What a run made, and its spans as a tree of text."""
+"""The telemetry of a run, and its spans as a tree of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otel_metaflow.core import names
 
 @dataclass
 class Telemetry:
-    """What a run made: SDK objects, as an exporter gets them."""
+    """The telemetry of a run, as SDK objects, as an exporter would receive them."""
 
     exit_code: int
     stdout: str
@@ -28,7 +28,7 @@ class Telemetry:
     metrics: list[MetricsData] = field(default_factory=list)
 
     def span(self, name: str) -> ReadableSpan:
-        """The one span of that name.
+        """The only span with that name.
 
         Raises:
             LookupError: there is none, or more than one.
@@ -36,17 +36,17 @@ class Telemetry:
         found = [span for span in self.spans if span.name == name]
         if len(found) != 1:
             raise LookupError(
-                f"{len(found)} spans are called {name!r}; there are {sorted({s.name for s in self.spans})}"
+                f"{len(found)} spans are named {name!r}; there are {sorted({s.name for s in self.spans})}"
             )
         return found[0]
 
     def events(self, name: str) -> list[ReadableLogRecord]:
-        """The log records that are events of that name, in the order of their times."""
+        """The log records that are events with that name, ordered by time."""
         found = [log for log in self.logs if log.log_record.event_name == name]
         return sorted(found, key=lambda log: log.log_record.timestamp or 0)
 
     def bodies(self, stream: str) -> list[Any]:
-        """The lines of one stream, stdout or stderr, of all attempts, in the order of their times."""
+        """The lines of one stream, stdout or stderr, of all attempts, ordered by time."""
         found = [
             log.log_record
             for log in self.logs
@@ -57,16 +57,16 @@ class Telemetry:
         return [record.body for record in sorted(found, key=lambda record: record.timestamp or 0)]
 
     def tree(self) -> str:
-        """The spans as indented text, the same for each run of the same story.
+        """The spans as indented text, equal in every run of a flow.
 
-        A line is a span: its name, the indexes of its foreach, what became of it, and after `<` what it links
-        to. Ids, times, hosts and figures are left out. Brothers stand in the order of their names.
+        Each line is a span: its name, the indexes of its foreach, its result, and after `<` the spans that it links to.
+        Ids, times, hosts and figures are left out. Siblings are ordered by name.
         """
         return "\n".join(Tree(self.spans).lines())
 
 
 class Tree:
-    """The spans of a run in the order of their tree, which is the same for each run of the same story."""
+    """The spans of a run in the order of their tree, which is equal in every run of a flow."""
 
     def __init__(self, spans: Sequence[ReadableSpan]) -> None:
         self._spans = {span.context.span_id: span for span in spans}
@@ -86,33 +86,33 @@ class Tree:
         return descend(None, 0)
 
     def lines(self) -> Iterator[str]:
-        """The tree, each level two blanks further in."""
+        """The tree, each level indented by two blanks."""
         for depth, span in self.walk():
             yield "  " * depth + self._line(span)
 
     def _order(self, span: ReadableSpan) -> tuple[Any, ...]:
         attributes = span.attributes or {}
         index: Any = attributes.get(names.FOREACH_INDEX) or ()
-        # What has neither a name, an index nor an attempt of its own, as in a recursion, came one after another.
+        # Spans with the same name, index and attempt, as in a recursion, are ordered by time.
         return (span.name != "start", span.name, list(index), attributes.get(names.ATTEMPT) or 0, span.start_time)
 
     def _line(self, span: ReadableSpan) -> str:
         attributes = span.attributes or {}
-        said = [self._name(span)]
+        words = [self._name(span)]
         result = attributes.get(names.TASK_RESULT) or attributes.get(names.RUN_RESULT)
         if result:
-            said.append(str(result))
+            words.append(str(result))
         if attributes.get(names.ERROR_TYPE):
-            said.append(str(attributes[names.ERROR_TYPE]))
+            words.append(str(attributes[names.ERROR_TYPE]))
         if span.status.status_code is StatusCode.ERROR:
-            said.append("ERROR")
-        for name, word in ((names.CAUGHT, "caught"), (names.CLONED, "cloned"), (names.FIRST_FAILURE, "origin")):
+            words.append("ERROR")
+        for name, word in ((names.CAUGHT, "caught"), (names.CLONED, "cloned"), (names.FIRST_FAILURE, "failed-first")):
             if attributes.get(name):
-                said.append(word)
+                words.append(word)
         if attributes.get(names.FINAL) is False:
-            said.append("tried again")
+            words.append("retried")
         links = sorted(self._link(link) for link in span.links)
-        return " ".join(said) + (f" < {', '.join(links)}" if links else "")
+        return " ".join(words) + (f" < {', '.join(links)}" if links else "")
 
     def _name(self, span: ReadableSpan) -> str:
         attributes = span.attributes or {}
@@ -125,5 +125,5 @@ class Tree:
         kind = (link.attributes or {}).get(names.LINK_TYPE)
         target = self._spans.get(link.context.span_id)
         name = self._name(target) if target is not None else "another run"
-        # The links of user code's own spans are of no kind.
+        # Links of user code's own spans have no type.
         return name if kind in ("input", None) else f"{name} ({kind})"
