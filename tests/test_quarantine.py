@@ -121,9 +121,9 @@ def made(home: Path, records: list[Any], lines: list[str] | None = None) -> Jour
 
 # What was known to end a delivery
 
-HUGE = 10**308
+HUGE = 10**309  # larger than any float
 NESTED: Any = 1
-for _ in range(200):  # 400 levels
+for _ in range(250):  # 500 levels
     NESTED = [{"a": NESTED}]
 
 
@@ -131,6 +131,7 @@ for _ in range(200):  # 400 levels
     "line",
     [
         json.dumps({"message": "hello", "time": HUGE}),
+        '{"message": "hello", "time": ' + "9" * 309 + "}",
         json.dumps({"message": "hello", "ts": 10**18 * 10**18}),
         json.dumps({"message": "hello", "deep": NESTED}),
         json.dumps({"message": "hello", "level": "info", "seen": math.nan, "most": [math.inf, {"x": -math.inf}]}),
