@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 
 import pytest
@@ -112,3 +113,54 @@ def test_each_line_is_told_once_in_its_order_whatever_the_clock_shows(finished: 
     assert [record["body"] for record in by_time if "sub" not in record["body"]] == [
         body for body in reported if body.startswith(("before", "printed", "after"))
     ]
+
+
+SET_BACK = """
+    import os, time
+    def wrapped(read, scale):
+        def shown(*clock):
+            is_set = clock in ((), (time.CLOCK_REALTIME,), (5,)) and os.path.exists(os.environ["SET_BACK"])
+            return read(*clock) - 3_600 * scale * is_set
+        return shown
+    time.time, time.clock_gettime = wrapped(time.time, 1), wrapped(time.clock_gettime, 1)
+    time.time_ns, time.clock_gettime_ns = wrapped(time.time_ns, 10**9), wrapped(time.clock_gettime_ns, 10**9)
+    """
+SET_BACK_FLOW = """
+    import os, signal, subprocess, time
+    from metaflow import FlowSpec, step
+    class SetBackFlow(FlowSpec):
+        @step
+        def start(self):
+            for number in range(200):
+                time.sleep(0.01)  # the launcher reads line by line, but for those that are printed while it is stopped
+                if number == 140:
+                    os.kill(os.getppid(), signal.SIGSTOP)
+                print("printed", number)
+                if number % 50 == 0:
+                    subprocess.run(["echo", f"subprocess {number}"])
+                if number == 145:
+                    open(os.environ["SET_BACK"], "w").close()
+                    os.kill(os.getppid(), signal.SIGCONT)
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+    if __name__ == "__main__":
+        SetBackFlow()
+    """
+
+
+def test_a_clock_of_the_machine_that_is_set_back_doubles_no_line(place: Place) -> None:
+    """In the launcher and in its task, an hour, while the task prints."""
+    folder = place.path / "set-back"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(textwrap.dedent(SET_BACK))
+    environment = {"PYTHONPATH": str(folder), "SET_BACK": str(place.path / "is-set-back")}
+    finished = place.run(SET_BACK_FLOW, "--with", "otel", env=environment)
+    assert finished.code == 0, finished.stdout + finished.stderr
+    attempt = next(attempt for attempt in finished.story.in_order if attempt.key.step == "start")
+    entries = AttemptLogs(finished.folder, attempt.key, Cursor()).read(final=True)
+    bodies = [entry.record["body"] for entry in entries]
+    printed = [f"printed {number}" for number in range(200)]
+    assert sorted(bodies) == sorted([*printed, *(f"subprocess {number}" for number in range(0, 200, 50))])
+    assert [body for body in bodies if body in printed] == printed
