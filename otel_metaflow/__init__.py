@@ -15,8 +15,6 @@ Everything else may change without notice. Importing this package is cheap: each
 
 from __future__ import annotations
 
-from otel_metaflow.core.version import __version__
-
 __all__ = ["__version__", "attempt_span_id", "otel", "run_span_id", "trace_id"]
 
 TYPE_CHECKING = False  # type checkers take it for True; importing `typing` would be the most expensive part
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar, overload
 
     from otel_metaflow.core.ids import attempt_span_id, run_span_id, trace_id
+    from otel_metaflow.core.version import __version__
 
     _Step = TypeVar("_Step", bound=Callable[..., Any])
 
@@ -58,6 +57,10 @@ else:  # hidden from type checkers, for which the package would then have any at
             import metaflow
 
             return metaflow.otel
+        if name == "__version__":
+            from otel_metaflow.core import version
+
+            return version.__version__
         if name in __all__:
             from otel_metaflow.core import ids
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from typing import Any
 
 from hypothesis import example, given
@@ -26,7 +27,7 @@ from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.convert.resources import Resources
 from otel_metaflow.shipper.sinks import sdk_objects
 from otel_metaflow.task.handler_tap import Handling, Passage
-from otel_metaflow.task.logging_tap import LoggingTap
+from otel_metaflow.task.record_writer import RecordWriter
 
 # What we tell besides.
 OURS = {names.LOG_RECORD_UID, names.THREAD_NAME}
@@ -56,8 +57,8 @@ class Unmasked(Redaction):
 def ours(record: logging.LogRecord) -> tuple[Any, Any]:
     """The scope and the record, by way of the tap, the journal and the shipper."""
     lines: list[str] = []
-    tap = LoggingTap(lines.append, lambda text: text, {})
-    tap._write(record, Handling(logging.NullHandler(), record, Passage(record), only_hands_on=False))
+    writer = RecordWriter(lines.append, lambda text: text, {}, os.getpid())
+    writer.write(record, Handling(logging.NullHandler(), record, Passage(record), only_hands_on=False))
     attempt = Attempt(layout.AttemptKey("start", "1", 0), start={"timeUnixNano": 1})
     run = Run(layout.RunKey("F", "1"))
     made = LogRecords(run, Resources(run))

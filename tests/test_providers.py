@@ -734,7 +734,7 @@ class Written:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.recorder = attempt_recorder.AttemptRecorder(
-            f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False
+            f"00-{1:032x}-{2:016x}-01", self.lines.extend, str, lambda: False, os.getpid()
         )
 
     def records(self) -> list[dict[str, Any]]:

@@ -29,4 +29,4 @@ def shown(count: float | None) -> str:
     """Millions, or thousands of what is small."""
     if count is None:
         return ""
-    return f"{count / 1e6:.1f} M" if abs(count) >= 1e5 else f"{count / 1e3:.1f} k"
+    return f"{count / 1e6:.1f} M" if abs(count) >= 1e6 else f"{count / 1e3:.1f} k"

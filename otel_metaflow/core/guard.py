@@ -12,9 +12,17 @@ import os
 import signal
 import sys
 from types import CodeType, TracebackType
-from typing import Any, Callable, Mapping, Optional, Protocol, Set, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Set
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+if TYPE_CHECKING:  # not in a task: what a task imports costs each of them
+    from typing import Protocol, TypeVar
+
+    _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+    class _Decorator(Protocol):
+        def __call__(self, function: _Function, /) -> _Function: ...
+
+
 # Called with what goes unrecorded, and why.
 Note = Callable[[str, str], object]
 UNKNOWN = "part of the telemetry"
@@ -45,7 +53,10 @@ def report(error: BaseException, what: str = UNKNOWN) -> None:
         return
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if _keep is not None:
-        _keep(what, reason)
+        try:
+            _keep(what, reason)
+        except Exception as odd:  # noqa: BLE001 - the installation was changed meanwhile; a report fails no step
+            let_pass(odd)
     elif not _reported:
         print_unrecorded({what: reason})
     _reported.add(what)
@@ -117,11 +128,7 @@ def hide_frames(error: Optional[BaseException], marked: Set[CodeType] = _hidden)
 
 def guarded(function: _Function) -> _Function:
     """Make a hook that returns None instead of raising an error of ours."""
-    return cast("_Function", _guard(function, UNKNOWN, lambda: None))
-
-
-class _Decorator(Protocol):
-    def __call__(self, function: _Function, /) -> _Function: ...
+    return _guard(function, UNKNOWN, lambda: None)
 
 
 def seam(what: str, default: Callable[[], Any] = lambda: None) -> _Decorator:
@@ -131,12 +138,12 @@ def seam(what: str, default: Callable[[], Any] = lambda: None) -> _Decorator:
     """
 
     def decorate(function: _Function) -> _Function:
-        return cast("_Function", _guard(function, what, default))
+        return _guard(function, what, default)
 
     return decorate
 
 
-def _guard(function: Callable[..., Any], what: str, default: Callable[[], Any]) -> Callable[..., Any]:
+def _guard(function: _Function, what: str, default: Callable[[], Any]) -> _Function:
     # Bound in the closure: globals of the module are gone during interpreter shutdown, when nothing is recorded anyway.
     is_finalizing = sys.is_finalizing
 
@@ -150,4 +157,4 @@ def _guard(function: Callable[..., Any], what: str, default: Callable[[], Any]) 
             contain(error, what)
             return default()
 
-    return call
+    return call  # type: ignore[return-value]  # of the same arguments

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Mapping, NamedTuple, Optional, Tuple
+from typing import Mapping, Optional, Sequence
 from zlib import crc32
 
 VARIABLE = "OTEL_METAFLOW_LAUNCHED"
@@ -19,25 +19,38 @@ VARIABLE = "OTEL_METAFLOW_LAUNCHED"
 WITHIN = "OTEL_METAFLOW_WITHIN"
 
 
-class LaunchContext(NamedTuple):
+class LaunchContext:
     """The settings of a run that its tasks need.
 
     `folder` is the folder of the run's journals, or None if none can be written; `trace_url` is the template of
     core/trace_links.py.
     """
 
-    flow: str
-    run: str
-    namespace: str
-    folder: Optional[Path]
-    logs: Tuple[str, ...]
-    max_bytes: int
-    trace_url: str
+    __slots__ = ("flow", "folder", "logs", "max_bytes", "namespace", "run", "trace_url")
+
+    def __init__(
+        self,
+        flow: str,
+        run: str,
+        namespace: str,
+        folder: Optional[Path],
+        logs: Sequence[str],
+        max_bytes: int,
+        trace_url: str,
+    ) -> None:
+        self.flow = flow
+        self.run = run
+        self.namespace = namespace
+        self.folder = folder
+        self.logs = logs
+        self.max_bytes = max_bytes
+        self.trace_url = trace_url
 
 
 def encode(context: LaunchContext, environ: Mapping[str, str]) -> str:
     """The value of the variable; `environ` is the environment that the settings were read from."""
-    values = context._replace(folder=context.folder and str(context.folder))  # type: ignore[arg-type]
+    folder = context.folder and str(context.folder)
+    values = (context.flow, context.run, context.namespace, folder, context.logs, context.max_bytes, context.trace_url)
     return json.dumps([_fingerprint(environ), *values], separators=(",", ":"))
 
 
@@ -46,18 +59,19 @@ def decode(flow: str, run: str) -> Optional[LaunchContext]:
     try:
         mark, *values = json.loads(os.environ[VARIABLE])
         found = LaunchContext(*values)
+        found.folder = found.folder and Path(found.folder)
     except (KeyError, ValueError, TypeError):
         return None
     # A step may run another flow, whose tasks inherit the variable.
     if (found.flow, found.run) != (flow, run) or mark != _fingerprint(os.environ):
         return None
-    return found._replace(folder=found.folder and Path(found.folder), logs=tuple(found.logs))
+    return found
 
 
 def _fingerprint(environ: Mapping[str, str]) -> int:
     settings = sorted(
-        f"{name}={value}"
-        for name, value in environ.items()
+        f"{name}={environ[name]}"
+        for name in environ  # `items` would decode all values of `os.environ`
         if name.startswith("OTEL_") and name not in (VARIABLE, WITHIN)
     )
     return crc32("\0".join(settings).encode("utf-8", "surrogateescape"))

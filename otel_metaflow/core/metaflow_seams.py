@@ -6,7 +6,7 @@ task/metaflow_seams.py.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from otel_metaflow.core.guard import let_pass, seam
 
@@ -23,16 +23,29 @@ DEPENDS = (
 """The names that this module depends on, where Metaflow 2.19 defines them."""
 
 
-class Facts(NamedTuple):
+class Facts:
     """Version, project and user of a run; unknown values are empty."""
 
-    version: str = ""
-    project: str = ""
-    branch: str = ""
-    is_production: bool = False
-    namespace: str = ""
-    user: str = ""
-    origin_run: str = ""
+    __slots__ = ("branch", "is_production", "namespace", "origin_run", "project", "user", "version")
+
+    def __init__(
+        self,
+        *,
+        version: str = "",
+        project: str = "",
+        branch: str = "",
+        is_production: bool = False,
+        namespace: str = "",
+        user: str = "",
+        origin_run: str = "",
+    ) -> None:
+        self.version = version
+        self.project = project
+        self.branch = branch
+        self.is_production = is_production
+        self.namespace = namespace
+        self.user = user
+        self.origin_run = origin_run
 
 
 @seam("Metaflow's version, project and user", Facts)
@@ -67,15 +80,18 @@ def flow_name(flow: Any) -> str:
         return type(flow).__name__
 
 
-class Node(NamedTuple):
+class Node:
     """A step in the graph of its flow."""
 
-    type: str
-    is_parallel: bool
+    __slots__ = ("is_parallel", "type")
+
+    def __init__(self, type_: str, *, is_parallel: bool) -> None:
+        self.type = type_
+        self.is_parallel = is_parallel
 
 
 @seam("types of steps", lambda: Node("", is_parallel=False))
 def node(graph: Any, step: str) -> Node:
     """The node of a step (metaflow/graph.py)."""
     found = graph[step]
-    return Node(str(found.type), bool(found.parallel_step))
+    return Node(str(found.type), is_parallel=bool(found.parallel_step))

@@ -36,9 +36,11 @@ MASK = "[REDACTED]"
 def known(environ: Mapping[str, str]) -> Set[str]:
     """The values of all variables named like a secret, unless they are words, placeholders or paths."""
     values: Set[str] = set()
-    for name, value in environ.items():
-        if len(value) >= _SHORTEST and _is_secret(name.upper()) and not _is_word(value) and not _is_path(value):
-            values.add(value)
+    for name in environ:
+        if _is_secret(name.upper()):
+            value = environ[name]
+            if len(value) >= _SHORTEST and not _is_word(value) and not _is_path(value):
+                values.add(value)
     return values
 
 
@@ -50,7 +52,10 @@ def _is_word(value: str) -> bool:
 
 
 def _is_secret(name: str) -> bool:
-    return any(mark in name for mark in _NAMES)  # compiling a pattern takes longer than this
+    for mark in _NAMES:  # noqa: SIM110 - each task looks at all its variables, and a generator takes thrice as long
+        if mark in name:
+            return True
+    return False
 
 
 def _is_path(value: str) -> bool:

@@ -68,7 +68,7 @@ class StreamTap:
         self._lock = threading.RLock()
         stream.write = self.write  # type: ignore[method-assign]  # the point of this class
         stream.writelines = self.writelines  # type: ignore[method-assign]  # C code would bypass write
-        os.register_at_fork(after_in_child=self._after_fork)
+        self._begin_anew_in_children()
 
     @hidden
     def write(self, text: str) -> int:
@@ -146,10 +146,17 @@ class StreamTap:
         line, length = begun + rest, length + len(rest)
         self._on_line(whose[0], truncated(line, length), length, self.name)
 
-    def _after_fork(self) -> None:
-        """Start afresh in a forked child: the lock may be held by a thread that does not exist there."""
+    def _begin_anew_in_children(self) -> None:
+        """Have a forked child begin anew: a thread that is not there may hold the lock.
+
+        What is called after a fork lives until the interpreter is gone. A method of ours would keep alive all that can
+        be reached from here, whose taking down costs a task more than its imports do: 6 million instructions.
+        """
+        os.register_at_fork(after_in_child=self._pipes.begun.clear)
+        os.register_at_fork(after_in_child=getattr(self._lock, "_at_fork_reinit", self._replace_lock))
+
+    def _replace_lock(self) -> None:  # Python 3.8, and locks of others
         self._lock = threading.RLock()
-        self._pipes.begun.clear()
 
 
 def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:

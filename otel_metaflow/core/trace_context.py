@@ -13,13 +13,13 @@ VARIABLE = "TRACEPARENT"
 # To the containers of a run: the trace that the run was started in. TRACEPARENT may be the platform's there.
 HANDED_ON = "OTEL_METAFLOW_TRACEPARENT"
 # Ids of nothing but zeros are invalid.
-_FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_FORM = r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 
 
 def read(environ: Mapping[str, str], variable: str = VARIABLE) -> str:
     """The value of the variable, or an empty string if it is not set or invalid."""
     value = environ.get(variable, "").strip().lower()
-    return value if _FORM.fullmatch(value) else ""
+    return value if value and re.fullmatch(_FORM, value) else ""
 
 
 def below(environ: Mapping[str, str], trace_id: str, span_id: str, variable: str = VARIABLE) -> str:

@@ -6,26 +6,20 @@ import os
 from pathlib import Path
 from typing import Dict
 
-from otel_metaflow.core.guard import Note
 from otel_metaflow.journal.layout import INCOMPLETE_MARK
 
 
-def keep_in(folder: Path) -> Note:
-    """A note that appends a line to a file in `folder`, shared by all tasks of the run."""
-    path = str(folder / INCOMPLETE_MARK)
-
-    def note(what: str, reason: str) -> None:
-        line = f"{what}\t{' '.join(reason.split())}\n"
+def note(folder: Path, what: str, reason: str) -> None:
+    """Append a line to a file in `folder`, shared by all tasks of the run."""
+    line = f"{what}\t{' '.join(reason.split())}\n"
+    try:
+        descriptor = os.open(folder / INCOMPLETE_MARK, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, line.encode("utf-8", "replace"))
-            finally:
-                os.close(descriptor)
-        except OSError:
-            return  # the journals are on that disk, too, and the launcher reports that
-
-    return note
+            os.write(descriptor, line.encode("utf-8", "replace"))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return  # the journals are on that disk, too, and the launcher reports that
 
 
 def read(folder: Path) -> Dict[str, str]:

@@ -21,8 +21,9 @@ from otel_metaflow.core import clock
 # lowest free number, and our lines must never be written to it.
 _MIN_DESCRIPTOR = 200
 
-# Bound before user code runs, which may replace them.
-_open, _write, _dumps = os.open, os.write, json.dumps
+# Bound before user code runs, which may replace them; for modules that are imported later, too.
+_open, _write = os.open, os.write
+dumps, loads, getpid = json.dumps, json.loads, os.getpid
 
 quoted: Callable[[str], str] = encode_basestring_ascii
 """A string as JSON, escaped to ASCII, so that lone surrogates can be written, too."""
@@ -56,7 +57,7 @@ class Journal:
     def append(self, kind: str, fields: Dict[str, Any]) -> None:
         """Append one record, with the current time unless `fields` have one."""
         record = {"kind": kind, "timeUnixNano": clock.now(), **fields}
-        self._write(_dumps(record, separators=(",", ":"), default=str))
+        self._write(dumps(record, separators=(",", ":"), default=str))
 
     def append_line(self, line: str) -> None:
         """Append one line or log record given as JSON, without its newline."""

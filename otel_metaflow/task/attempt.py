@@ -12,24 +12,23 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional
 
 from otel_metaflow.core import clock, ids, launch_context, long_lines, secrets, trace_context
 from otel_metaflow.core import metaflow_seams as shared
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes
 from otel_metaflow.core.stream_tap import StreamTap, tap
-from otel_metaflow.journal import layout, unrecorded
-from otel_metaflow.journal.notices import print_unwritable, print_unwritten
+from otel_metaflow.journal import layout
 from otel_metaflow.journal.processes import process_start, process_start_time
-from otel_metaflow.journal.writer import Journal, quoted
-from otel_metaflow.task import container, lineage, metaflow_seams, usage
-from otel_metaflow.task.exceptions import describe_exception
-from otel_metaflow.task.logging_tap import LoggingTap
-from otel_metaflow.task.otel_api import auto_instrumentation, import_hook
-from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
+from otel_metaflow.journal.writer import Journal, getpid, quoted
+from otel_metaflow.task import import_hook, lineage, metaflow_seams, usage
+from otel_metaflow.task.handler_tap import HandlerTap
 
-# Bound before user code runs, which may put others in their place.
-_getpid = os.getpid
+if TYPE_CHECKING:  # imported where they are needed: what a task imports, each of them pays for (CONTRIBUTING.md)
+    from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
+    from otel_metaflow.task.record_writer import RecordWriter
+
+_INSTRUMENTED = "opentelemetry.instrumentation.auto_instrumentation"
 
 
 class Attempt:
@@ -43,13 +42,14 @@ class Attempt:
         self._is_parallel = is_parallel
         self._code: Dict[str, int] = {}  # when user code began and ended
         self._outer: Optional[Journal] = None  # of the task whose child process this one is
-        self._pid = _getpid()
+        self._pid = getpid()
         self._cpu = usage.cpu_seconds()
         self._io = usage.input_output()
         self._exception: Optional[BaseException] = None
         self._ended = False
         self._taps: Iterable[StreamTap] = ()
-        self._logging: Optional[LoggingTap] = None
+        self._streams = {"stdout": sys.__stdout__, "stderr": sys.__stderr__}
+        self._logging: Optional[HandlerTap] = None
         self._traceparent = ""
         self._recorder: Optional[AttemptRecorder] = None
 
@@ -68,19 +68,24 @@ class Attempt:
                 "processStartTimeUnixNano": process_start_time(),
             },
         )
-        streams = {"stdout": sys.__stdout__, "stderr": sys.__stderr__}
         if "logging" in sources:
-            self._logging = LoggingTap(self._journal.append_line, self._mask, streams)
+            self._logging = HandlerTap(self._record_writer)
             self._logging.install()
-        self._taps = tap([(name, streams[name]) for name in streams if name in sources], self._on_line)
+        self._taps = tap([(name, stream) for name, stream in self._streams.items() if name in sources], self._on_line)
         atexit.register(guarded(self._at_exit))
+
+    def _record_writer(self) -> RecordWriter:
+        """What writes logging records, once there is one."""
+        from otel_metaflow.task.record_writer import RecordWriter
+
+        return RecordWriter(self._journal.append_line, self._mask, self._streams, self._pid)
 
     def _on_line(self, stream: str, line: str, length: int, by: str) -> None:
         text = self._mask(line)
         record = f'{{"kind":"{layout.LINE}","timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(text)}'
         if length > long_lines.LONGEST_LINE:
             record += f',"length":{length}'
-        pid = _getpid()
+        pid = getpid()
         if pid != self._pid:
             record += f',"pid":{pid}'
         if self._logging is not None and self._logging.owns(by, line, length):
@@ -115,13 +120,26 @@ class Attempt:
 
     def record_user_telemetry(self) -> None:
         """Record what user code reports through the OpenTelemetry API, as children of this attempt."""
-        tap = self._logging
-        self._recorder = AttemptRecorder(
-            self._traceparent, self._journal.append_lines, self._mask, lambda: tap is not None and tap.is_handling
-        )
-        import_hook.install(self._recorder)
-        if tap is not None:
+        import_hook.install(self._traceparent, self._prepare_recorder)
+        if self._logging is not None and _INSTRUMENTED in sys.modules:
+            from otel_metaflow.task.otel_api import auto_instrumentation
+
             auto_instrumentation.mute()
+
+    def _prepare_recorder(self) -> None:
+        """Make what the providers of the API record by, once user code has imported one of its modules."""
+        if self._recorder is None:
+            from otel_metaflow.task.otel_api import attempt_recorder
+
+            tap = self._logging
+            self._recorder = attempt_recorder.AttemptRecorder(
+                self._traceparent,
+                self._journal.append_lines,
+                self._mask,
+                lambda: tap is not None and tap.is_handling,
+                self._pid,
+            )
+            attempt_recorder.set_current(self._recorder)
 
     def note_trace_url(self, template: str, metadata: Any, fields: Dict[str, Any]) -> None:
         """Register the link to this attempt's span as metadata of the task; with a metadata service, one request."""
@@ -149,7 +167,7 @@ class Attempt:
 
         Those two pass by `task_exception`; they are still on their way when Metaflow calls this.
         """
-        if self._ended or _getpid() != self._pid:
+        if self._ended or getpid() != self._pid:
             return
         self._ended = True
         if self._recorder is not None:
@@ -169,7 +187,7 @@ class Attempt:
             },
         }
         if error is not None:
-            fields["exception"] = describe_exception(error, self._mask)
+            fields["exception"] = _described(error, self._mask) or {"type": type(error).__qualname__}
             fields["caught"] = bool(ok)
         if self._journal.unwritten:
             fields["unwritten"] = self._journal.unwritten
@@ -177,11 +195,18 @@ class Attempt:
 
     def _at_exit(self) -> None:
         """The last word where Metaflow said none: an artifact that could not be stored, a failed pre-step."""
-        if _getpid() != self._pid:
+        if getpid() != self._pid:
             return
         self.finish(ok=False)
         for stream in self._taps:
             stream.flush_line()
+
+
+@guarded
+def _described(error: BaseException, mask: secrets.Mask) -> Dict[str, str]:
+    from otel_metaflow.task.exceptions import describe_exception
+
+    return describe_exception(error, mask)
 
 
 def _result(error: Optional[BaseException]) -> str:
@@ -216,6 +241,7 @@ def begin(
         if context is None:
             return None
         from otel_metaflow.core import resource
+        from otel_metaflow.task import container
 
         described["resource"] = resource.describe(name, run, shared.facts())
         described.update(container.describe(os.environ))
@@ -231,10 +257,12 @@ def begin(
     except OSError as error:
         # A launcher has reported that for the whole run.
         if launch_context.VARIABLE not in os.environ:
+            from otel_metaflow.journal.notices import print_unwritable
+
             print_unwritable(error, context.folder.parent.parent)
         return None
     if launch_context.VARIABLE in os.environ:
-        keep_notes(unrecorded.keep_in(context.folder))
+        keep_notes(partial(_note_unrecorded, context.folder))
     mask = secrets.Mask(secrets.known(os.environ))
     node = shared.node(graph, step)
     made = Attempt(journal, mask, context.folder, output, is_parallel=node.is_parallel)
@@ -285,9 +313,18 @@ def _described_here(flow: str, run: str) -> Optional[launch_context.LaunchContex
     )
 
 
+def _note_unrecorded(folder: Path, what: str, reason: str) -> None:
+    """Have the launcher report what goes unrecorded, and why."""
+    from otel_metaflow.journal import unrecorded
+
+    unrecorded.note(folder, what, reason)
+
+
 def _note_unwritten(folder: Path, error: OSError) -> None:
     """Report that the journal cannot be written, or have the launcher report it, once for the whole run."""
     if launch_context.VARIABLE not in os.environ:
+        from otel_metaflow.journal.notices import print_unwritten
+
         print_unwritten(error)
         return
     try:

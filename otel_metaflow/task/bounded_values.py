@@ -7,13 +7,12 @@ of other objects the type is named.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from itertools import islice
 from typing import Any, Callable, Dict, Iterable, Optional, Set, Tuple
 
 from otel_metaflow.core.guard import let_pass
-from otel_metaflow.journal.writer import quoted
+from otel_metaflow.journal.writer import dumps, quoted
 
 MOST_ITEMS = 256
 MOST_BYTES = 65_536  # of JSON
@@ -213,11 +212,8 @@ _SHOWN: Dict[Tuple[str, str], Callable[[Any, Any], Optional[str]]] = {
 
 def as_json(value: Any) -> str:
     """`value` as a part of a record."""
-    return _dumps(value, separators=(",", ":"), default=_named_of)
+    return dumps(value, separators=(",", ":"), default=_named_of)
 
 
 def _named_of(value: Any) -> str:
     return _named(type(value))
-
-
-_dumps = json.dumps  # bound before user code runs, which may put another in its place

@@ -13,18 +13,34 @@ without us. A QueueHandler or a MemoryHandler only hands on: what the handlers b
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from contextvars import ContextVar
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from weakref import WeakKeyDictionary, ref
 
 from otel_metaflow.core.guard import contain, hidden, hide_frames
-from otel_metaflow.task.record_output import Written
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from otel_metaflow.task.record_output import Written
+
+    class Writer(Protocol):
+        """What writes records: record_writer.py, which a task that logs nothing does not import."""
+
+        def write(self, record: logging.LogRecord, handling: Handling) -> None:
+            """Write a record that a handler took."""
+
+        def expected(self, handling: Handling) -> Written:
+            """What the handler is expected to write of its record."""
+
+        def described(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
+            """The exception of a record."""
+
 
 _MOST_ON_THE_WAY = 4_096
-# Bound before user code runs, which may put others in their place.
-_getpid = os.getpid
+# What every record has, before user code runs, which may have records made with more; the rest is its `extra`.
+STANDARD = frozenset(logging.makeLogRecord({}).__dict__)
 
 
 class Passage:
@@ -67,27 +83,13 @@ class Handling:
         self.written: Optional[Written] = None
         self.is_over = False  # an asyncio task that began meanwhile still sees it
 
-    def owns(self, stream: str, line: str, length: int, streams: Dict[str, Any]) -> bool:
-        """Whether a line that is about to be written is what the handler makes of the record."""
-        if self.written is None:
-            self.written = Written(self.handler, self.output, self.message, streams)
-        return self.written.owns(stream, line, length)
-
-
-# Taken in: the record as the handler's filters left it, and how it was handled.
-OnTaken = Callable[[logging.LogRecord, Handling], None]
-# The exception of a record.
-Describe = Callable[[logging.LogRecord], Optional[Dict[str, str]]]
-
 
 class HandlerTap:
-    """Calls `on_taken` once for each record that a handler took."""
+    """Has each record that a handler took written once, by what `make_writer` makes when the first one is taken."""
 
-    def __init__(self, on_taken: OnTaken, describe: Describe, streams: Dict[str, Any]) -> None:
-        """`streams` are stdout and stderr as the process began with them."""
-        self._on_taken = on_taken
-        self._describe = describe
-        self._streams = streams
+    def __init__(self, make_writer: Callable[[], Writer]) -> None:
+        self._make_writer = make_writer
+        self._made: Optional[Writer] = None
         # Not by thread: under gevent several pieces of user code take turns in one.
         self._passing: ContextVar[Optional[Passage]] = ContextVar("passing", default=None)
         self._working: ContextVar[Optional[Handling]] = ContextVar("working", default=None)
@@ -104,10 +106,20 @@ class HandlerTap:
     def owns(self, stream: str, line: str, length: int) -> bool:
         """Whether a line that is about to be written is the output of a record that the journal holds."""
         handling = self._working.get()
-        if handling is None or handling.is_over or not handling.owns(stream, line, length, self._streams):
+        if handling is None or handling.is_over:
+            return False
+        if handling.written is None:
+            handling.written = self._writer.expected(handling)
+        if not handling.written.owns(stream, line, length):
             return False
         self._take(handling.record, handling)  # first, where the handler did without its formatter
         return True
+
+    @property
+    def _writer(self) -> Writer:
+        if self._made is None:
+            self._made = self._make_writer()
+        return self._made
 
     def install(self) -> None:
         """Put the tap in place, for good: a task is one process and one attempt."""
@@ -222,7 +234,7 @@ class HandlerTap:
             if handling.only_hands_on:
                 # Its copy of the record holds the whole text, and no exception.
                 handling.passage.message = handling.message
-                handling.passage.exception = self._describe(record)
+                handling.passage.exception = self._writer.described(record)
         except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
             contain(error)
         self._take(record, handling)
@@ -232,7 +244,7 @@ class HandlerTap:
             return
         try:
             if handling.passage.claim():
-                self._on_taken(record, handling)
+                self._writer.write(record, handling)
                 if handling.output is None and handling.message is None:
                     # Nobody has looked at it yet: perhaps it is kept, and handed on to another handler later.
                     self._send(record, handling.passage)

@@ -7,7 +7,7 @@ module of the task touches an attribute of Metaflow's. tests/test_seams.py takes
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from otel_metaflow.core.guard import hidden, seam
 
@@ -39,12 +39,15 @@ DEPENDS = (
 _CARD_TYPE = "otel"
 
 
-class Frame(NamedTuple):
+class Frame:
     """One foreach that the task is in."""
 
-    place: int
-    splits: Optional[int]
-    value: Any
+    __slots__ = ("place", "splits", "value")
+
+    def __init__(self, place: int, splits: Optional[int], value: Any) -> None:
+        self.place = place
+        self.splits = splits
+        self.value = value
 
 
 @seam("the indexes of foreach tasks", list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Callable, List, Optional, Sequence
 
 from otel_metaflow.core.guard import guarded
@@ -17,8 +16,9 @@ class AttemptRecorder:
         append_lines: Callable[[Sequence[str]], None],
         mask: Callable[[str], str],
         is_logged: Callable[[], bool],
+        pid: int,
     ) -> None:
-        """`parent` is the traceparent of the attempt.
+        """`parent` is the traceparent of the attempt, `pid` its process.
 
         `is_logged` is true while this thread handles a logging record that is in the journal already.
         """
@@ -26,7 +26,7 @@ class AttemptRecorder:
         self.append_lines = append_lines
         self.mask = mask
         self.is_logged = is_logged
-        self.pid = os.getpid()
+        self.pid = pid
         self._closing: List[Callable[[], None]] = []
 
     def at_end(self, close: Callable[[], None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 
 from otel_metaflow.core.guard import guarded
 
@@ -18,7 +17,7 @@ def mute() -> None:
     """
     exporter = os.environ.get("OTEL_LOGS_EXPORTER", "").strip() or "otlp"
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if "opentelemetry.instrumentation.auto_instrumentation" in sys.modules and exporter == "otlp" and endpoint:
+    if exporter == "otlp" and endpoint:
         for handler in logging.getLogger().handlers:
             if type(handler).__name__ == "LoggingHandler" and type(handler).__module__.startswith("opentelemetry."):
                 handler.emit = _emit_nothing  # type: ignore[method-assign]  # of this one alone

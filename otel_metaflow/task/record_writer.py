@@ -1,28 +1,28 @@
-"""Writes logging records to the journal, as the first handler that took each of them showed it."""
+"""Writes logging records to the journal, as the first handler that took each of them showed it.
+
+Imported when the first one is taken: a task that logs nothing does not pay for it. User code has run by then, so what
+it may have replaced in the standard library is taken from modules that were imported before.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from otel_metaflow.core import clock
 from otel_metaflow.core.guard import let_pass
 from otel_metaflow.core.long_lines import LONGEST_LINE
 from otel_metaflow.core.secrets import MASK
 from otel_metaflow.journal.layout import LOG
-from otel_metaflow.journal.writer import quoted
+from otel_metaflow.journal.writer import dumps, getpid, loads, quoted
 from otel_metaflow.task.bounded_values import as_json, plain
 from otel_metaflow.task.exceptions import describe_exception, shown_exception
-from otel_metaflow.task.handler_tap import HandlerTap, Handling
+from otel_metaflow.task.handler_tap import STANDARD, Handling
+from otel_metaflow.task.record_output import Written
 
-# Bound before user code runs, which may put others in their place.
-_getpid, _time_ns, _dumps, _loads = os.getpid, time.time_ns, json.dumps, json.loads
-
-# What every record has; the rest of its dictionary is the user's `extra`.
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_MANDATORY = len(logging.makeLogRecord({}).__dict__)
+# What a record may have without `extra`.
+_STANDARD = STANDARD | {"message", "asctime", "taskName"}
+_MANDATORY = len(STANDARD)
 # What structlog.stdlib.ProcessorFormatter.wrap_for_formatter hands to its formatter by way of `extra`.
 _STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
 _MESSAGES = ("event", "message", "msg")
@@ -32,24 +32,28 @@ _LATEST = 9_223_372_036  # seconds since 1970 that fit a record's time in nanose
 _PLAIN = (str, int, float, bool, type(None))
 
 
-class LoggingTap:
-    """The records of this process that a handler took, each once, and whose output a line is."""
+class RecordWriter:
+    """Writes the records of one attempt."""
 
-    def __init__(self, append_line: Callable[[str], None], mask: Callable[[str], str], streams: Dict[str, Any]) -> None:
-        """`streams` are stdout and stderr as the process began with them."""
+    def __init__(
+        self, append_line: Callable[[str], None], mask: Callable[[str], str], streams: Dict[str, Any], pid: int
+    ) -> None:
+        """`streams` are stdout and stderr as the process `pid`, the attempt's, began with them."""
         self._append_line = append_line
         self._mask = mask
-        self._pid = _getpid()
-        self._tap = HandlerTap(self._write, self._describe, streams)
-        self.install = self._tap.install
-        self.owns = self._tap.owns
+        self._streams = streams
+        self._pid = pid
 
-    @property
-    def is_handling(self) -> bool:
-        """Whether a logging handler is at work here."""
-        return self._tap.is_handling
+    def expected(self, handling: Handling) -> Written:
+        """What a handler is expected to write of its record."""
+        return Written(handling.handler, handling.output, handling.message, self._streams)
 
-    def _write(self, record: logging.LogRecord, handling: Handling) -> None:
+    def described(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
+        """The exception of a record."""
+        return self._exception(record, _Shown(None, ""))
+
+    def write(self, record: logging.LogRecord, handling: Handling) -> None:
+        """Write a record as a handler's filters left it, and as it was handled."""
         passage, output = handling.passage, handling.output
         message = _message(record, handling)
         shown = _Shown(output, passage.message if passage.message is not None else message)
@@ -58,7 +62,7 @@ class LoggingTap:
         given: Any = record.msg
         if issubclass(type(given), dict):
             body, fields = _told(shown.of(given), body)
-        here = _getpid()
+        here = getpid()
         line = (
             f'{{"kind":"{LOG}","timeUnixNano":{_nanoseconds(record)},"severityNumber":{_integer(record.levelno)},'
             f'"severityText":{quoted(str(record.levelname))},"logger":{quoted(self._mask(str(record.name)))},'
@@ -94,9 +98,6 @@ class LoggingTap:
 
     def _text(self, text: str) -> str:
         return self._mask(text[: LONGEST_LINE + _SLACK])[:LONGEST_LINE]
-
-    def _describe(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
-        return self._exception(record, _Shown(None, ""))
 
     def _exception(self, record: logging.LogRecord, shown: _Shown) -> Optional[Dict[str, str]]:
         info = record.exc_info
@@ -153,7 +154,7 @@ class _Shown:
             return self.has(text[:_MOST_COMPARED]) and self.has(text[-_MOST_COMPARED:])
         if text in self.output:
             return True
-        return quoted(text)[1:-1] in self.output or _dumps(text, ensure_ascii=False)[1:-1] in self.output
+        return quoted(text)[1:-1] in self.output or dumps(text, ensure_ascii=False)[1:-1] in self.output
 
     def of(self, fields: Dict[Any, Any]) -> Dict[Any, Any]:
         """The fields of a message that may be told: as the output has them, or all if it holds their text."""
@@ -199,7 +200,7 @@ def _integer(value: Any) -> int:
 def _nanoseconds(record: logging.LogRecord) -> int:
     created = record.created
     is_time = isinstance(created, (int, float)) and 0 < created < _LATEST
-    return int(created * 1e9) if is_time else _time_ns()
+    return int(created * 1e9) if is_time else clock.now()
 
 
 def _raw(record: logging.LogRecord) -> str:
@@ -214,7 +215,7 @@ def _object(output: Optional[str]) -> Optional[Dict[str, Any]]:
     if output is None or output[:1] != "{" or len(output) > LONGEST_LINE:
         return None
     try:
-        found = _loads(output)
+        found = loads(output)
     except (ValueError, RecursionError):
         return None
     return found if type(found) is dict else None
