@@ -23,6 +23,8 @@ import otel_metaflow
 
 PROMISED = "3.8"
 PACKAGE = Path(otel_metaflow.__file__).parent
+# What the shipper imports only where OpenTelemetry is installed, which takes a newer Python.
+OFFICIAL = {"otel_metaflow.shipper.sinks.otlp", "otel_metaflow.shipper.sinks.sdk_objects"}
 
 IMPORT = """
 import importlib, json, os, sys
@@ -107,13 +109,13 @@ def closure() -> dict[str, Path]:
     found: dict[str, Path] = {}
     waiting = [
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for pattern in ("journal/*.py", "task/*.py", "model/*.py", "shipper/convert/*.py", "shipper/sinks/otlp_http.py")
+        for pattern in ("journal/*.py", "task/*.py", "model/*.py", "shipper/convert/*.py", "shipper/__main__.py")
         for file in PACKAGE.glob(pattern)
     ]
     while waiting:
         name = waiting.pop()
         file = (PACKAGE.parent / name.replace(".", "/")).with_suffix(".py")
-        if name in found or not file.exists():
+        if name in found or name in OFFICIAL or not file.exists():
             continue
         found[name] = file
         for node in _run(ast.parse(file.read_text())):

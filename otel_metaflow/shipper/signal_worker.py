@@ -76,7 +76,8 @@ class SignalWorker:
 
     def _start_thread(self) -> None:
         self.close()
-        requests, answers = queue.SimpleQueue[Any](), queue.SimpleQueue[Answer]()
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._requests, self._answers = requests, answers
 
         def work() -> None:
