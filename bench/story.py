@@ -14,19 +14,20 @@ from rich.progress import track
 from rich.table import Table
 
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.writer import Journal
 
 
 def write(home: Path, tasks: int) -> Path:
     """The journals of a foreach of so many tasks, as its processes would leave them; the folder of the run."""
-    folder = layout.run_folder(home, layout.RunKey("WideFlow", "1"))
+    folder = layout.run_folder(home, RunKey("WideFlow", "1"))
     folder.mkdir(parents=True)
     start = time.time_ns() - 10**12
     run = Journal(folder / layout.RUN_FILE, lambda _: None)
     common = {"version": layout.VERSION, "flow": "WideFlow", "run": "1", "namespace": "", "pid": 2**22}
     run.append(layout.START, {**common, "timeUnixNano": start, "processStart": 1, "resource": {}})
-    work = [layout.AttemptKey("work", str(number + 2), 0) for number in range(tasks)]
-    chain = [layout.AttemptKey("start", "1", 0), *work, layout.AttemptKey("join", str(tasks + 2), 0)]
+    work = [AttemptKey("work", str(number + 2), 0) for number in range(tasks)]
+    chain = [AttemptKey("start", "1", 0), *work, AttemptKey("join", str(tasks + 2), 0)]
     for number, key in enumerate(chain):
         at = start + number * 10**7
         identity = {"step": key.step, "task": key.task, "attempt": key.attempt}

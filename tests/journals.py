@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.writer import Journal
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Journals:
     """The journals of one run that began at BEGIN; times are seconds since then."""
 
     def __init__(self, home: Path, flow: str = "HandFlow", run: str = "1", **start: Any) -> None:
-        self.key = layout.RunKey(flow, run)
+        self.key = RunKey(flow, run)
         self.folder = layout.run_folder(home, self.key)
         self.folder.mkdir(parents=True)
         self._common = {"version": layout.VERSION, "flow": flow, "run": run, "namespace": ""}
@@ -56,7 +57,7 @@ class Journals:
         **end: Any,
     ) -> None:
         """One attempt; `took` is None of one whose end nobody wrote."""
-        key = layout.AttemptKey(step, str(task), attempt)
+        key = AttemptKey(step, str(task), attempt)
         identity = {"step": step, "task": str(task), "attempt": attempt}
         read = [[name, str(number), 0] for name, number in inputs]
         self._say(layout.LAUNCH, start, **identity, **self._process)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.model.run import Run, load
 
 _T = TypeVar("_T")
@@ -36,7 +37,7 @@ class Finished:
 
     @property
     def folder(self) -> Path:
-        return layout.run_folder(self.home, layout.RunKey(self.flow, self.run))
+        return layout.run_folder(self.home, RunKey(self.flow, self.run))
 
     @property
     def story(self) -> Run:

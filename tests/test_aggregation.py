@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, Tr
 
 from otel_metaflow.core import ids
 from otel_metaflow.core.settings import Settings
-from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.model.run import Run
 from otel_metaflow.shipper.convert import sampling
 from otel_metaflow.shipper.convert.aggregation import Aggregation, ExponentialHistogram, Sum
@@ -102,5 +102,5 @@ def test_a_run_is_drawn_as_the_sdks_sampler_draws_its_trace(name: str, run: str,
     """So that a service that samples by the same ratio keeps the same traces."""
     sampler = {"always_on": ALWAYS_ON, "always_off": ALWAYS_OFF}.get(name) or TraceIdRatioBased(ratio)
     decision = sampler.should_sample(None, int(ids.trace_id("F", run), 16), "F").decision
-    drawn = sampling.is_sampled(Run(layout.RunKey("F", run)), Settings(Path(), sampler=name, sampler_ratio=ratio))
+    drawn = sampling.is_sampled(Run(RunKey("F", run)), Settings(Path(), sampler=name, sampler_ratio=ratio))
     assert drawn is (decision is not Decision.DROP)

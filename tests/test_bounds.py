@@ -25,6 +25,7 @@ from otel_metaflow.core import names
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.layout import GIVEN_UP
 from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.journal.processes import process_start
@@ -47,7 +48,7 @@ def keep(
     home: Path, name: str, *, days: float = 0, size: int = 10 * KILOBYTE, state: str = "delivered", pid: int = 0
 ) -> Path:
     """A run that was changed `days` ago; `state` is delivered, waiting or local (never meant to be sent)."""
-    folder = layout.run_folder(home, layout.RunKey("KeptFlow", name))
+    folder = layout.run_folder(home, RunKey("KeptFlow", name))
     folder.mkdir(parents=True)
     journal = Journal(folder / layout.RUN_FILE, raising)
     journal.append(layout.START, {"pid": pid, "processStart": process_start(pid) if pid else 1})
@@ -209,8 +210,8 @@ def test_concurrent_writers_write_whole_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_shipper_stays_small_while_a_million_records_wait(place: Place, protocol: str) -> None:
     """Reported by the task and read by the launcher, two million lines of journal; the endpoint is down."""
-    key = layout.AttemptKey("start", "1", 0)
-    folder = layout.run_folder(place.home, layout.RunKey("BigFlow", "1"))
+    key = AttemptKey("start", "1", 0)
+    folder = layout.run_folder(place.home, RunKey("BigFlow", "1"))
     folder.mkdir(parents=True)
     task = Journal(layout.attempt_file(folder, key), raising)
     output = Journal(layout.output_file(folder, key), raising)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model.attempt_logs import AttemptLogs
 
-KEY = layout.AttemptKey("start", "1", 0)
+KEY = AttemptKey("start", "1", 0)
 # Numbered, so that of two lines that were reported it is known which one was read; many begin or end another.
 TEXTS = ("epoch 1 of {}", "{}", "yes {}", "1 of {}", "")
 # What a clock may show: right, stopped, set back, hours ahead.

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.run import load
 
@@ -24,7 +25,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 def test_an_attempt_of_any_name_has_files_and_is_found_in_them(
     tmp_path: Path, step: str, task: str, attempt: int
 ) -> None:
-    key = layout.AttemptKey(step, task, attempt)
+    key = AttemptKey(step, task, attempt)
     for path, kind in ((layout.attempt_file(tmp_path, key), "start"), (layout.output_file(tmp_path, key), "launch")):
         assert len(path.name.encode()) <= NAME_MAX
         journal = Journal(path, _fail)
@@ -36,7 +37,7 @@ def test_an_attempt_of_any_name_has_files_and_is_found_in_them(
 @given(NAMES, NAMES, NAMES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_run_of_any_name_has_a_folder_and_is_found_in_it(tmp_path: Path, flow: str, run: str, namespace: str) -> None:
-    key = layout.RunKey(flow, run, namespace)
+    key = RunKey(flow, run, namespace)
     folder = layout.run_folder(tmp_path, key)
     assert all(len(part.encode()) <= NAME_MAX for part in folder.parts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def test_a_run_of_any_name_has_a_folder_and_is_found_in_it(tmp_path: Path, flow:
 
 
 def test_two_long_names_that_begin_alike_are_two_files(tmp_path: Path) -> None:
-    first, second = (layout.attempt_file(tmp_path, layout.AttemptKey("x" * 300 + end, "1", 0)) for end in "ab")
+    first, second = (layout.attempt_file(tmp_path, AttemptKey("x" * 300 + end, "1", 0)) for end in "ab")
     assert first != second
 
 
@@ -56,7 +57,7 @@ def test_two_long_names_that_begin_alike_are_two_files(tmp_path: Path) -> None:
 )
 def test_a_cut_name_without_its_record_is_no_attempt_yet(tmp_path: Path, content: str) -> None:
     """Damaged, or made of another file's: nothing is told of an attempt that nobody knows."""
-    path = layout.attempt_file(tmp_path, layout.AttemptKey("x" * 300, "1", 0))
+    path = layout.attempt_file(tmp_path, AttemptKey("x" * 300, "1", 0))
     path.write_text(content)
     assert layout.attempt_key(path) is None
     assert load(tmp_path.parent.parent, tmp_path).attempts == {}

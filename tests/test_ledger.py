@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from otel_metaflow.journal import layout, ledger
 from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.delivery_status import DeliveryStatus
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger, Subject
 
 ATTEMPTS = [AttemptKey("train", str(task), number) for task in range(3) for number in range(2)]

@@ -20,7 +20,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 
 from otel_metaflow.core import names
 from otel_metaflow.core.redaction import Redaction
-from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.reader import parse
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.convert.logs import LogRecords
@@ -59,8 +59,8 @@ def ours(record: logging.LogRecord) -> tuple[Any, Any]:
     lines: list[str] = []
     writer = RecordWriter(lines.append, lambda text: text, {}, os.getpid())
     writer.write(record, Handling(logging.NullHandler(), record, Passage(record), only_hands_on=False))
-    attempt = Attempt(layout.AttemptKey("start", "1", 0), start={"timeUnixNano": 1})
-    run = Run(layout.RunKey("F", "1"))
+    attempt = Attempt(AttemptKey("start", "1", 0), start={"timeUnixNano": 1})
+    run = Run(RunKey("F", "1"))
     made = LogRecords(run, Resources(run))
     made._redaction = Unmasked()
     written = parse(lines[0].encode())
@@ -70,8 +70,8 @@ def ours(record: logging.LogRecord) -> tuple[Any, Any]:
 
 def theirs(record: logging.LogRecord) -> tuple[Any, Any]:
     """The same by the official handler."""
-    run = Resources(Run(layout.RunKey("F", "1")))
-    source = run.source(Attempt(layout.AttemptKey("start", "1", 0)))
+    run = Resources(Run(RunKey("F", "1")))
+    source = run.source(Attempt(AttemptKey("start", "1", 0)))
     context = trace.SpanContext(int(source.trace_id, 16), int(source.span_id, 16), False, trace.TraceFlags(1))
     exporter = InMemoryLogRecordExporter()
     provider = LoggerProvider(shutdown_on_exit=False)

@@ -8,7 +8,7 @@ import pytest
 
 from otel_metaflow.core import ids, names
 from otel_metaflow.core.redaction import Redaction
-from otel_metaflow.journal.layout import RunKey
+from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.launcher import provenance
 from otel_metaflow.model.run import Run
 from otel_metaflow.shipper.convert.resources import Resources

@@ -33,6 +33,7 @@ import otel_metaflow
 from otel_metaflow.core import ids
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail, parse
 from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper.convert import user_telemetry
@@ -212,7 +213,7 @@ def values(attributes: Any) -> dict[str, Any]:
 
 def said(finished: Finished, kind: str) -> list[dict[str, Any]]:
     """The records of one kind in the journal of the first attempt."""
-    path = layout.attempt_file(finished.folder, layout.AttemptKey("start", "1", 0))
+    path = layout.attempt_file(finished.folder, AttemptKey("start", "1", 0))
     return [entry.record for entry in Tail(path, only=kind).read(1 << 26)]
 
 
@@ -345,7 +346,7 @@ def test_the_sdk_is_loaded_by_the_first_span_and_starts_no_thread(received: Rece
 
 def test_no_secret_leaves_with_what_user_code_says(received: Received) -> None:
     """What is known to be one does not reach the disk, what looks like one does not leave."""
-    journal = layout.attempt_file(received.finished.folder, layout.AttemptKey("start", "1", 0)).read_text()
+    journal = layout.attempt_file(received.finished.folder, AttemptKey("start", "1", 0)).read_text()
     assert SECRET not in journal
     assert values(received.span("outer").attributes)["place"] == "[REDACTED]"
     assert values(received.span("outer").events[0].attributes)["note"] == "[REDACTED]"
@@ -767,7 +768,7 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
         span.set_status(trace.StatusCode.ERROR, name)
         span.end()
     (original, _) = plain.get_finished_spans()
-    said = user_telemetry.Said(Attempt(layout.AttemptKey("start", "1", 0)), written.records()[0])
+    said = user_telemetry.Said(Attempt(AttemptKey("start", "1", 0)), written.records()[0])
     (made,) = sdk_objects.spans([user_telemetry.of_span(said, lambda _: Resource({}), Unmasked())])
     assert json.loads(made.to_json()) == {**json.loads(original.to_json()), "resource": ANY}
     assert made.instrumentation_scope == original.instrumentation_scope
@@ -798,7 +799,7 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     monkeypatch.setattr(journal._reader, "get_metrics_data", lambda: originals.append(read()) or originals[-1])
     journal.write()
     (original,) = originals
-    said_of = [user_telemetry.Said(Attempt(layout.AttemptKey("start", "1", 0)), record) for record in written.records()]
+    said_of = [user_telemetry.Said(Attempt(AttemptKey("start", "1", 0)), record) for record in written.records()]
     assert len(said_of) == 5
     resource = Resource({})
     made = encode_metrics(

@@ -22,6 +22,7 @@ from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
@@ -114,7 +115,7 @@ def made(home: Path, records: list[Any], lines: list[str] | None = None) -> Jour
     journals = Journals(home)
     journals.step("start")
     journals.attempt("start", 1, 1, 1, lines=["before", *(lines or []), "after"])
-    append(layout.attempt_file(journals.folder, layout.AttemptKey("start", "1", 0)), *records)
+    append(layout.attempt_file(journals.folder, AttemptKey("start", "1", 0)), *records)
     journals.end(3)
     return journals
 

@@ -12,7 +12,7 @@ import pytest
 from running import Finished, Place
 
 from otel_metaflow.journal.cursor import Cursor
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model.attempt_logs import AttemptLogs
 
 FLOW = r"""

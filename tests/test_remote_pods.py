@@ -13,6 +13,7 @@ from running import Finished, Place
 
 import otel_metaflow
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model.run import load
 
 NEWEST = list(interpreters())[-1]
@@ -69,8 +70,8 @@ def test_a_task_in_a_bare_container_records_itself(place: Place, version: str) -
     )
     pod = cluster.pod("start")
     assert finished.code == 0, pod.stdout + pod.stderr
-    journals = layout.run_folder(pod.home, layout.RunKey("PodFlow", finished.run))
-    attempt = load(pod.home, journals).attempts[layout.AttemptKey("start", "1", 0)]
+    journals = layout.run_folder(pod.home, RunKey("PodFlow", finished.run))
+    attempt = load(pod.home, journals).attempts[AttemptKey("start", "1", 0)]
     assert (attempt.result, attempt.exit_code) == ("success", 0)
     assert attempt.start
     assert attempt.start["resource"]["process.runtime.version"].startswith(version + ".")
@@ -115,6 +116,6 @@ def test_a_killed_task_leaves_its_lines_and_how_it_ended(place: Place) -> None:
     assert finished.code == 1
     pod = cluster.pod("start")
     assert [record["kind"] for record in pod.records()] == ["start", "line", "exit"]
-    attempt = load(pod.home, layout.run_folder(pod.home, layout.RunKey("PodFlow", finished.run))).attempts
+    attempt = load(pod.home, layout.run_folder(pod.home, RunKey("PodFlow", finished.run))).attempts
     (killed,) = attempt.values()
     assert (killed.is_lost, killed.error_message) == (True, "the process was killed by SIGKILL")

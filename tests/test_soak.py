@@ -14,6 +14,7 @@ from running import Place
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.shipper.backlog import unfinished
 
@@ -25,7 +26,7 @@ FLOW = "SoakFlow"
 
 def record(home: Path, run: str, dice: random.Random) -> tuple[set[str], set[str]]:
     """Write the journals of one short run as its processes do; the bodies and the span ids that are to arrive."""
-    folder = layout.run_folder(home, layout.RunKey(FLOW, run))
+    folder = layout.run_folder(home, RunKey(FLOW, run))
     folder.mkdir(parents=True)
     bodies: set[str] = set()
     spans = {ids.run_span_id(FLOW, run, "")}
@@ -37,7 +38,7 @@ def record(home: Path, run: str, dice: random.Random) -> tuple[set[str], set[str
     launcher = journal(folder / layout.RUN_FILE)
     launcher.append(layout.START, {"version": 1, "flow": FLOW, "run": run, "namespace": "", **gone, "resource": {}})
     for task in range(dice.randint(1, MOST_TASKS)):
-        key = layout.AttemptKey("step", str(task), 0)
+        key = AttemptKey("step", str(task), 0)
         spans.add(ids.attempt_span_id(FLOW, run, key.step, key.task, key.attempt, ""))
         at = {"step": key.step, "task": key.task, "attempt": key.attempt}
         launcher.append(layout.LAUNCH, {**at, **gone})

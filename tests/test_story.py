@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_metaflow.journal.layout import AttemptKey, RunKey
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.launcher import metaflow_seams
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run

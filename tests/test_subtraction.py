@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import garbled_lines, subtraction
 from otel_metaflow.model.attempt_logs import AttemptLogs
 
-KEY = layout.AttemptKey("start", "1", 0)
+KEY = AttemptKey("start", "1", 0)
 SECOND = 1_000_000_000
 WORDS = st.sampled_from(["", "a", "b", "ab", "x y", "loss=0.1", "é"])
 

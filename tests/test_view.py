@@ -21,7 +21,7 @@ from running import Finished, Place, eventually
 
 from otel_metaflow.cli.view import view
 from otel_metaflow.core import ids
-from otel_metaflow.journal.layout import AttemptKey, RunKey
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.model.run import Run, load
 from otel_metaflow.viewer import comparison, formatting, frames

@@ -18,11 +18,12 @@ from running import eventually
 
 import otel_metaflow
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model.run import load
 
 WITNESS = Path(otel_metaflow.__file__).parent / "task" / "witness.sh"
-KEY = layout.RunKey("DeadFlow", "argo-my.flow-x7", "team a/b")
-ATTEMPT = layout.AttemptKey("start", "t-1.2", 1)
+KEY = RunKey("DeadFlow", "argo-my.flow-x7", "team a/b")
+ATTEMPT = AttemptKey("start", "t-1.2", 1)
 # As Metaflow has it (metaflow/plugins/kubernetes/kubernetes.py), the copies of the output in files.
 SHELL = """\
 {before}true && ({source}{step}) 1>> >(cat >> out) 2>> >(cat >> err >&2); c=$?; exit $c
@@ -218,13 +219,13 @@ def test_sigterm_to_all_processes_of_a_container_is_seen(shell: Shell) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        layout.AttemptKey("train", "7", 0),
-        layout.AttemptKey("a_step", "t-5f.x", 2),
-        layout.AttemptKey("s", "a b=c,d:e+f~g%h@i'j", 0),
-        layout.AttemptKey("s", "grüße/ja".replace("/", "-"), 0),
+        AttemptKey("train", "7", 0),
+        AttemptKey("a_step", "t-5f.x", 2),
+        AttemptKey("s", "a b=c,d:e+f~g%h@i'j", 0),
+        AttemptKey("s", "grüße/ja".replace("/", "-"), 0),
     ],
 )
-def test_the_shell_finds_the_file_that_python_names(shell: Shell, key: layout.AttemptKey) -> None:
+def test_the_shell_finds_the_file_that_python_names(shell: Shell, key: AttemptKey) -> None:
     shell.begin()
     path = layout.attempt_file(shell.journal.parent, key)
     path.write_text('{"kind":"start","timeUnixNano":1}\n')

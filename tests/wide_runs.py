@@ -24,6 +24,7 @@ import click
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
 
@@ -58,7 +59,7 @@ class Shape:
 class Planned(NamedTuple):
     """One attempt to be: when it begins and ends, in seconds since the run began, and how."""
 
-    key: layout.AttemptKey
+    key: AttemptKey
     begins: float
     ends: float
     result: str  # success, failure or killed
@@ -73,7 +74,7 @@ def plan(shape: Shape) -> list[Planned]:
     took = shape.at_once / pace
     wide = shape.attempts - 3
     last: dict[int, Planned] = {}
-    made = [Planned(layout.AttemptKey("start", "1", 0), 0.0, took, "success")]
+    made = [Planned(AttemptKey("start", "1", 0), 0.0, took, "success")]
     task = 1
     for number in range(wide):
         turn = number % shape.at_once
@@ -82,7 +83,7 @@ def plan(shape: Shape) -> list[Planned]:
             key = before.key._replace(attempt=before.key.attempt + 1)
         else:
             task += 1
-            key = layout.AttemptKey("work", str(task), 0)
+            key = AttemptKey("work", str(task), 0)
         fails = number % 100 < shape.failures and key.attempt == 0 and number < wide - shape.at_once
         result = ("failure", "killed")[number % 2] if fails else "success"
         begins = took + number / pace
@@ -91,7 +92,7 @@ def plan(shape: Shape) -> list[Planned]:
     for step in ("join", "end"):
         task += 1
         begins = made[-1].ends
-        made.append(Planned(layout.AttemptKey(step, str(task), 0), begins, begins + took, "success"))
+        made.append(Planned(AttemptKey(step, str(task), 0), begins, begins + took, "success"))
     return made
 
 
@@ -120,13 +121,13 @@ def is_line(body: str) -> bool:
     return body.startswith("line ")
 
 
-def _lines(key: layout.AttemptKey, shape: Shape) -> list[str]:
+def _lines(key: AttemptKey, shape: Shape) -> list[str]:
     return [
         f"line {number} of {key}: loss=0.4186 accuracy=0.9731, and words as lines have" for number in range(shape.lines)
     ]
 
 
-def _span_id(key: layout.AttemptKey, number: int) -> str:
+def _span_id(key: AttemptKey, number: int) -> str:
     return ids.part_span_id(FLOW, RUN, *key, f"user {number}", "")
 
 
@@ -135,7 +136,7 @@ class Wide:
 
     def __init__(self, home: Path, shape: Shape) -> None:
         self.shape = shape
-        self.folder = layout.run_folder(home, layout.RunKey(FLOW, RUN))
+        self.folder = layout.run_folder(home, RunKey(FLOW, RUN))
         options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(shape).items()]
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(home), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -190,7 +191,7 @@ def memory_peak(pid: int) -> int:
 class _Writing:
     def __init__(self, home: Path, shape: Shape) -> None:
         self._shape = shape
-        self._folder = layout.run_folder(home, layout.RunKey(FLOW, RUN))
+        self._folder = layout.run_folder(home, RunKey(FLOW, RUN))
         self._folder.mkdir(parents=True)
         self._plan = plan(shape)
         self._tasks = sum(one.key.step == "work" and not one.key.attempt for one in self._plan)

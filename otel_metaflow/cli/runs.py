@@ -9,6 +9,7 @@ import click
 from otel_metaflow.cli.arguments import fail
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import RunKey
 
 LATEST = "latest"
 FORM = "FLOW/RUN, as in HelloFlow/12 or HelloFlow/latest"
@@ -16,12 +17,12 @@ _SHOWN = 5
 _COMPLETED = 20  # runs offered as completions, the newest first
 
 
-def find(environment: settings.Settings, name: str) -> layout.RunKey:
+def find(environment: settings.Settings, name: str) -> RunKey:
     """The key of a run that has a journal here; ends the program if none or several match `name`."""
     flow, slash, run = name.partition("/")
     if not slash or not flow or not run or "/" in run:
         fail(f"{name!r} is not of the form {FORM}")
-    exact = layout.RunKey(flow, run, environment.namespace)
+    exact = RunKey(flow, run, environment.namespace)
     if layout.run_folder(environment.home, exact).is_dir():
         return exact
     known = newest(environment)
@@ -49,9 +50,9 @@ def pick(flow: str, wanted: str, known: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def newest(environment: settings.Settings) -> list[layout.RunKey]:
+def newest(environment: settings.Settings) -> list[RunKey]:
     """The runs that have a journal here, the newest first."""
-    found: list[tuple[int, layout.RunKey]] = []
+    found: list[tuple[int, RunKey]] = []
     for folder in layout.run_folders(environment.home):
         key = layout.run_key(environment.home, folder)
         if key.namespace == environment.namespace:
@@ -85,7 +86,7 @@ def _below(environment: settings.Settings, above: list[str]) -> Iterator[str]:
         yield from [LATEST, *runs[:_COMPLETED]] if runs else []
         return
     run, *rest = rest
-    key = layout.RunKey(flow, runs[0] if runs and run == LATEST else run, environment.namespace)
+    key = RunKey(flow, runs[0] if runs and run == LATEST else run, environment.namespace)
     for _, attempt in layout.journals(layout.run_folder(environment.home, key)):
         names = [str(name) for name in attempt or ()]
         if names[: len(rest)] == rest:

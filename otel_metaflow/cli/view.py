@@ -20,7 +20,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.viewer.terminal import echo
 
 if TYPE_CHECKING:
-    from otel_metaflow.journal.layout import AttemptKey
+    from otel_metaflow.journal.keys import AttemptKey
     from otel_metaflow.model.run import Attempt, Run
 
 _FORM = "FLOW[/RUN[/STEP[/TASK[/ATTEMPT]]]], as in HelloFlow/12"

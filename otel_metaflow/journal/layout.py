@@ -19,8 +19,11 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 from urllib.parse import quote, unquote
+
+if TYPE_CHECKING:
+    from otel_metaflow.journal.keys import AttemptKey, RunKey
 
 VERSION = 1
 RUN_FILE = "run.jsonl"
@@ -40,7 +43,7 @@ _LONGEST_STEP, _LONGEST_TASK, _LONGEST_FOLDER = 160, 70, 240
 # Precedes the hash at the end of a truncated name: quoting never produces a percent sign before this character.
 _CUT = "%~"
 _DIGEST = 8
-_ATTEMPT_FILE = re.compile(r"([^.]+)\.([^.]+)\.([0-9]{1,10})(?:\.output)?\.jsonl")
+_ATTEMPT_FILE = r"([^.]+)\.([^.]+)\.([0-9]{1,10})(?:\.output)?\.jsonl"
 
 # Kinds of records. Of a task: start, line, log, end, and of user code's own telemetry span, metric and record (of the
 # logs API). Of the launcher: start, step, line, clone, launch, exit, end and closed in its own file, line and read in
@@ -63,32 +66,14 @@ READ = "read"
 _keys: Dict[Path, AttemptKey] = {}  # of files with truncated names, once they were read
 
 
-class RunKey(NamedTuple):
-    """Identifies a run."""
+def run_folder(home: Path, key: Tuple[str, str, str]) -> Path:
+    """The folder of a run's journals, given by flow, run and namespace as in a RunKey.
 
-    flow: str
-    run: str
-    namespace: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.flow}/{self.run}"
-
-
-class AttemptKey(NamedTuple):
-    """Identifies an attempt within its run; `attempt` counts from 0."""
-
-    step: str
-    task: str
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"{self.step}/{self.task}/{self.attempt}"
-
-
-def run_folder(home: Path, key: RunKey) -> Path:
-    """The folder of a run's journals. The name of a flow is a Python identifier, so it cannot start with `@`."""
-    root = home / f"@{_file_name(key.namespace)}" if key.namespace else home
-    return root / _file_name(key.flow) / _file_name(key.run)
+    The name of a flow is a Python identifier, so it cannot start with `@`.
+    """
+    flow, run, namespace = key
+    root = home / f"@{_file_name(namespace)}" if namespace else home
+    return root / _file_name(flow) / _file_name(run)
 
 
 def run_key(home: Path, folder: Path) -> RunKey:
@@ -97,6 +82,8 @@ def run_key(home: Path, folder: Path) -> RunKey:
     Raises:
         ValueError: `folder` is not the folder of a run below `home`.
     """
+    from otel_metaflow.journal.keys import RunKey
+
     parts = folder.relative_to(home).parts
     namespace = parts[0][1:] if parts and parts[0].startswith("@") else ""
     flow_and_run = parts[1:] if namespace else parts
@@ -109,6 +96,8 @@ def run_key(home: Path, folder: Path) -> RunKey:
 
 def _first_run_key(folder: Path) -> Optional[RunKey]:
     """The key in the first records of a folder whose name is truncated."""
+    from otel_metaflow.journal.keys import RunKey
+
     for path in sorted(folder.glob("*" + _SUFFIX)):
         record = _first_record(path)
         if "flow" in record and "run" in record:
@@ -159,18 +148,19 @@ def _folders(parent: Path) -> Iterator[Path]:
     yield from map(Path, found)
 
 
-def attempt_file(folder: Path, key: AttemptKey) -> Path:
-    """The journal that the task itself writes."""
+def attempt_file(folder: Path, key: Tuple[str, str, int]) -> Path:
+    """The journal that the task itself writes, given by step, task and attempt as in an AttemptKey."""
     return folder / (_attempt_name(key) + _SUFFIX)
 
 
-def output_file(folder: Path, key: AttemptKey) -> Path:
+def output_file(folder: Path, key: Tuple[str, str, int]) -> Path:
     """The journal of the lines that the launcher read from the task."""
     return folder / (_attempt_name(key) + _OUTPUT_SUFFIX)
 
 
-def _attempt_name(key: AttemptKey) -> str:
-    return f"{_file_name(key.step, _LONGEST_STEP)}.{_file_name(key.task, _LONGEST_TASK)}.{key.attempt}"
+def _attempt_name(key: Tuple[str, str, int]) -> str:
+    step, task, attempt = key
+    return f"{_file_name(step, _LONGEST_STEP)}.{_file_name(task, _LONGEST_TASK)}.{attempt}"
 
 
 def journals(folder: Path) -> Iterator[Tuple[Path, Optional[AttemptKey]]]:
@@ -187,7 +177,9 @@ def attempt_key(path: Path) -> Optional[AttemptKey]:
 
     If the file's name is truncated, the attempt is in its first record; None until that is written.
     """
-    found = _ATTEMPT_FILE.fullmatch(path.name) if path.name.isascii() else None
+    from otel_metaflow.journal.keys import AttemptKey
+
+    found = re.fullmatch(_ATTEMPT_FILE, path.name) if path.name.isascii() else None
     if found is None:
         return None
     if is_cut(path):
@@ -206,6 +198,8 @@ def is_cut(path: Path) -> bool:
 
 
 def _first_key(path: Path) -> Optional[AttemptKey]:
+    from otel_metaflow.journal.keys import AttemptKey
+
     if path not in _keys:
         record = _first_record(path)
         number = record.get("attempt")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from otel_metaflow.journal.cursor import Cursor
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 
 Subject = Optional[AttemptKey]
 """An attempt, or None for the run itself."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from otel_metaflow.core import clock
 from otel_metaflow.core.guard import hidden, let_pass, seam
 from otel_metaflow.core.metaflow_seams import node as node_of
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 
 DEPENDS = (
     "metaflow.runtime.Worker",

@@ -11,6 +11,7 @@ from typing import Any
 from otel_metaflow.core import long_lines, secrets
 from otel_metaflow.core.stream_tap import StreamTap, tap
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher.raw_lines import RawLines, Writer
@@ -37,7 +38,7 @@ class Output:
         self._streams_of = streams_of
         self._raw = Writer(mask, self.receive_secrets)
         self._secrets_pipe = secrets.open_pipe(folder / layout.SECRETS_PIPE)
-        self._recorded: set[layout.AttemptKey] = set()
+        self._recorded: set[AttemptKey] = set()
         self._unrecorded = 0
         self._pid = os.getpid()
         self._taps: list[StreamTap] = []
@@ -71,9 +72,7 @@ class Output:
         recorded = len(self._recorded.union(key for _, key in layout.journals(self._folder) if key is not None))
         return recorded, recorded + self._unrecorded
 
-    def launched(
-        self, key: layout.AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None
-    ) -> RawLines | None:
+    def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None) -> RawLines | None:
         """A task's process was started, no sooner than `at`, to read from `inputs` (tasks by step), if known.
 
         Returns the receiver of its lines, or None for a step without `@otel`.
@@ -93,7 +92,7 @@ class Output:
             journal.append(layout.LAUNCH, launch)
         return self._raw.open(key, journal, layout.attempt_file(self._folder, key), streams)
 
-    def cloned(self, key: layout.AttemptKey, run: str, task: str, attempt: int) -> None:
+    def cloned(self, key: AttemptKey, run: str, task: str, attempt: int) -> None:
         """A task was cloned from `run`, where it was attempt `attempt` of `task`."""
         self._journal.append(
             layout.CLONE,
@@ -114,7 +113,7 @@ class Output:
             if values:
                 self._mask.add(values)
 
-    def ended(self, key: layout.AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
+    def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
         """A task's process has ended and its pipes are read to the end; `ok` is whether Metaflow has its result."""
         # Its lines first: after the exit record, a reader expects no more.
         unwritten = self._raw.close(key)

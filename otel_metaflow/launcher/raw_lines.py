@@ -21,6 +21,7 @@ from otel_metaflow.core import clock, long_lines
 from otel_metaflow.core.guard import contain
 from otel_metaflow.core.long_lines import truncated
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.writer import Journal, quoted
 from otel_metaflow.launcher import metaflow_seams
 
@@ -105,18 +106,18 @@ class Writer:
     def __init__(self, mask: Callable[[str], str], before: Callable[[], None]) -> None:
         self._mask = mask
         self._before = before
-        self._attempts: dict[layout.AttemptKey, RawLines] = {}
+        self._attempts: dict[AttemptKey, RawLines] = {}
         self._news = threading.Event()
         self._lock = threading.Lock()
         self._is_started = False
 
-    def open(self, key: layout.AttemptKey, journal: Journal, reports: Path, streams: Sequence[str]) -> RawLines:
+    def open(self, key: AttemptKey, journal: Journal, reports: Path, streams: Sequence[str]) -> RawLines:
         """Start an attempt, which reports its own lines to the journal `reports`."""
         made = RawLines(journal, reports, streams, self)
         self._attempts[key] = made
         return made
 
-    def close(self, key: layout.AttemptKey) -> dict[str, int]:
+    def close(self, key: AttemptKey) -> dict[str, int]:
         """Write the remaining lines of an attempt that has ended; return how many records could not be written."""
         lines = self._attempts.get(key)
         if lines is None:

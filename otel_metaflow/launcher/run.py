@@ -17,6 +17,7 @@ from otel_metaflow.core import ids, launch_context, resource, secrets, settings,
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, print_line, print_unrecorded
 from otel_metaflow.core.metaflow_seams import facts, flow_name
 from otel_metaflow.journal import layout, unrecorded
+from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
@@ -30,7 +31,7 @@ _launch_context: launch_context.LaunchContext | None = None  # set with the firs
 class Run:
     """The run that this process launches."""
 
-    def __init__(self, key: layout.RunKey, environment: settings.Settings, folder: Path) -> None:
+    def __init__(self, key: RunKey, environment: settings.Settings, folder: Path) -> None:
         self.key = key
         self.environment = environment
         self.folder = folder
@@ -141,7 +142,7 @@ def start(flow: Any, run: str, graph: Any, step: str, options: dict[str, Any]) -
     global _run, _launch_context
     if _launch_context is None:
         environment = settings.read()
-        key = layout.RunKey(flow_name(flow), run, environment.namespace)
+        key = RunKey(flow_name(flow), run, environment.namespace)
         _run = None if environment.disabled else _open(key, environment)
         _launch_context = launch_context.LaunchContext(
             key.flow,
@@ -159,7 +160,7 @@ def start(flow: Any, run: str, graph: Any, step: str, options: dict[str, Any]) -
         _run.add_step(step, options)
 
 
-def _open(key: layout.RunKey, environment: settings.Settings) -> Run | None:
+def _open(key: RunKey, environment: settings.Settings) -> Run | None:
     folder = layout.run_folder(environment.home, key)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal.delivery_status import DeliveryStatus
-from otel_metaflow.journal.layout import RunKey
+from otel_metaflow.journal.keys import RunKey
 
 _POLL = 0.05
 

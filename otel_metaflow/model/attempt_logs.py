@@ -14,6 +14,7 @@ from typing import Any, Deque, Dict, Generator, Iterator, NamedTuple, Tuple
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.garbled_lines import Raw, Report
 from otel_metaflow.model.run import Attempt
@@ -35,7 +36,7 @@ class LogEntry(NamedTuple):
 class AttemptLogs:
     """The log records of one attempt, in reading order."""
 
-    def __init__(self, folder: Path, key: layout.AttemptKey, cursor: Cursor) -> None:
+    def __init__(self, folder: Path, key: AttemptKey, cursor: Cursor) -> None:
         self._task = Tail(layout.attempt_file(folder, key), cursor.clean[0], counted=cursor.sent[0])
         self._output = Tail(layout.output_file(folder, key), cursor.clean[1], counted=cursor.sent[1])
         self._from = cursor

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, Optional, Set
 
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model.run import Run
 
@@ -16,7 +17,7 @@ class Following:
     def __init__(self, home: Path, folder: Path) -> None:
         self.folder = folder
         self.run = Run(layout.run_key(home, folder))
-        self.settled: Set[layout.AttemptKey] = set()
+        self.settled: Set[AttemptKey] = set()
         self.run_is_over = False
         self.tails: Dict[str, Tail] = {}
         self._read_out: Set[str] = set()  # files of settled attempts that were read to their end
@@ -34,7 +35,7 @@ class Following:
             self._take_in(path, key)
         self._settle()
 
-    def _take_in(self, path: Path, key: Optional[layout.AttemptKey]) -> None:
+    def _take_in(self, path: Path, key: Optional[AttemptKey]) -> None:
         tail = self.tails.get(path.name)
         if tail is None:
             tail = self.tails[path.name] = Tail(path, facts_only=True)

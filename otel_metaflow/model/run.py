@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.processes import is_alive, process_space
 
 Record = Dict[str, Any]
@@ -22,7 +23,7 @@ _OUT_OF_MEMORY = "OOMKilled"  # as Kubernetes calls it
 class Attempt:
     """One attempt: what its own journal says (start, end) and what the launcher says (launch, exit)."""
 
-    key: layout.AttemptKey
+    key: AttemptKey
     start: Optional[Record] = None
     end: Optional[Record] = None
     launch: Optional[Record] = None
@@ -41,10 +42,10 @@ class Attempt:
         return "within" in (self.start or {})
 
     @property
-    def inputs(self) -> List[layout.AttemptKey]:
+    def inputs(self) -> List[AttemptKey]:
         """The attempts that it read from, as it says itself; see `Run.inputs_of`."""
         named = (self.start or {}).get("inputs") or []
-        return [layout.AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
+        return [AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
 
     @property
     def input_count(self) -> int:
@@ -205,12 +206,12 @@ class Attempt:
 class Run:
     """One run, as its journals tell it."""
 
-    key: layout.RunKey
+    key: RunKey
     start: Optional[Record] = None
     end: Optional[Record] = None
     closed: bool = False
     last_seen: int = 0
-    attempts: Dict[layout.AttemptKey, Attempt] = field(default_factory=dict)
+    attempts: Dict[AttemptKey, Attempt] = field(default_factory=dict)
     steps: Dict[str, Record] = field(default_factory=dict)
 
     @property
@@ -232,7 +233,7 @@ class Run:
         joined = self.traceparent
         return joined[0] if joined else ids.trace_id(*self.key)
 
-    def add(self, key: Optional[layout.AttemptKey], record: Record) -> None:
+    def add(self, key: Optional[AttemptKey], record: Record) -> None:
         """Take in one record of an attempt's file; of the launcher's where `key` is None."""
         if key is not None:
             attempt = self.attempt(key)
@@ -258,11 +259,11 @@ class Run:
         elif kind == layout.STEP:
             self.steps[str(record["step"])] = record
         elif kind in (layout.LAUNCH, layout.EXIT, layout.CLONE):
-            attempt = self.attempt(layout.AttemptKey(str(record["step"]), str(record["task"]), int(record["attempt"])))
+            attempt = self.attempt(AttemptKey(str(record["step"]), str(record["task"]), int(record["attempt"])))
             attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
             setattr(attempt, kind, record)
 
-    def attempt(self, key: layout.AttemptKey) -> Attempt:
+    def attempt(self, key: AttemptKey) -> Attempt:
         """The attempt of that name, made on first mention."""
         return self.attempts.setdefault(key, Attempt(key))
 
@@ -271,7 +272,7 @@ class Run:
         return attempt.start is not None or bool(self.steps.get(attempt.key.step, {}).get("recorded", True))
 
     @property
-    def recorded(self) -> Dict[layout.AttemptKey, Attempt]:
+    def recorded(self) -> Dict[AttemptKey, Attempt]:
         """The attempts whose telemetry is wanted."""
         if all(step.get("recorded", True) for step in self.steps.values()):
             return self.attempts
@@ -282,7 +283,7 @@ class Run:
         """The attempts that ran in this run: not what `resume` took over."""
         return [attempt for attempt in self.attempts.values() if not attempt.is_cloned]
 
-    def inputs_of(self, attempt: Attempt) -> Optional[List[layout.AttemptKey]]:
+    def inputs_of(self, attempt: Attempt) -> Optional[List[AttemptKey]]:
         """All attempts that it read from; None where nobody saw what it read.
 
         The launcher names tasks: of each, Metaflow reads the last attempt.
@@ -292,8 +293,8 @@ class Run:
             return attempt.inputs
         return None if launched is None else [self._last(step, task) for step, task in launched]
 
-    def _last(self, step: str, task: str) -> layout.AttemptKey:
-        key = layout.AttemptKey(step, task, 0)
+    def _last(self, step: str, task: str) -> AttemptKey:
+        key = AttemptKey(step, task, 0)
         while (after := key._replace(attempt=key.attempt + 1)) in self.attempts:
             key = after
         return key

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterator, List, Optional
 
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model.run import Attempt, Run
 
 

@@ -14,6 +14,7 @@ from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger, Subject
 from otel_metaflow.model import story
 from otel_metaflow.model.following import Following
@@ -259,7 +260,7 @@ class Delivery:
             self._metrics.add_dropped(self.status.given_up, self.run.ended_at)
         return self._batch_of("metrics", subjects, self._metrics.take(), never)
 
-    def _unsent(self, signal: str) -> List[layout.AttemptKey]:
+    def _unsent(self, signal: str) -> List[AttemptKey]:
         return [
             key for key in self.run.recorded if key in self._following.settled and self._is_new(key, _NAMES[signal])
         ][:_MOST_RECORDS]

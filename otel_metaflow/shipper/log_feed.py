@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Set
 from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Subject
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import story
@@ -57,8 +58,8 @@ class LogFeed:
         self._cursor = cursor
         self._is_new = is_new
         self._launcher = Tail(following.folder / layout.RUN_FILE, cursor(None, LOGS).sent[0])
-        self._attempts: Dict[layout.AttemptKey, AttemptLogs] = {}
-        self._told_out: Set[layout.AttemptKey] = set()  # attempts of which no record will come
+        self._attempts: Dict[AttemptKey, AttemptLogs] = {}
+        self._told_out: Set[AttemptKey] = set()  # attempts of which no record will come
 
     @property
     def corrupt(self) -> int:
@@ -84,7 +85,7 @@ class LogFeed:
         for event in self._events.of_run(self._is_new, is_over=self._following.run_is_over):
             yield from _made_event(None, event, progress)
 
-    def _of_attempt(self, key: layout.AttemptKey, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
+    def _of_attempt(self, key: AttemptKey, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
         run = self._following.run
         attempt, logs = run.attempts[key], self._logs(key)
         final = key in self._following.settled
@@ -119,7 +120,7 @@ class LogFeed:
         if made is not None:
             yield made, _cost(log.record)
 
-    def _logs(self, key: layout.AttemptKey) -> AttemptLogs:
+    def _logs(self, key: AttemptKey) -> AttemptLogs:
         logs = self._attempts.get(key)
         if logs is None:
             logs = self._attempts[key] = AttemptLogs(self._following.folder, key, self._cursor(key, LOGS))

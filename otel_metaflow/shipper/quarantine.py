@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, TypeVar, Union
 
 from otel_metaflow.core import names
-from otel_metaflow.journal.layout import GIVEN_UP, RunKey
+from otel_metaflow.journal.keys import RunKey
+from otel_metaflow.journal.layout import GIVEN_UP
 from otel_metaflow.shipper.signal_worker import Unfit
 from otel_metaflow.shipper.telemetry import Record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Dict, NamedTuple, Optional, Tuple
 
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper import gpu, process_tree
 

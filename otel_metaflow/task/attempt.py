@@ -250,7 +250,7 @@ def begin(
     try:
         context.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = Journal(
-            layout.attempt_file(context.folder, layout.AttemptKey(step, task, attempt)),
+            layout.attempt_file(context.folder, (step, task, attempt)),
             partial(_note_unwritten, context.folder),
             context.max_bytes,
         )
@@ -301,7 +301,7 @@ def _described_here(flow: str, run: str) -> Optional[launch_context.LaunchContex
     environment = settings.read()
     if environment.disabled:
         return None
-    folder = layout.run_folder(environment.home, layout.RunKey(flow, run, environment.namespace))
+    folder = layout.run_folder(environment.home, (flow, run, environment.namespace))
     return launch_context.LaunchContext(
         flow,
         run,

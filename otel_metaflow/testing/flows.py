@@ -13,6 +13,7 @@ from pathlib import Path
 
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.shipper.delivery import Delivery
 from otel_metaflow.shipper.sinks import answers, sdk_objects
 from otel_metaflow.shipper.sinks.answers import Exporter
@@ -56,12 +57,12 @@ def run(
             raise ValueError(f"{flow} did not start a run: {finished.stdout}{finished.stderr}")
         made = Telemetry(finished.returncode, finished.stdout, finished.stderr, known.group(1), found.group(1))
         environ = {"OTEL_METAFLOW_HOME": str(journals), **(env or {})}
-        key = layout.RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", ""))
+        key = RunKey(made.flow, made.run, environ.get("OTEL_METAFLOW_ID_NAMESPACE", ""))
         _read(journals, key, made, environ)
         return made
 
 
-def _read(home: Path, key: layout.RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
+def _read(home: Path, key: RunKey, into: Telemetry, environ: Mapping[str, str]) -> None:
     """Deliver the run to `into` instead of to an endpoint."""
     environment = settings.read({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"})
 

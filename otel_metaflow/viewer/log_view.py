@@ -14,7 +14,7 @@ import click
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import endings, story
 from otel_metaflow.model.attempt_logs import AttemptLogs

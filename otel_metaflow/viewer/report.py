@@ -11,7 +11,7 @@ from typing import Any
 
 from otel_metaflow.core import ids, trace_links
 from otel_metaflow.core.redaction import Redaction
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from otel_metaflow.journal import layout, lock
 from otel_metaflow.journal.delivery_status import DeliveryStatus
-from otel_metaflow.journal.layout import AttemptKey
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import formatting, report, table

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from otel_metaflow.core import ids, names, otlp_values
-from otel_metaflow.journal.layout import AttemptKey, RunKey
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.telemetry import Resource
 

@@ -9,6 +9,7 @@ from otel_metaflow.core import ids, names, otlp_values
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.version import __version__
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
@@ -151,8 +152,8 @@ class Spans:
             yield _link(run.trace_id, attempt_span_id(key, before.key), "retry")
         if attempt.clone is not None:
             cloned = attempt.clone
-            origin = layout.RunKey(key.flow, str(cloned["originRun"]), key.namespace)
-            read = layout.AttemptKey(attempt.key.step, str(cloned["originTask"]), int(cloned["originAttempt"]))
+            origin = RunKey(key.flow, str(cloned["originRun"]), key.namespace)
+            read = AttemptKey(attempt.key.step, str(cloned["originTask"]), int(cloned["originAttempt"]))
             yield _link(self._trace_id_of(origin), attempt_span_id(origin, read), "clone")
 
     def _run_links(self, origin: Optional[Attempt], triggers: Sequence[str], resumed: Optional[str]) -> Iterator[Link]:
@@ -165,16 +166,16 @@ class Spans:
                 {names.ERROR_TYPE: origin.error_type, names.PATHSPEC: f"{key}/{origin.key.step}/{origin.key.task}"},
             )
         if resumed:
-            yield self._link_to_run(layout.RunKey(key.flow, resumed, key.namespace), "resume")
+            yield self._link_to_run(RunKey(key.flow, resumed, key.namespace), "resume")
         for name in triggers:
             flow, _, run = str(name).partition("/")
-            yield self._link_to_run(layout.RunKey(flow, run, key.namespace), "trigger")
+            yield self._link_to_run(RunKey(flow, run, key.namespace), "trigger")
 
-    def _link_to_run(self, key: layout.RunKey, kind: str) -> Link:
+    def _link_to_run(self, key: RunKey, kind: str) -> Link:
         facts = {names.FLOW_NAME: key.flow, names.RUN_ID: key.run}
         return _link(self._trace_id_of(key), run_span_id(key), kind, facts)
 
-    def _trace_id_of(self, key: layout.RunKey) -> str:
+    def _trace_id_of(self, key: RunKey) -> str:
         """The trace of another run, which its journals know better than its name if they are here."""
         folder = layout.run_folder(self._home, key)
         return load(self._home, folder).trace_id if folder.is_dir() else ids.trace_id(*key)
@@ -184,7 +185,7 @@ class Spans:
         clones = [attempt.clone for attempt in self._run.attempts.values() if attempt.clone is not None]
         saved: List[int] = []
         for record in clones:
-            key = layout.RunKey(self._run.key.flow, str(record["originRun"]), self._run.key.namespace)
+            key = RunKey(self._run.key.flow, str(record["originRun"]), self._run.key.namespace)
             if self._origin is None or self._origin.key != key:
                 self._origin = load(self._home, layout.run_folder(self._home, key))
             step, task = str(record["step"]), str(record["originTask"])

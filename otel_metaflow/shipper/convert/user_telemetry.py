@@ -17,6 +17,7 @@ from otel_metaflow.core import names, otlp_values
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Subject
 from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.run import Attempt
@@ -45,8 +46,8 @@ class UserRecords:
         self._folder = folder
         self._kind = kind
         self._cursor_of = cursor_of
-        self._tails: Dict[layout.AttemptKey, Tail] = {}
-        self._waiting: Dict[layout.AttemptKey, Deque[Entry]] = {}
+        self._tails: Dict[AttemptKey, Tail] = {}
+        self._waiting: Dict[AttemptKey, Deque[Entry]] = {}
 
     def is_read(self, facts: Mapping[str, Tail]) -> bool:
         """Whether all that `facts`, the readers of all else, have passed over was handed out."""
@@ -54,7 +55,7 @@ class UserRecords:
 
     def take(
         self,
-        attempts: Mapping[layout.AttemptKey, Attempt],
+        attempts: Mapping[AttemptKey, Attempt],
         facts: Mapping[str, Tail],
         changes: Changes,
         most: int,
@@ -72,7 +73,7 @@ class UserRecords:
                     return taken
         return taken
 
-    def _entries(self, key: layout.AttemptKey, fact: Tail) -> Iterator[Entry]:
+    def _entries(self, key: AttemptKey, fact: Tail) -> Iterator[Entry]:
         waiting = self._waiting.setdefault(key, deque())
         while True:
             while waiting:
@@ -85,18 +86,18 @@ class UserRecords:
                 self._tail(key).offset = fact.skipped_to
                 return
 
-    def _is_behind(self, key: layout.AttemptKey, fact: Tail) -> bool:
+    def _is_behind(self, key: AttemptKey, fact: Tail) -> bool:
         """Whether records of user code lie beyond what was read; without opening the file."""
         return fact.skipped_to > self._tail(key).offset
 
-    def _tail(self, key: layout.AttemptKey) -> Tail:
+    def _tail(self, key: AttemptKey) -> Tail:
         if key not in self._tails:
             path = layout.attempt_file(self._folder, key)
             self._tails[key] = Tail(path, self._cursor_of(key, self._kind).sent[0], only=self._kind)
         return self._tails[key]
 
 
-def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[layout.AttemptKey, Tail]]:
+def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[AttemptKey, Tail]]:
     """The attempts whose user code said anything: most say nothing, and are not looked at again and again."""
     for fact in facts.values():
         # Of an attempt's own journal: whatever else bears such a record is not read for it.
