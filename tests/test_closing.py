@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ import pytest
 from collectors import free_ports
 from endpoint import Endpoint
 from journals import Journals
+from running import Place
 
 from otel_metaflow.core import settings
 from otel_metaflow.core.settings import Destination
+from otel_metaflow.journal import layout
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import LEDGER_FILE
 from otel_metaflow.journal.ledger import Changes, Ledger
@@ -164,3 +167,44 @@ def test_a_state_of_an_earlier_shipper_ends_no_wait(tmp_path: Path) -> None:
     Ledger(folder / LEDGER_FILE).append(Changes(), DeliveryStatus(stalled=True).as_json())
     with Endpoint() as endpoint, shipping(folder, endpoint.url):
         assert wait_until_it_ends(folder).complete
+
+
+DYING = """
+    import os, sys
+    if "otel_metaflow.shipper" in sys.orig_argv:
+        os.write(2, b"no such library\\n")
+        os._exit(3)
+    """
+FLOW = """
+    from metaflow import FlowSpec, step
+    class WaitFlow(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+    if __name__ == "__main__":
+        WaitFlow()
+    """
+
+
+def test_a_shipper_that_died_at_its_start_is_not_waited_for(place: Place) -> None:
+    """The closing line names its log, which has the reason; what it could not deliver is delivered by `ship`."""
+    folder = place.path / "dying"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(textwrap.dedent(DYING))
+    with Endpoint() as endpoint:
+        there = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+        # As long as the test may take altogether.
+        waiting = {"OTEL_METAFLOW_FLUSH_TIMEOUT": "600", "PYTHONPATH": str(folder)}
+        finished = place.run(FLOW, "--with", "otel", env={**there, **waiting}, timeout=120)
+        assert finished.code == 0, finished.stderr
+        log = finished.folder / layout.SHIPPER_LOG
+        said = (
+            f"not exported: the shipper died, see {log}. Fix it, then run: otel-metaflow ship WaitFlow/{finished.run}"
+        )
+        assert said in finished.stderr
+        assert "no such library" in log.read_text()
+        assert place.cli("ship", f"WaitFlow/{finished.run}", env=there).returncode == 0
+        assert endpoint.spans()

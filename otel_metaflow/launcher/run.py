@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from otel_metaflow.core import ids, launch_context, resource, secrets, settings, trace_context, trace_links
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, print_line, print_unrecorded
 from otel_metaflow.core.metaflow_seams import facts, flow_name
-from otel_metaflow.journal import layout, unrecorded
+from otel_metaflow.journal import layout, lock, unrecorded
 from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
 from otel_metaflow.journal.processes import process_start
@@ -44,6 +45,7 @@ class Run:
         )
         self._unrecorded: dict[str, str] = {}
         self._unfinished = 0
+        self._shipper: subprocess.Popen[bytes] | None = None  # the last that was started
         self._pid = os.getpid()
 
     def start(self) -> None:
@@ -84,7 +86,11 @@ class Run:
     def ensure_shipper(self) -> None:
         """Start the shipper unless it is running; an earlier one may have been killed."""
         if self.environment.is_shipping:
-            spawn.ensure(self.folder)
+            self._shipper = spawn.ensure(self.folder) or self._shipper
+
+    def _shipper_has_died(self) -> bool:
+        """Whether the shipper that was started has ended and no other process delivers the run."""
+        return self._shipper is not None and self._shipper.poll() is not None and lock.is_free(self.folder)
 
     def finished(self, exception: BaseException | None) -> None:
         """One decorated step has finished; with the last one, the run has."""
@@ -117,10 +123,11 @@ class Run:
         self.ensure_shipper()
         if self.environment.is_shipping:
             # In a container the shipper would be killed with the launcher, so the run waits; elsewhere it does not.
-            summary.wait(self.folder, self.environment.flush_timeout)
+            summary.wait(self.folder, self.environment.flush_timeout, self._shipper_has_died)
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
-            print_line(summary.line(self.folder, self.key, self.environment, *self._output.counts()))
+            has_died = self.environment.is_shipping and self._shipper_has_died()
+            print_line(summary.line(self.folder, self.key, self.environment, *self._output.counts(), has_died=has_died))
             if self.environment.trace_url and self.environment.is_shipping:
                 print_line(f"trace {self._trace_url()}")
 

@@ -18,18 +18,18 @@ _TIDY_EVERY = 3600.0
 _WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
 
-def ensure(folder: Path) -> None:
-    """Make sure that the run in `folder` has a shipper.
+def ensure(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Make sure that the run in `folder` has a shipper; return the process, if a new one was started.
 
     A new one gets its own session, so that it survives Ctrl-C and a closed terminal, and none of our pipes, because a
     caller may wait for those to be closed.
     """
     if setbacks.reason(folder) is not None:
-        return  # status, view and the closing line print the reason
+        return None  # status, view and the closing line print the reason
     if not lock.is_free(folder) or standby.ask(folder, _environment()):
-        return
+        return None
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
-        _detached("otel_metaflow.shipper", folder, log)
+        return _detached("otel_metaflow.shipper", folder, log)
 
 
 def tidy(home: Path) -> None:
@@ -45,8 +45,8 @@ def tidy(home: Path) -> None:
         _detached("otel_metaflow.shipper.retention", home, nowhere)
 
 
-def _detached(module: str, folder: Path, log: IO[bytes]) -> None:
-    subprocess.Popen(
+def _detached(module: str, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-m", module, str(folder)],
         # `-m` searches the working directory first: our folders contain no modules,
         # while a user's may contain a queue.py or a logging.py.

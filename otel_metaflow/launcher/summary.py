@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_metaflow.core.settings import Settings
+from otel_metaflow.journal import layout
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import RunKey
 
@@ -16,6 +17,7 @@ _POLL = 0.05
 def wait(
     folder: Path,
     seconds: float,
+    has_died: Callable[[], bool] = lambda: False,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -23,26 +25,29 @@ def wait(
     """Wait until the shipper has delivered the run, or cannot, but no longer than `seconds`.
 
     The run does not wait for an endpoint that fails: that would cost each run the whole time, and the journal is
-    delivered later by the next shipper.
+    delivered later by the next shipper. Nor for a shipper that ended without delivering, if `has_died` says so.
     """
     deadline = clock() + seconds
     while clock() < deadline:
+        is_over = has_died()  # asked first: a shipper ends after it has written that all is delivered
         status = DeliveryStatus.read(folder)
-        if status.complete or status.stalled:
+        if status.complete or status.stalled or is_over:
             return
         sleep(_POLL)
 
 
-def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: int) -> str:
-    """How many of the attempts were recorded, whether they were exported, and the next command to type."""
+def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: int, *, has_died: bool) -> str:
+    """How many of the attempts were recorded, whether they were exported, and the next command to type.
+
+    `has_died` is whether the shipper ended and no other delivers the run.
+    """
     attempts = f"{ran} attempt{'' if ran == 1 else 's'}"
     if recorded < ran:
         attempts = f"{recorded} of {attempts}"
     view, ship = f"View: otel-metaflow view {key}", f"otel-metaflow ship {key}"
     if not environment.is_shipping:
-        if environment.problems:
-            return f"recorded {attempts}, not exported (invalid settings, see above). {view}"
-        return f"recorded {attempts}, not exported (no endpoint). {view}"
+        why = "invalid settings, see above" if environment.problems else "no endpoint"
+        return f"recorded {attempts}, not exported ({why}). {view}"
     hosts = environment.targets
     status = DeliveryStatus.read(folder)
     dropped = sum(status.given_up.values())
@@ -55,4 +60,7 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
         signal, reason = next(iter(status.trouble.items()))
         subject = "" if signal == "files" else f"{hosts} "  # that reason names its folder
         return f"recorded {attempts}, not exported: {subject}{reason}. Fix it, then run: {ship}"
+    if has_died:
+        reason = f"the shipper died, see {folder / layout.SHIPPER_LOG}"
+        return f"recorded {attempts}, not exported: {reason}. Fix it, then run: {ship}"
     return f"recorded {attempts}, exporting to {hosts}. {view}"
