@@ -16,7 +16,7 @@ from endpoint import Endpoint
 from journals import Journals
 from running import Place
 
-from otel_metaflow.core import sdk_variables, settings
+from otel_metaflow.core import private_folder, sdk_variables, settings
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal import setbacks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
@@ -256,6 +256,33 @@ def test_journals_lie_in_a_folder_that_is_one(
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/tmp")
     assert str(settings.read(environ).home) == right
+
+
+@pytest.mark.parametrize("made", ["a link", "of another user", "open to others"])
+def test_a_folder_among_the_temporary_files_holds_journals_only_if_it_is_ours(place: Place, made: str) -> None:
+    """Anyone may have created one of that name; ours is closed to others."""
+    private, elsewhere = place.path / private_folder.name(), place.path / "elsewhere"
+    elsewhere.mkdir()
+    if made == "a link":
+        private.symlink_to(elsewhere)
+    else:
+        private.mkdir()
+        private.chmod(0o777)
+    if made == "of another user":
+        if os.getuid():
+            pytest.skip("only root can give a folder away")
+        os.chown(private, 12345, 12345)
+    home = private / "state"
+    finished = place.run(LOGGING, "--with", "otel", env={"OTEL_METAFLOW_HOME": str(home)})
+    assert finished.code == 0, finished.stderr
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("otel: ")]
+    if made == "open to others":
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert list(home.glob("LogFlow/*/run.jsonl"))
+    else:
+        (line,) = lines
+        assert f"cannot write journals in {home} ({private} belongs to another user); set OTEL_METAFLOW_HOME" in line
+        assert list(private.iterdir()) == []
 
 
 def test_relative_places_mean_the_same_to_the_shipper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

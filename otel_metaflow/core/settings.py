@@ -141,7 +141,9 @@ def _home(env: Mapping[str, str]) -> Path:
     if not os.path.isabs(state):  # no HOME, and a user without a passwd entry, as in a container
         import tempfile
 
-        return Path(tempfile.gettempdir()) / f"otel-metaflow-{os.getuid()}" / "state"
+        from otel_metaflow.core import private_folder
+
+        return Path(tempfile.gettempdir()) / private_folder.name() / "state"
     return Path(state) / "otel-metaflow"
 
 

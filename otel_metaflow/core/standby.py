@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import socket
-import stat
 import struct
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import IO, Dict, NamedTuple, Optional
 from zlib import crc32
 
+from otel_metaflow.core import private_folder
 from otel_metaflow.core.version import __version__
 
 # How long either side waits for the other, in seconds: both run on this machine.
@@ -53,7 +53,7 @@ def ask(folder: Path, environ: Dict[str, str]) -> bool:
     path = _path()
     message = json.dumps({"folder": str(folder), "environ": environ}).encode("ascii")
     try:
-        if not _is_ours(path.parent):
+        if not private_folder.is_private(path.parent):  # the environment sent through it holds secrets
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_TIMEOUT)
@@ -91,7 +91,7 @@ class Standby:
         lock = None
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            if not _is_ours(path.parent):
+            if not private_folder.is_private(path.parent):  # the environment sent through it holds secrets
                 return
             lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held for as long as we listen
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,17 +138,8 @@ def _read(connection: socket.socket) -> Optional[Request]:
         return None
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether only this user can create a socket there: the environment sent through it holds secrets."""
-    try:
-        found = folder.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-
-
 def _path() -> Path:
     """The socket of this user, interpreter and installation."""
     own = crc32(f"{sys.executable}\0{__file__}\0{__version__}".encode("utf-8", "surrogateescape"))
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return Path(base) / f"otel-metaflow-{os.getuid()}" / f"{own:08x}.sock"
+    return Path(base) / private_folder.name() / f"{own:08x}.sock"

@@ -76,6 +76,21 @@ def run_folder(home: Path, key: Tuple[str, str, str]) -> Path:
     return root / _file_name(flow) / _file_name(run)
 
 
+def create_run_folder(folder: Path) -> None:
+    """Create the folder of a run for this user alone.
+
+    Raises:
+        OSError: it cannot be created, or would be in a folder of another user's among the temporary files.
+    """
+    for parent in folder.parents:
+        if parent.name.startswith("otel-metaflow-"):
+            from otel_metaflow.core import private_folder
+
+            if parent.name == private_folder.name():
+                private_folder.create(parent)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def run_key(home: Path, folder: Path) -> RunKey:
     """The inverse of `run_folder`.
 

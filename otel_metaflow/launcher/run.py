@@ -170,7 +170,7 @@ def start(flow: Any, run: str, graph: Any, step: str, options: dict[str, Any]) -
 def _open(key: RunKey, environment: settings.Settings) -> Run | None:
     folder = layout.run_folder(environment.home, key)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        layout.create_run_folder(folder)
         return Run(key, environment, folder)
     except OSError as error:
         print_unwritable(error, environment.home)

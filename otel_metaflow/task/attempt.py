@@ -248,7 +248,7 @@ def begin(
     if context.folder is None:
         return None
     try:
-        context.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        layout.create_run_folder(context.folder)
         journal = Journal(
             layout.attempt_file(context.folder, (step, task, attempt)),
             partial(_note_unwritten, context.folder),
