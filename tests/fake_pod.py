@@ -12,10 +12,11 @@ import functools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from interpreters import interpreter
@@ -188,6 +189,26 @@ class Pod:
         """The records of the attempt's own journal."""
         (path,) = (path for path in self.home.rglob("*.jsonl") if not layout.is_output(path))
         return [entry.record for entry in Tail(path).read() if kind in (None, entry.record["kind"])]
+
+    def again(self, folder: Path, env: Mapping[str, str | None]) -> Ran:
+        """Run the same container anew in an empty folder, with other variables, None to take one away."""
+        changed = {**self.env, **env}
+        folder.mkdir()
+        given = {name: value for name, value in changed.items() if value is not None}
+        command = json.loads((self.folder / "pod.json").read_text())["command"]
+        (folder / "pod.json").write_text(json.dumps({"command": command, "env": given}))
+        began = time.monotonic()
+        with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
+            code = subprocess.run(command, cwd=folder, env=given, stdout=out, stderr=err, timeout=240, check=False)
+        return Ran(Pod(folder), code.returncode, time.monotonic() - began)
+
+
+class Ran(NamedTuple):
+    """A container that was run again: its exit code, and how many seconds it took."""
+
+    pod: Pod
+    code: int
+    took: float
 
 
 @dataclass(frozen=True)

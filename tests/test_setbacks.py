@@ -18,9 +18,8 @@ from running import Place
 
 from otel_metaflow.core import private_folder, sdk_variables, settings
 from otel_metaflow.journal import lock as locks
-from otel_metaflow.journal import setbacks
+from otel_metaflow.journal import setbacks, spawn
 from otel_metaflow.journal.delivery_status import DeliveryStatus
-from otel_metaflow.launcher import spawn
 from otel_metaflow.shipper import __main__ as shipper
 from otel_metaflow.shipper import backlog
 from otel_metaflow.shipper.delivery import Delivery

@@ -16,7 +16,7 @@ from endpoint import Endpoint
 from running import Finished, Place, eventually
 
 from otel_metaflow.core import standby
-from otel_metaflow.launcher import spawn
+from otel_metaflow.journal import spawn
 
 FLOW = """
     from metaflow import FlowSpec, otel, step

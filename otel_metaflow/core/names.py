@@ -89,8 +89,30 @@ PROJECT_NAME = _define("resource, metrics", "metaflow.project.name", "string", "
 BRANCH_NAME = _define("resource, metrics", "metaflow.branch.name", "string", "of `@project`")
 NAMESPACE = _define("resource", "metaflow.namespace", "string", "Metaflow's namespace")
 ORIGIN_RUN_ID = _define("resource", "metaflow.origin_run.id", "string", "the run that this one resumes")
-COMPUTE_NAME = _define("resource, metrics", "metaflow.compute.name", "string", "where tasks run: `local`")
-ORCHESTRATOR_NAME = _define("resource", "metaflow.orchestrator.name", "string", "what starts tasks: `local`")
+COMPUTE_NAME = _define(
+    "resource, metrics", "metaflow.compute.name", "string", "where tasks run: `local`, `kubernetes`, `aws-batch`, …"
+)
+ORCHESTRATOR_NAME = _define(
+    "resource",
+    "metaflow.orchestrator.name",
+    "string",
+    "what starts tasks: `local`, `argo-workflows`, `step-functions`, `airflow`, …",
+)
+
+# Resource: of a container that no launcher follows
+CONTAINER_ID = _define("resource", "container.id", "string", "where the container says it", _DEVELOPMENT)
+K8S_NAMESPACE_NAME = _define("resource", "k8s.namespace.name", "string", "", _DEVELOPMENT)
+K8S_POD_NAME = _define("resource", "k8s.pod.name", "string", "", _DEVELOPMENT)
+K8S_POD_UID = _define("resource", "k8s.pod.uid", "string", "", _DEVELOPMENT)
+CLOUD_PROVIDER = _define("resource", "cloud.provider", "string", "`aws` of AWS Batch", _DEVELOPMENT)
+CLOUD_PLATFORM = _define("resource", "cloud.platform", "string", "`aws_ecs` of AWS Batch", _DEVELOPMENT)
+CLOUD_REGION = _define("resource", "cloud.region", "string", "of AWS Batch", _DEVELOPMENT)
+AWS_LOG_GROUP_NAMES = _define(
+    "resource", "aws.log.group.names", "string[]", "where AWS Batch keeps the container's output", _DEVELOPMENT
+)
+AWS_LOG_STREAM_NAMES = _define(
+    "resource", "aws.log.stream.names", "string[]", "the stream with the container's output", _DEVELOPMENT
+)
 
 # Spans: conventions
 ERROR_TYPE = _define(

@@ -8,7 +8,7 @@ import sys
 from typing import Any, Dict, Mapping
 from urllib.parse import unquote
 
-from otel_metaflow.core import names
+from otel_metaflow.core import names, platform_facts
 from otel_metaflow.core.metaflow_seams import Facts
 from otel_metaflow.core.version import __version__
 
@@ -31,6 +31,7 @@ def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.
         names.PROCESS_RUNTIME_VERSION: platform.python_version(),
         names.COMPUTE_NAME: "local",
         names.ORCHESTRATOR_NAME: "local",
+        **platform_facts.of(environ),
     }
     _put(attributes, names.METAFLOW_VERSION, facts.version)
     _put(attributes, names.PROJECT_NAME, facts.project)

@@ -30,6 +30,9 @@ RUN_FILE = "run.jsonl"
 LEDGER_FILE = "delivery.ledger"
 LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
+SHIPPER_PID = "shipper.pid"  # of a container's, for the witness (task/witness.sh)
+# The folder in Metaflow's code package that this package travels in; no module's name, so that it hides none.
+CARRIED = "otel-metaflow"
 SECRETS_PIPE = "secrets.pipe"
 UNWRITTEN_MARK = "unwritten"
 INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, one per line

@@ -123,6 +123,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "foreach": _list_of(_tuple_of(_integer, _optional(_integer))),
         "foreachValue": _text,
         "processStartTimeUnixNano": _time,
+        "maxUserCodeRetries": _count,
         "within": _string,
         "processSpace": _string,
         "witness": _map_of(_count),

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import otel_metaflow
+from otel_metaflow.journal.layout import CARRIED
 
 # Rooms that a container needs: a task and its shipper, and the launcher of a run that a step starts.
 _ROOMS = ("core", "journal", "launcher", "model", "shipper", "task")
 _KINDS = (".py", ".sh")
-FOLDER = "otel-metaflow"
 
 
 def files() -> list[tuple[str, str]]:
@@ -22,4 +22,4 @@ def files() -> list[tuple[str, str]]:
     found = [package / "__init__.py"]
     for room in _ROOMS:
         found += sorted(path for path in (package / room).rglob("*") if path.suffix in _KINDS)
-    return [(str(path), f"{FOLDER}/{path.relative_to(package.parent)}") for path in found]
+    return [(str(path), f"{CARRIED}/{path.relative_to(package.parent)}") for path in found]

@@ -3,26 +3,20 @@
 The launcher may read tens of thousands of lines a second from a busy step, one at a time, and while it does anything
 else the step blocks on its full pipe. So lines are only queued here; a thread writes them 50 ms later, many with one
 call. If the launcher is killed, lines of those 50 ms are lost, but only ones that no task reported.
-
-Each batch of lines is preceded by a note with the current length of the task's own journal: a task reports a line
-before it writes it, so reports of these lines are before that position. The same note is written once after half a
-second without lines.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from otel_metaflow.core import clock, long_lines
+from otel_metaflow.core import clock
 from otel_metaflow.core.guard import contain
-from otel_metaflow.core.long_lines import truncated
-from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.writer import Journal, quoted
+from otel_metaflow.journal.raw_journal import Line, RawJournal
+from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher import metaflow_seams
 
 _DELAY = 0.05
@@ -31,19 +25,15 @@ _QUIET = 0.5
 _MAX_QUEUED = 2_000
 _MFLOG = (b"[MFLOG|", b"[![MFLOG|")
 
-Line = tuple[int, str, bytes]
-
 # Bound before user code runs, which may replace it.
 _sleep = time.sleep
 
 
-class RawLines:
+class RawLines(RawJournal):
     """The raw lines of one attempt, from `streams`; `reports` is the task's own journal."""
 
     def __init__(self, journal: Journal, reports: Path, streams: Sequence[str], writer: Writer) -> None:
-        self._journal = journal
-        self._reports = reports
-        self._written = 0  # when lines were last written, 0 once the note that no more followed is written
+        super().__init__(journal, reports)
         self._streams = frozenset(streams)
         self._writer = writer
         self._lines: list[Line] = []
@@ -64,40 +54,9 @@ class RawLines:
         taken, self._lines = self._lines, []
         return taken
 
-    def append(self, lines: Sequence[Line], mask: Callable[[str], str]) -> None:
-        """Write lines to the journal."""
-        self._written = clock.monotonic()
-        note = self._note(self._written, len(lines))
-        self._journal.append_lines([note, *(_record(line, mask) for line in lines)])
-
-    def note_quiet(self) -> bool:
-        """Note, once, that nothing has been read for a while; return whether that is done."""
-        if self._written:
-            at = clock.monotonic()
-            if at - self._written < _QUIET * 1e9:
-                return False
-            self._written = 0
-            self._journal.append_line(self._note(at, 0))
-        return True
-
-    def _note(self, at: int, lines: int) -> str:
-        try:
-            reported = f',"reported":{os.stat(self._reports).st_size}'
-        except FileNotFoundError:
-            reported = ',"reported":0'
-        except OSError:
-            reported = ""
-        head = f'"kind":"{layout.READ}","timeUnixNano":{clock.now()}'
-        return f'{{{head},"lines":{lines},"monotonicNano":{at}{reported}}}'
-
-    @property
-    def unwritten(self) -> dict[str, int]:
-        """How many records of each kind could not be written."""
-        return self._journal.unwritten
-
-    def close(self) -> None:
-        """Close the journal."""
-        self._journal.close()
+    def append(self, lines: Sequence[Line], mask: Callable[[str], str], position: str = "") -> None:
+        """Write lines to the journal, each that another machine sent with the time that it had there."""
+        super().append([_unwrapped(line) for line in lines], mask, position)
 
 
 class Writer:
@@ -161,12 +120,8 @@ class Writer:
                 contain(error)
 
 
-def _record(line: Line, mask: Callable[[str], str]) -> str:
+def _unwrapped(line: Line) -> Line:
     at, stream, data = line
     if data.startswith(_MFLOG):
         data, at = metaflow_seams.unwrapped(data) or (data, at)
-    text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
-    length = len(text)
-    body = quoted(mask(truncated(text, length)))
-    more = f',"length":{length}' if length > long_lines.LONGEST_LINE else ""
-    return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body}{more}}}'
+    return at, stream, data

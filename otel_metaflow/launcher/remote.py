@@ -10,12 +10,12 @@ import os
 from typing import Any
 
 from otel_metaflow.core.guard import guarded, print_line
+from otel_metaflow.journal.layout import CARRIED
 from otel_metaflow.launcher import metaflow_seams, remote_environment
-from otel_metaflow.launcher.code_package import FOLDER
 
 # First of what a step's shell runs, once the code package is unpacked; without the file the step runs as ever. Neither
 # double quotes nor braces: Metaflow puts it into some of its own, and Argo Workflows takes two braces for a template.
-_WITNESS = f".mf_code/{FOLDER}/otel_metaflow/task/witness.sh"
+_WITNESS = f".mf_code/{CARRIED}/otel_metaflow/task/witness.sh"
 BOOTSTRAP = f"if [ -r {_WITNESS} ]; then . {_WITNESS}; fi"
 
 _printed: set[str] = set()
@@ -24,7 +24,10 @@ _printed: set[str] = set()
 @guarded
 def prepare_task(step: str, decorators: Any, environment: Any) -> None:
     """Prepare one remote task of a run, in the process that sends it away; `environment` is Metaflow's, too."""
-    variables = {**remote_environment.of(os.environ).variables, **remote_environment.of_run(os.environ)}
+    found = remote_environment.of(os.environ).variables
+    # The launcher exports what it knows of the task; its container would do so a second time.
+    variables = {name: value for name, value in found.items() if name not in remote_environment.ENDPOINTS}
+    variables.update(remote_environment.of_run(os.environ))
     _prepare(step, decorators, environment, variables)
 
 

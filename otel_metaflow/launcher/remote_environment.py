@@ -19,11 +19,11 @@ REMOTE_ENDPOINT = "OTEL_METAFLOW_REMOTE_ENDPOINT"
 _ENDPOINT, _PROTOCOL = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"
 _REDACT, _RESOURCE = "OTEL_METAFLOW_REDACT", "OTEL_RESOURCE_ATTRIBUTES"
 _SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
-_ENDPOINTS = tuple(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in _SIGNALS)
+ENDPOINTS = tuple(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in _SIGNALS)
 
 TRAVELS = frozenset(
     [
-        *_ENDPOINTS,
+        *ENDPOINTS,
         *(f"OTEL_EXPORTER_OTLP_{signal}{name}" for signal in _SIGNALS
           for name in ("PROTOCOL", "TIMEOUT", "COMPRESSION", "INSECURE")),
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
@@ -61,7 +61,7 @@ def of(environ: Mapping[str, str]) -> RemoteEnvironment:
     notices: list[str] = []
     found = {name: environ[name].strip() for name in sorted(TRAVELS & environ.keys()) if environ[name].strip()}
     endpoints = dict(_endpoints(environ, notices))
-    for name in _ENDPOINTS:
+    for name in ENDPOINTS:
         found.pop(name, None)
     found.update(endpoints)
     if _RESOURCE in found:
@@ -75,7 +75,7 @@ def of(environ: Mapping[str, str]) -> RemoteEnvironment:
             endpoints = {}
             notices.append(f"containers of remote steps send nothing: they do not know {_REDACT}")
     sending = {name: value for name, value in found.items() if name in endpoints}
-    found = {name: value for name, value in found.items() if name not in _ENDPOINTS or name in sending}
+    found = {name: value for name, value in found.items() if name not in ENDPOINTS or name in sending}
     if sending:
         # Always with the endpoint: Argo Workflows' own executor reads these variables too, and would speak gRPC.
         found.setdefault(_PROTOCOL, "http/protobuf")
@@ -93,7 +93,7 @@ def _endpoints(environ: Mapping[str, str], notices: list[str]) -> Iterator[tuple
     given = (
         {_ENDPOINT: (REMOTE_ENDPOINT, remote)}
         if remote
-        else {name: (name, environ.get(name, "")) for name in _ENDPOINTS}
+        else {name: (name, environ.get(name, "")) for name in ENDPOINTS}
     )
     for name, (said_by, text) in given.items():
         value = text.strip()

@@ -17,12 +17,12 @@ from typing import Any
 from otel_metaflow.core import ids, launch_context, resource, secrets, settings, trace_context, trace_links
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, print_line, print_unrecorded
 from otel_metaflow.core.metaflow_seams import facts, flow_name
-from otel_metaflow.journal import layout, lock, unrecorded
+from otel_metaflow.journal import layout, lock, spawn, unrecorded
 from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.launcher import metaflow_seams, provenance, spawn, summary, tracing
+from otel_metaflow.launcher import metaflow_seams, provenance, summary, tracing
 from otel_metaflow.launcher.output import Output
 
 _run: Run | None = None

@@ -8,7 +8,7 @@ from typing import Dict, Optional, Set
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail
-from otel_metaflow.model.run import Run
+from otel_metaflow.model.run import Attempt, Run
 
 
 class Following:
@@ -47,13 +47,19 @@ class Following:
 
     def _settle(self) -> None:
         """Find the attempts, and the run, of which nothing more will be heard."""
-        launcher_gone = self.run.start is None or self.run.closed or not self.run.launcher_is_alive()
+        gone = self.run.start is None or self.run.closed or not self.run.launcher_is_alive()
         for key, attempt in self.run.attempts.items():
-            if key in self.settled:
-                continue
-            # The launcher's word comes after all that it read from the task; where it will not speak, because it
-            # is gone or because another task started this one (@parallel), the process's end decides.
-            unheard = launcher_gone or attempt.is_within_another
-            if attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running()):
+            if key not in self.settled and self.is_over(attempt, is_launcher_gone=gone):
                 self.settled.add(key)
-        self.run_is_over = launcher_gone and len(self.settled) == len(self.run.attempts)
+        self.run_is_over = self.is_run_over(is_launcher_gone=gone)
+
+    def is_over(self, attempt: Attempt, *, is_launcher_gone: bool) -> bool:
+        """Whether nothing more will be heard of an attempt."""
+        # The launcher's word comes after all that it read from the task; where it will not speak, because it
+        # is gone or because another task started this one (@parallel), the process's end decides.
+        unheard = is_launcher_gone or attempt.is_within_another
+        return attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running())
+
+    def is_run_over(self, *, is_launcher_gone: bool) -> bool:
+        """Whether nothing more will be heard of the run."""
+        return is_launcher_gone and len(self.settled) == len(self.run.attempts)

@@ -42,6 +42,11 @@ class Attempt:
         return "within" in (self.start or {})
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it ran where no launcher was, in a container."""
+        return "processSpace" in (self.start or {})
+
+    @property
     def inputs(self) -> List[AttemptKey]:
         """The attempts that it read from, as it says itself; see `Run.inputs_of`."""
         named = (self.start or {}).get("inputs") or []
@@ -213,11 +218,13 @@ class Run:
     last_seen: int = 0
     attempts: Dict[AttemptKey, Attempt] = field(default_factory=dict)
     steps: Dict[str, Record] = field(default_factory=dict)
+    resource: Record = field(default_factory=dict)  # of attempts that say nothing of themselves, without a launcher
 
     @property
     def traceparent(self) -> Optional[Tuple[str, str]]:
         """Trace id and span id of the trace that the launcher was started in."""
-        said = str((self.start or {}).get("traceparent", "")).split("-")
+        starts = [self.start] if self.start else [attempt.start or {} for attempt in self.attempts.values()]
+        said = next((str(start["traceparent"]) for start in starts if "traceparent" in start), "").split("-")
         return (said[1], said[2]) if len(said) == 4 else None  # noqa: PLR2004 - W3C trace context
 
     @property

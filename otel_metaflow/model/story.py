@@ -41,6 +41,8 @@ def is_final(run: Run, attempt: Attempt, *, run_is_over: bool) -> Optional[bool]
     """
     if following(run, attempt) is not None:
         return False
+    if attempt.failed and attempt.is_alone and not run.has_launcher:  # its container sees nothing of the next one
+        return attempt.key.attempt >= int((attempt.start or {}).get("maxUserCodeRetries") or 0)
     return True if run_is_over or not attempt.failed else None
 
 

@@ -1,4 +1,7 @@
-"""`python -m otel_metaflow.shipper RUN_FOLDER`: delivers a run, then undelivered earlier runs, then the next run."""
+"""`python -m otel_metaflow.shipper RUN_FOLDER`: delivers a run, then undelivered earlier runs, then the next run.
+
+In a container, with the name of a journal in that folder as second argument: delivers that one attempt.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,11 @@ _GRACE = 0.5
 _MAX_RUNS = 100
 
 
-def main(folder: Path) -> None:
-    """Deliver the run in `folder`, and then those of launchers that send a request while it stands by."""
+def main(folder: Path, attempt: str = "") -> None:
+    """Deliver the run in `folder`, and then those of launchers that send a request while it stands by.
+
+    Or deliver a single attempt, given by the name of its journal in `folder`.
+    """
     _lower_priority()
     sdk_variables.remove_unused(os.environ)
     # Ctrl-C is meant for the run, and the terminal may be closed.
@@ -39,6 +45,9 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Signal workers report failures better than the exporters' own log messages.
     logging.getLogger().addHandler(logging.NullHandler())
+    if attempt:
+        _ship_attempt(folder, attempt)
+        return
     lock = locks.try_lock(folder)
     if lock is None:
         return
@@ -127,5 +136,22 @@ def _ship(folder: Path, lock: int, idle: standby.Standby, wake: threading.Event)
             locks.release(held)
 
 
+def _ship_attempt(folder: Path, name: str) -> None:
+    """Deliver the attempt of this container; the witness waits for the end of this process (task/witness.sh)."""
+    # At the end of a container, or of its launcher, it goes to all processes; this one has something to send then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from otel_metaflow.shipper import container
+    from otel_metaflow.shipper.backlog import ship_guarded
+
+    environment = settings.read()
+    key = layout.attempt_key(folder / name)
+    lock = locks.try_lock(folder)
+    if key is None or lock is None:
+        return
+    following = container.ContainerFollowing(environment.home, folder, key, environment)
+    # Once the attempt is over the container is to end: what the endpoint does not take at once is left.
+    ship_guarded(environment, folder, linger=0.0, following=following, poll=container.POLL)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

@@ -25,14 +25,16 @@ def ship(
     linger: float,
     wake: Optional[threading.Event] = None,
     give_way: Optional[Callable[[], bool]] = None,
+    **how: Any,
 ) -> bool:
     """Deliver the run in `folder`, whose lock the caller holds; return whether all of it was delivered.
 
     While the endpoint fails, retry for `linger` seconds after the run's end, or until `give_way` returns True because
-    something else has to be done first; `wake` is set when that may have changed.
+    something else has to be done first; `wake` is set when that may have changed. `how` goes to `Delivery`.
     """
     with setbacks.noted(folder):
-        return Delivery(environment.home, folder, environment, wake or threading.Event()).work(linger, give_way)
+        delivery = Delivery(environment.home, folder, environment, wake or threading.Event(), **how)
+        return delivery.work(linger, give_way)
 
 
 def ship_guarded(environment: Settings, folder: Path, **how: Any) -> bool:

@@ -52,6 +52,8 @@ class Delivery:
         environment: Settings,
         wake: threading.Event,
         build: Callable[[Destination], Exporter] = choice.build,
+        following: Optional[Following] = None,
+        poll: float = _POLL,
     ) -> None:
         self._home, self._folder = home, folder
         self._ledger = Ledger(folder / layout.LEDGER_FILE)
@@ -59,7 +61,9 @@ class Delivery:
         self.status.complete = self.status.stalled = False
         self._corrupt_before = self.status.corrupt
         self._note(Changes())
-        self._following = Following(home, folder)
+        self._following = Following(home, folder) if following is None else following
+        self._poll = poll
+        self._has_hurried = False
         self._following.look()
         run = self.run = self._following.run
         self._submitted: Set[Tuple[Subject, str]] = set()  # what signal workers have and is not acknowledged
@@ -112,6 +116,7 @@ class Delivery:
         while True:
             self.wake.clear()
             self._following.look()
+            self._hurry(linger)
             for worker in self.workers.values():
                 worker.step()
             fed = self._feed()
@@ -135,7 +140,15 @@ class Delivery:
                 if not any(worker.is_sending for worker in self.workers.values()):
                     break
             if not fed:
-                self.wake.wait(_POLL)
+                self.wake.wait(self._poll)
+
+    def _hurry(self, linger: float) -> None:
+        """Where nobody waits for the next try of a worker that has failed, give each one more, at the run's end."""
+        if linger or self._has_hurried or not self._following.run_is_over:
+            return
+        self._has_hurried = True
+        for worker in self.workers.values():
+            worker.retry_now()
 
     def _all_read(self) -> bool:
         """Whether the journals hold nothing that was not handed to a worker."""
@@ -242,9 +255,13 @@ class Delivery:
 
     def _sends_spans(self) -> bool:
         """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
-        return self._is_sampled or (
-            self._keeps_failed and self._following.run_is_over and self.run.result in ("failure", "error")
-        )
+        return self._is_sampled or (self._keeps_failed and self._following.run_is_over and self._has_failed())
+
+    def _has_failed(self) -> bool:
+        """Whether the run failed, or where nobody knows of the run, any attempt here."""
+        if not self.run.has_launcher:
+            return any(attempt.failed for attempt in self.run.attempts.values())
+        return self.run.result in ("failure", "error")
 
     def _metric_batch(self) -> Optional[Batch]:
         subjects: List[Subject] = []

@@ -136,6 +136,10 @@ class SignalWorker:
             self._settle()
         self.step()
 
+    def retry_now(self) -> None:
+        """Do not wait any longer after a failure; whether the endpoint fails is then known anew."""
+        self._retry_at, self._failures, self.trouble = 0.0, 0, ""
+
     def finish(self) -> None:
         """Nothing more will be submitted: doubted records are bad if others were accepted, else kept."""
         if self._has_delivered and not self.is_parked:

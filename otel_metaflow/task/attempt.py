@@ -25,6 +25,7 @@ from otel_metaflow.task import import_hook, lineage, metaflow_seams, usage
 from otel_metaflow.task.handler_tap import HandlerTap
 
 if TYPE_CHECKING:  # imported where they are needed: what a task imports, each of them pays for (CONTRIBUTING.md)
+    from otel_metaflow.task.container import Alone
     from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
     from otel_metaflow.task.record_writer import RecordWriter
 
@@ -34,12 +35,22 @@ _INSTRUMENTED = "opentelemetry.instrumentation.auto_instrumentation"
 class Attempt:
     """One attempt, in the process that makes it."""
 
-    def __init__(self, journal: Journal, mask: secrets.Mask, folder: Path, output: Any, *, is_parallel: bool) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        mask: secrets.Mask,
+        folder: Path,
+        output: Any,
+        *,
+        is_parallel: bool,
+        alone: Optional[Alone] = None,
+    ) -> None:
         self._journal = journal
         self._mask = mask
         self._folder = folder
         self._output = output  # Metaflow's datastore of this attempt
         self._is_parallel = is_parallel
+        self._alone = alone
         self._code: Dict[str, int] = {}  # when user code began and ended
         self._outer: Optional[Journal] = None  # of the task whose child process this one is
         self._pid = getpid()
@@ -57,7 +68,9 @@ class Attempt:
         """Write the first record and begin to listen to stdout, stderr and logging."""
         run = fields["flow"], fields["run"]
         span_id = ids.attempt_span_id(*run, fields["step"], fields["task"], fields["attempt"], fields["namespace"])
-        self._traceparent = trace_context.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id)
+        # Without a launcher TRACEPARENT may be the platform's, which knows nothing of the run.
+        parent = trace_context.VARIABLE if self._alone is None else trace_context.HANDED_ON
+        self._traceparent = trace_context.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id, parent)
         self._journal.append(
             layout.START,
             {
@@ -140,6 +153,11 @@ class Attempt:
                 self._pid,
             )
             attempt_recorder.set_current(self._recorder)
+
+    def ensure_shipper(self) -> None:
+        """Have the attempt delivered, which no launcher does, with what `@secrets` has set by now."""
+        if self._alone is not None:
+            self._alone.ensure_shipper(self._folder)
 
     def note_trace_url(self, template: str, metadata: Any, fields: Dict[str, Any]) -> None:
         """Register the link to this attempt's span as metadata of the task; with a metadata service, one request."""
@@ -236,15 +254,20 @@ def begin(
     name = shared.flow_name(flow)
     context = launch_context.decode(name, run)
     described: Dict[str, Any] = {}
+    alone: Optional[Alone] = None
     if context is None:
         context = _described_here(name, run)
         if context is None:
             return None
         from otel_metaflow.core import resource
-        from otel_metaflow.task import container
 
         described["resource"] = resource.describe(name, run, shared.facts())
-        described.update(container.describe(os.environ))
+        if launch_context.VARIABLE not in os.environ:
+            from otel_metaflow.journal.keys import AttemptKey
+            from otel_metaflow.task import container
+
+            alone = container.Alone(name, run, AttemptKey(step, task, attempt))
+            described.update(alone.describe(os.environ))
     if context.folder is None:
         return None
     try:
@@ -265,7 +288,7 @@ def begin(
         keep_notes(partial(_note_unrecorded, context.folder))
     mask = secrets.Mask(secrets.known(os.environ))
     node = shared.node(graph, step)
-    made = Attempt(journal, mask, context.folder, output, is_parallel=node.is_parallel)
+    made = Attempt(journal, mask, context.folder, output, is_parallel=node.is_parallel, alone=alone)
     outer = os.environ.get(launch_context.WITHIN)
     is_within = bool(outer) and Path(str(outer)).parent == context.folder and Path(str(outer)) != journal.path
     if is_within:

@@ -21,6 +21,7 @@ def pre_step(**arguments: Any) -> Optional[Attempt]:
 def before_user_code(attempt: Attempt) -> None:
     """All decorators' pre-steps have run: what they set in the environment is known now."""
     attempt.record_user_telemetry()
+    attempt.ensure_shipper()
     attempt.enter_user_code()
 
 

@@ -101,7 +101,7 @@ _otel_exit() {
   printf '{"kind":"exit","timeUnixNano":%s,"step":"%s","task":"%s","attempt":%s,"code":%s%s}\n' \
     "${now:-$(date +%s%N)}" "$step" "$task" "$MF_ATTEMPT" "$code" "$more" >> "$journal"
 
-  [ -n "$is_up" ] || _otel_ship "$folder"
+  [ -n "$is_up" ] || _otel_ship "$folder" "${journal##*/}"
   ticks=${OTEL_METAFLOW_FLUSH_TIMEOUT:-5}
   case $ticks in *[!0-9.]* | *.*.*) ticks=5 ;; esac
   rest=${ticks#*.}00
@@ -116,7 +116,7 @@ _otel_exit() {
 _otel_ship() {
   cd "$1" || return
   python -c 'import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module("otel_metaflow.shipper", run_name="__main__", alter_sys=True)' \
-    "$_otel_carried" "$1" > shipper.log 2>&1 &
+    "$_otel_carried" "$1" "$2" > shipper.log 2>&1 &
   shipper=$!
 }
 

@@ -108,7 +108,7 @@ class Resources:
     def _facts(self, attempt: Optional[Attempt]) -> Dict[str, Any]:
         """What the attempt says of itself; most say nothing and are as their launcher, in whose words they are told."""
         own = (attempt.start if attempt is not None else None) or {}
-        told = own.get("resource") or (self._run.start or {}).get("resource", {})
+        told = {**self._run.resource, **(own.get("resource") or (self._run.start or {}).get("resource") or {})}
         key = self._run.key
         facts: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **told}
         facts.update({names.FLOW_NAME: key.flow, names.RUN_ID: key.run})

@@ -7,18 +7,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Dict, List, Optional
 
 from otel_metaflow.core import standby
 from otel_metaflow.journal import layout, lock, setbacks
+from otel_metaflow.journal.keys import AttemptKey
 
 _STAMP = ".tidied"
 _PATHS = ("_METAFLOW_HOME", "_METAFLOW_LOG_DIR", "_CERTIFICATE", "_CLIENT_KEY")
 _TIDY_EVERY = 3600.0
+_PATIENCE = 5.0  # with a shell that starts another process
 _WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
 
-def ensure(folder: Path) -> subprocess.Popen[bytes] | None:
+def ensure(folder: Path) -> Optional[subprocess.Popen[bytes]]:
     """Make sure that the run in `folder` has a shipper; return the process, if a new one was started.
 
     A new one gets its own session, so that it survives Ctrl-C and a closed terminal, and none of our pipes, because a
@@ -30,6 +32,17 @@ def ensure(folder: Path) -> subprocess.Popen[bytes] | None:
         return None
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
         return _detached("otel_metaflow.shipper", folder, log)
+
+
+def start(folder: Path, attempt: AttemptKey) -> None:
+    """Start the shipper of a container, for the one attempt that runs there, and leave its pid for the witness.
+
+    A shell stands in between, so that it is no child of the task: user code that waits for all its children would
+    wait for it, too.
+    """
+    command = [*_command("otel_metaflow.shipper", folder), layout.attempt_file(folder, attempt).name]
+    with open(folder / layout.SHIPPER_LOG, "ab") as log:
+        _popen(["/bin/sh", "-c", f'"$@" & echo $! > {layout.SHIPPER_PID}', "sh", *command], folder, log).wait(_PATIENCE)
 
 
 def tidy(home: Path) -> None:
@@ -46,8 +59,16 @@ def tidy(home: Path) -> None:
 
 
 def _detached(module: str, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return _popen(_command(module, folder), folder, log)
+
+
+def _command(module: str, folder: Path) -> List[str]:
+    return [sys.executable, "-m", module, str(folder)]
+
+
+def _popen(command: List[str], folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(folder)],
+        command,
         # `-m` searches the working directory first: our folders contain no modules,
         # while a user's may contain a queue.py or a logging.py.
         cwd=folder,
@@ -59,7 +80,7 @@ def _detached(module: str, folder: Path, log: IO[bytes]) -> subprocess.Popen[byt
     )
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> Dict[str, str]:
     """Our environment, with relative paths made absolute, because the shipper runs in another folder.
 
     The folder that `opentelemetry-instrument` adds to PYTHONPATH is removed: it is meant for the flow, and would turn
@@ -72,4 +93,7 @@ def _environment() -> dict[str, str]:
     if env.get("PYTHONPATH"):
         parts = [os.path.abspath(part) for part in env["PYTHONPATH"].split(os.pathsep)]
         env["PYTHONPATH"] = os.pathsep.join(part for part in parts if not part.endswith(_WRAPPER))
+    root = os.path.abspath(__file__).rsplit(os.sep, 3)[0]
+    if os.path.basename(root) == layout.CARRIED:  # no interpreter finds it by itself
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), root]))
     return env
