@@ -8,7 +8,9 @@ import datetime as dt
 import decimal
 import enum
 import json
+import math
 import pathlib
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -109,18 +111,54 @@ def test_a_record_is_bounded_whatever_its_extra_refers_to(nodes: list[Any]) -> N
     assert cut >= ("<cycle " in line)
 
 
-@pytest.mark.parametrize("many", [7, 8, 10, 100, 3_000])
-def test_objects_that_all_refer_to_one_another_are_written_once_each(many: int) -> None:
-    """Of 10 of them there are three million ways through."""
+def graph(many: int) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = [{"number": at} for at in range(many)]
     for node in nodes:
         node.update({f"n{at}": other for at, other in enumerate(nodes)})
-    found, cut = plain(nodes=nodes[0])
+    return {"nodes": nodes[0]}
+
+
+@pytest.mark.parametrize("many", [7, 8, 10, 100, 3_000])
+def test_objects_that_all_refer_to_one_another_are_written_once_each(many: int) -> None:
+    """Of 10 of them there are three million ways through."""
+    found, cut = plain(**graph(many))
     line = bounded_values.as_json(found)
     for at in range(min(many, 10)):
         assert line.count(f'"number":{at},') + line.count(f'"number":{at}}}') <= 1
     assert cut > 0
     assert count(found) <= bounded_values.MOST_ITEMS
+
+
+def nested(depth: int) -> dict[str, Any]:
+    inner: Any = 0
+    for _ in range(depth):
+        inner = [inner, {"a": inner}]
+    return {"nested": inner}
+
+
+COSTLY: dict[str, Callable[[], dict[str, Any]]] = {
+    "7 that refer to one another": lambda: graph(7),
+    "3,000 that refer to one another": lambda: graph(3_000),
+    "nested": lambda: nested(20),
+    "a long text": lambda: {"text": "x" * 10**7},
+    "control characters": lambda: {"text": "\0" * 10**6},
+    "bytes": lambda: {"bytes": bytes(10**7)},
+    "a long list": lambda: {"list": list(range(10**6))},
+    "many texts": lambda: {f"n{at}": "y" * 300 for at in range(100_000)},
+    "a huge integer": lambda: {"int": 1 << 10**6},
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_the_costliest_record_takes_a_millisecond(name: str) -> None:
+    """Half of one at most where it was measured; three are allowed, for slower machines."""
+    extra = COSTLY[name]()
+    best = math.inf
+    for _ in range(5):  # what another process takes does not count
+        began = time.process_time()
+        bounded_values.as_json(bounded_values.plain(extra.items(), str)[0])
+        best = min(best, time.process_time() - began)
+    assert best < 0.003
 
 
 class Colour(enum.Enum):
