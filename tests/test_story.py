@@ -14,7 +14,6 @@ from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.launcher import metaflow_seams
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
-from otel_metaflow.task import lineage
 from otel_metaflow.task import metaflow_seams as seams_of_task
 
 
@@ -148,7 +147,7 @@ def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int,
         again, launch=record(500), exit=record(600, code=0), end=record(600, result="success")
     )
     read = [Read(f"1/work/{task}", int(task == slowest)) for task in range(width)]
-    own = lineage.inputs(seams_of_task.inputs(read))
+    own = seams_of_task.inputs(read)
     launch = record(610, inputs=metaflow_seams.inputs(SimpleNamespace(input_paths=[one.pathspec for one in read])))
     if told_by == "task":
         launch = record(610)

@@ -14,17 +14,17 @@ import sys
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Set
 
-if TYPE_CHECKING:  # not in a task: what a task imports costs each of them
+if TYPE_CHECKING:
     from typing import Protocol, TypeVar
 
+    # Called with what goes unrecorded, and why.
+    Note = Callable[[str, str], object]
     _Function = TypeVar("_Function", bound=Callable[..., Any])
 
     class _Decorator(Protocol):
         def __call__(self, function: _Function, /) -> _Function: ...
 
 
-# Called with what goes unrecorded, and why.
-Note = Callable[[str, str], object]
 UNKNOWN = "part of the telemetry"
 _reported: Set[str] = set()
 _keep: Optional[Note] = None

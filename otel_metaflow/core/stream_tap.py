@@ -16,15 +16,17 @@ import os
 import sys
 import threading
 from threading import get_ident
-from typing import Any, Callable, Dict, Iterable, List, Optional, TextIO, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, TextIO, Tuple
 
 from otel_metaflow.core.guard import contain, hidden
 from otel_metaflow.core.long_lines import LONGEST_LINE, shortened, truncated
 
-# The stream that it goes to, the line (truncated), its full length in characters, the stream object that it came from.
-OnLine = Callable[[str, str, int, str], None]
-# st_dev and st_ino: the file that a descriptor points to.
-File = Tuple[int, int]
+if TYPE_CHECKING:
+    # The stream that it goes to, the line (truncated), its full length in characters, the stream object that it came
+    # from.
+    OnLine = Callable[[str, str, int, str], None]
+    # st_dev and st_ino: the file that a descriptor points to.
+    File = Tuple[int, int]
 
 # Bound before user code runs, which may replace it.
 _fstat = os.fstat

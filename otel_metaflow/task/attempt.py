@@ -21,7 +21,7 @@ from otel_metaflow.core.stream_tap import StreamTap, tap
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.processes import process_start, process_start_time
 from otel_metaflow.journal.writer import Journal, getpid, quoted
-from otel_metaflow.task import import_hook, lineage, metaflow_seams, usage
+from otel_metaflow.task import import_hook, metaflow_seams, usage
 from otel_metaflow.task.handler_tap import HandlerTap
 
 if TYPE_CHECKING:  # imported where they are needed: what a task imports, each of them pays for (CONTRIBUTING.md)
@@ -294,6 +294,11 @@ def begin(
     if is_within:
         made.echo_to(Path(str(outer)))
         described["within"] = Path(str(outer)).name
+    frames = metaflow_seams.frames(flow)
+    if frames:
+        from otel_metaflow.task import lineage
+
+        described.update(lineage.foreach(frames, mask, value=bool(options.get("foreach_value"))))
     sources = [name for name in (options.get("logs") or context.logs) if name in context.logs]
     fields = {
         "flow": name,
@@ -306,8 +311,7 @@ def begin(
         "logs": sources,
         "attributes": options.get("attributes") or {},
         "stepType": node.type,
-        **lineage.inputs(metaflow_seams.inputs(inputs)),
-        **lineage.foreach(metaflow_seams.frames(flow), mask, value=bool(options.get("foreach_value"))),
+        **metaflow_seams.inputs(inputs),
         **described,
     }
     made.start(fields, sources)

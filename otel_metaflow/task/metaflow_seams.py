@@ -7,7 +7,7 @@ module of the task touches an attribute of Metaflow's. tests/test_seams.py takes
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 from otel_metaflow.core.guard import hidden, seam
 
@@ -58,18 +58,19 @@ def frames(flow: Any) -> List[Frame]:
     ]
 
 
-@seam("which tasks a task read from")
-def inputs(datastores: Any) -> Optional[List[Tuple[str, str, int]]]:
+@seam("which tasks a task read from", dict)
+def inputs(datastores: Any) -> Dict[str, Any]:
     """Step, task and attempt of each task that was read, given as Metaflow's datastores."""
     if datastores is None:
-        return []
+        return {"inputs": []}
     if iter(datastores) is datastores:
         raise TypeError("the inputs can be read only once, and that is for the step to do")
     found = []
     for each in datastores:
         _, step, task = str(each.pathspec).split("/")
-        found.append((step, task, int(each.attempt or 0)))
-    return found
+        if step != "_parameters":  # what the run was started with, no task of the user's
+            found.append([step, task, int(each.attempt or 0)])
+    return {"inputs": found}
 
 
 @seam("which node of a @parallel step a task is", dict)
