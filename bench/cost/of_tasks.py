@@ -7,15 +7,15 @@ from environments import Environment
 from row import Row
 from started import task
 
-FLOW = """\
-from metaflow import FlowSpec, step
+_FLOW = """\
+from metaflow import {names}
 
 class CountedFlow(FlowSpec):
     @step
     def start(self):
         self.next(self.middle)
 
-    @step
+    {decorator}@step
     def middle(self):
         self.next(self.end)
 
@@ -30,13 +30,13 @@ if __name__ == "__main__":
 
 def rows(installed: dict[str, Environment]) -> list[Row]:
     """The middle task of a flow, beside one where an extension without decorators is installed."""
-    plain = counted(*task(installed["empty"], FLOW))
+    without = _FLOW.format(names="FlowSpec, step", decorator="")
+    decorated = _FLOW.format(names="FlowSpec, otel, step", decorator="@otel\n    ")
+    plain = counted(*task(installed["empty"], without))
+    ours = installed["otel"]
     return [
-        Row("a task of a flow without `@otel`", plain, counted(*task(installed["otel"], FLOW)), budget=5e6),
-        Row(
-            "a task with `@otel`, no endpoint",
-            plain,
-            counted(*task(installed["otel"], FLOW, "--with", "otel")),
-            budget=20e6,
-        ),
+        Row("a task of a flow without `@otel`", plain, counted(*task(ours, without)), budget=5e6),
+        Row("a task with `@otel`, no endpoint", plain, counted(*task(ours, decorated)), budget=20e6),
+        # What Metaflow itself does for a decorator that `--with` attaches takes 2 million more.
+        Row("the same by `run --with otel`", plain, counted(*task(ours, without, "--with", "otel")), budget=22e6),
     ]
