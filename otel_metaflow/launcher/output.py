@@ -67,10 +67,15 @@ class Output:
             fields["length"] = length
         self._journal.append(layout.LINE, fields)
 
-    def counts(self) -> tuple[int, int]:
-        """How many attempts were recorded, and how many ran, including those started by other tasks (`@parallel`)."""
-        recorded = len(self._recorded.union(key for _, key in layout.journals(self._folder) if key is not None))
-        return recorded, recorded + self._unrecorded
+    def counts(self, *, is_parallel: bool) -> tuple[int, int]:
+        """How many attempts were recorded, and how many ran.
+
+        Where a step of the flow `is_parallel`, tasks start others, whose journals have to be looked for in the folder.
+        """
+        recorded = self._recorded
+        if is_parallel:
+            recorded = recorded.union(key for _, key in layout.journals(self._folder) if key is not None)
+        return len(recorded), len(recorded) + self._unrecorded
 
     def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None) -> RawLines | None:
         """A task's process was started, no sooner than `at`, to read from `inputs` (tasks by step), if known.

@@ -45,6 +45,7 @@ class Run:
         )
         self._unrecorded: dict[str, str] = {}
         self._unfinished = 0
+        self._is_parallel = True  # unless the graph shows that no step is
         self._shipper: subprocess.Popen[bytes] | None = None  # the last that was started
         self._pid = os.getpid()
 
@@ -74,7 +75,9 @@ class Run:
 
     def describe_steps(self, flow: Any, graph: Any) -> None:
         """Record all steps of the flow, including those without `@otel`: the graph and the duration include them."""
-        for step in metaflow_seams.describe_steps(flow, graph):
+        steps = list(metaflow_seams.describe_steps(flow, graph))
+        self._is_parallel = not steps or any(step["parallel"] for step in steps)
+        for step in steps:
             self._journal.append(layout.STEP, step)
 
     def add_step(self, name: str, options: dict[str, Any]) -> None:
@@ -127,7 +130,8 @@ class Run:
         spawn.tidy(self.environment.home)
         if not self.environment.quiet:
             has_died = self.environment.is_shipping and self._shipper_has_died()
-            print_line(summary.line(self.folder, self.key, self.environment, *self._output.counts(), has_died=has_died))
+            counts = self._output.counts(is_parallel=self._is_parallel)
+            print_line(summary.line(self.folder, self.key, self.environment, *counts, has_died=has_died))
             if self.environment.trace_url and self.environment.is_shipping:
                 print_line(f"trace {self._trace_url()}")
 
