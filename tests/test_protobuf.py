@@ -106,7 +106,7 @@ def meant(signal: str, records: list[Record]) -> Any:
         if resource not in resources:
             resources[resource] = getattr(request, of_resource).add(schema_url=resource.schema_url)
             resources[resource].resource.SetInParent()
-            set_attributes(resources[resource].resource.attributes, dict(resource.attributes))
+            set_attributes(resources[resource].resource.attributes, {**protobuf.SENDER, **resource.attributes})
         if (resource, scope) not in scopes:
             made = getattr(resources[resource], of_scope).add(schema_url=scope.schema_url)
             made.scope.SetInParent()
@@ -314,7 +314,7 @@ def officially(signal: str, records: list[Record]) -> Any:
 def test_any_record_is_what_the_official_encoder_makes_of_it(signal: str, data: st.DataObject) -> None:
     """But for what it has no place for, or has wrong.
 
-    It knows which SDK it is. Of spans and links it leaves out the W3C flags, and says that they are not remote; it also
+    It is another SDK. Of spans and links it leaves out the W3C flags, and says that they are not remote; it also
     leaves out trace states and dropped counts of links, dropped counts of events and of log records, the start of a
     gauge, flags of numbers and of explicit histograms, thresholds of zero. Ours sends what the record holds.
     """
@@ -322,9 +322,8 @@ def test_any_record_is_what_the_official_encoder_makes_of_it(signal: str, data: 
     record = data.draw(st.builds(Record, of, by, SHARED[signal]))
     official = officially(signal, [record])
     for resource in getattr(official, REQUESTS[signal][1]):
-        ours = [each for each in resource.resource.attributes if not each.key.startswith("telemetry.sdk.")]
-        del resource.resource.attributes[:]
-        resource.resource.attributes.extend(ours)
+        for name, value in protobuf.SENDER.items():
+            next(each for each in resource.resource.attributes if each.key == name).value.string_value = value
         for span in (span for scope in getattr(resource, "scope_spans", ()) for span in scope.spans):
             span.flags = 0
             for link in span.links:

@@ -13,6 +13,7 @@ import struct
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
 
 from otel_metaflow.core import otlp_values
+from otel_metaflow.core.version import __version__
 from otel_metaflow.shipper.telemetry import Record, Resource, Scope
 
 Encode = Callable[[Any], bytes]
@@ -22,6 +23,12 @@ Fields = Tuple[Tuple[str, Encode], ...]
 _MOST, _LONGEST = 1024, 4096
 # Resources hold on to their attributes.
 _MOST_RESOURCES = 64
+# Who sends (https://opentelemetry.io/docs/specs/semconv/resource/#telemetry-sdk); elsewhere the SDK names itself.
+SENDER = {
+    "telemetry.sdk.language": "python",
+    "telemetry.sdk.name": "otel-metaflow",
+    "telemetry.sdk.version": __version__,
+}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
@@ -386,7 +393,7 @@ _scope_fields = _message((("name", _string(1)), ("version", _string(2)), ("attri
 
 def _resource(resource: Resource) -> bytes:
     """A message Resource as the first field."""
-    made = _resource_attributes(resource.attributes)
+    made = _resource_attributes({**SENDER, **resource.attributes})
     return b"\x0a" + _SIZES[len(made)] + made
 
 
