@@ -104,10 +104,10 @@ def test_a_record_is_bounded_whatever_its_extra_refers_to(nodes: list[Any]) -> N
     assert called == []
     line = bounded_values.as_json(found)
     assert json.loads(line) == json.loads(line) or "NaN" in line
-    assert count(found) <= bounded_values.MOST_ITEMS
-    assert len(line) <= 1.2 * bounded_values.MOST_BYTES
-    assert len(looked_at) <= 2 * bounded_values.MOST_ITEMS
-    assert sum(looked_at) <= 3 * bounded_values.MOST_BYTES
+    assert count(found) <= bounded_values.MAX_ITEMS
+    assert len(line) <= 1.2 * bounded_values.MAX_BYTES
+    assert len(looked_at) <= 2 * bounded_values.MAX_ITEMS
+    assert sum(looked_at) <= 3 * bounded_values.MAX_BYTES
     assert cut >= ("<cycle " in line)
 
 
@@ -126,7 +126,7 @@ def test_objects_that_all_refer_to_one_another_are_written_once_each(many: int) 
     for at in range(min(many, 10)):
         assert line.count(f'"number":{at},') + line.count(f'"number":{at}}}') <= 1
     assert cut > 0
-    assert count(found) <= bounded_values.MOST_ITEMS
+    assert count(found) <= bounded_values.MAX_ITEMS
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -242,10 +242,10 @@ def test_what_is_left_out_is_marked() -> None:
     assert len(found["long"]) < 65_536
     assert cut == 2
     found, cut = plain(**{f"n{at}": at for at in range(1_000)})
-    assert (len(found), cut) == (bounded_values.MOST_ITEMS, 1)
+    assert (len(found), cut) == (bounded_values.MAX_ITEMS, 1)
 
 
 def test_a_secret_that_the_end_cuts_in_two_is_masked() -> None:
-    text = "x" * (bounded_values.MOST_BYTES - 20) + "a-secret-of-thirty-characters!"
+    text = "x" * (bounded_values.MAX_BYTES - 20) + "a-secret-of-thirty-characters!"
     found, _ = bounded_values.plain([("it", text)], lambda given: given.replace("a-secret-of-thirty-characters!", "[]"))
     assert "a-secret" not in found["it"]

@@ -1,1 +1,1 @@
-"""Runs in the user's process: standard library only, no thread, no socket, no OpenTelemetry."""
+"""Runs in the user's process: standard library only, no threads, no sockets, no OpenTelemetry."""

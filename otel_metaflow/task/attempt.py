@@ -1,8 +1,8 @@
-"""The life of one attempt, written to its journal from inside the task.
+"""Records one attempt in its journal, from inside the task.
 
-Metaflow's decorator hooks see a step's exceptions, not its deaths: after a kill nothing here runs, and
-the missing `end` record is what tells the shipper. What each hook can see is in
-metaflow/task.py (MetaflowTask.run_step); the comments below name the gaps.
+Metaflow's decorator hooks see a step's exceptions, but not its death: after a kill nothing here runs, and the shipper
+concludes it from the missing `end` record. For what each hook sees, see metaflow/task.py (MetaflowTask.run_step); the
+comments below name the gaps.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Attempt:
         self._recorder: Optional[AttemptRecorder] = None
 
     def start(self, fields: Dict[str, Any], sources: Iterable[str]) -> None:
-        """Write the first record and begin to listen to stdout, stderr and logging."""
+        """Write the first record and tap stdout, stderr and logging."""
         run = fields["flow"], fields["run"]
         span_id = ids.attempt_span_id(*run, fields["step"], fields["task"], fields["attempt"], fields["namespace"])
         # Without a launcher TRACEPARENT may be the platform's, which knows nothing of the run.
@@ -105,28 +105,28 @@ class Attempt:
             record += ',"covered":true'
         self._journal.append_line(record + "}")
         if self._outer is not None:
-            # What this process prints goes through the pipe of the task that started it, too.
+            # The output of this process also goes through the pipe of the task that started it.
             self._outer.append_line(record + f',"pid":{pid},"covered":true}}')
 
     def enter_user_code(self) -> None:
-        """All that comes before the step has been done."""
+        """User code is about to start."""
         self.learn_secrets()
         os.environ[launch_context.WITHIN] = str(self._journal.path)
         self._code["codeStart"] = clock.now()
 
     def leave_user_code(self) -> None:
-        """The step returned or raised."""
+        """User code has returned or raised."""
         self._code.setdefault("codeEnd", clock.now())
 
     def echo_to(self, outer: Path) -> None:
-        """Report each line also to the journal of the task whose output this process shares."""
+        """Also report each line to the journal of the task whose output this process shares."""
         self._outer = Journal(outer, partial(_note_unwritten, self._folder))
 
     def learn_secrets(self) -> None:
-        """Take in what `@secrets` and `@environment` set, and send it to the launcher, which cannot see it.
+        """Add the values set by `@secrets` and `@environment`, and send them to the launcher, which cannot see them.
 
-        The launcher reads this task's output too. The values go to it through a named pipe, never
-        through a file.
+        The launcher has to mask them in the output that it reads. They are sent through a named pipe, never written to
+        a file.
         """
         self._mask.add(secrets.known(os.environ))
         secrets.send(self._folder / layout.SECRETS_PIPE, self._mask.values)
@@ -170,20 +170,20 @@ class Attempt:
         )
 
     def note_error(self) -> None:
-        """An exception may be on its way that no hook is called for, as of an artifact that cannot be pickled."""
+        """Remember the current exception: no hook is called for that of an artifact that cannot be pickled."""
         if self._exception is None:
             self._exception = sys.exc_info()[1]
 
     def failed(self, error: BaseException) -> None:
-        """The step raised; whether somebody catches it is known when the attempt finishes."""
+        """The step raised; whether `@catch` rescues it is known when the attempt finishes."""
         hide_frames(error)
         self.leave_user_code()
         self._exception = error
 
     def finish(self, ok: Optional[bool]) -> None:
-        """Write the last record. `ok` is what Metaflow says: None after `sys.exit` and Ctrl-C.
+        """Write the last record. `ok` is Metaflow's result: None after `sys.exit` and Ctrl-C.
 
-        Those two pass by `task_exception`; they are still on their way when Metaflow calls this.
+        `task_exception` is not called for those two; their exception is still being handled when Metaflow calls this.
         """
         if self._ended or getpid() != self._pid:
             return
@@ -212,7 +212,7 @@ class Attempt:
         self._journal.append(layout.END, fields)
 
     def _at_exit(self) -> None:
-        """The last word where Metaflow said none: an artifact that could not be stored, a failed pre-step."""
+        """Write the last record if no hook did: an artifact could not be stored, or a pre-step failed."""
         if getpid() != self._pid:
             return
         self.finish(ok=False)
@@ -247,7 +247,7 @@ def begin(
     output: Any,
     metadata: Any,
 ) -> Optional[Attempt]:
-    """Open the journal of this attempt, or return None where telemetry is off or cannot be written.
+    """Open the journal of this attempt, or return None if telemetry is off or cannot be written.
 
     `flow`, `graph`, `inputs`, `output` and `metadata` are Metaflow's.
     """
@@ -278,7 +278,7 @@ def begin(
             context.max_bytes,
         )
     except OSError as error:
-        # A launcher has reported that for the whole run.
+        # The launcher, if there is one, has reported that for the whole run.
         if launch_context.VARIABLE not in os.environ:
             from otel_metaflow.journal.notices import print_unwritable
 
@@ -322,7 +322,7 @@ def begin(
 
 
 def _described_here(flow: str, run: str) -> Optional[launch_context.LaunchContext]:
-    """The context of a task without a launcher; None where telemetry is off."""
+    """The context of a task without a launcher; None if telemetry is off."""
     from otel_metaflow.core import settings
 
     environment = settings.read()
@@ -357,4 +357,4 @@ def _note_unwritten(folder: Path, error: OSError) -> None:
     try:
         (folder / layout.UNWRITTEN_MARK).write_text(str(error.strerror))
     except OSError:
-        return  # the launcher's own journals are on that disk too
+        return  # the launcher's journals are on the same disk

@@ -1,8 +1,7 @@
-"""Values of the user's as JSON can hold them, bounded in number and bytes, whatever they are and refer to.
+"""Converts values of user code to JSON values, limited in number and bytes, whatever they are and refer to.
 
-No code of the user's runs for it: a `__str__` may print, ask a database or take a minute, and without
-telemetry nobody would have called it. What Python and its standard library know how to show is shown;
-of other objects the type is named.
+No user code runs for that: a `__str__` may print, query a database or take a minute, and without telemetry it would not
+have been called. Objects of Python and its standard library are shown by their own code; of others only the type is.
 """
 
 from __future__ import annotations
@@ -14,34 +13,34 @@ from typing import Any, Callable, Dict, Iterable, Optional, Set, Tuple
 from otel_metaflow.core.guard import let_pass
 from otel_metaflow.journal.writer import dumps, quoted
 
-MOST_ITEMS = 256
-MOST_BYTES = 65_536  # of JSON
-_DEEPEST = 16
+MAX_ITEMS = 256
+MAX_BYTES = 65_536  # of JSON
+_MAX_DEPTH = 16
 _INT64 = 1 << 63
-_SLACK = 4_096  # characters beyond what fits, so that a secret that the end would cut in two is masked
+_SLACK = 4_096  # characters beyond the limit, so that a secret that would be cut by it is masked
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _PLAIN = (str, int, float, bytes, type(None))
 
 
 def plain(given: Iterable[Tuple[Any, Any]], mask: Callable[[str], str]) -> Tuple[Dict[str, Any], int]:
-    """The named values as JSON can hold them, and in how many places something is missing of them."""
+    """The named values as JSON values, and the number of places where they were truncated."""
     walk = _Walk(mask)
-    return walk.map(iter(given), "", 0), walk.cut
+    return walk.map(iter(given), "", 0), walk.truncated
 
 
 class _Walk:
-    """One look through values that may refer to each other, and to themselves."""
+    """One traversal of values that may refer to each other, and to themselves."""
 
     def __init__(self, mask: Callable[[str], str]) -> None:
-        self.cut = 0
+        self.truncated = 0
         self._mask = mask
-        self._items = MOST_ITEMS
-        self._bytes = MOST_BYTES
-        self._paths: Dict[int, str] = {}  # where each container was met first
+        self._items = MAX_ITEMS
+        self._bytes = MAX_BYTES
+        self._paths: Dict[int, str] = {}  # where each container was found first
         self._open: Set[int] = set()
 
     def map(self, items: Iterable[Tuple[Any, Any]], path: str, depth: int) -> Dict[str, Any]:
-        """Of (name, value)."""
+        """Convert pairs (name, value)."""
         found: Dict[str, Any] = {}
         for name, value in islice(items, self._items + 1):
             if not self._has_room():
@@ -60,7 +59,7 @@ class _Walk:
 
     def _has_room(self) -> bool:
         if self._items <= 0 or self._bytes <= 0:
-            self.cut += 1
+            self.truncated += 1
             return False
         self._items -= 1
         self._bytes -= 8  # punctuation, a number
@@ -69,9 +68,9 @@ class _Walk:
     def _safe(self, value: Any, path: str, depth: int) -> Any:
         try:
             return self._value(value, path, depth)
-        except Exception as odd:  # noqa: BLE001 - a dictionary that another thread changes, a metaclass with ideas
+        except Exception as odd:  # noqa: BLE001 - a dictionary changed by another thread, an odd metaclass
             let_pass(odd)
-            self.cut += 1
+            self.truncated += 1
             return "<unreadable>"
 
     def _value(self, value: Any, path: str, depth: int) -> Any:
@@ -90,14 +89,14 @@ class _Walk:
         return self._other(value, kind, path, depth)
 
     def _within(self, value: Any, path: str, depth: int, look: Callable[[], Any]) -> Any:
-        """What `look` finds in a container, the first time that it is met."""
+        """The result of `look` for a container, if it is found for the first time."""
         at = id(value)
         before = self._paths.get(at)
         if before is not None:
-            self.cut += 1
+            self.truncated += 1
             return f"<cycle {before}>" if at in self._open else f"<see {before}>"
-        if depth >= _DEEPEST:
-            self.cut += 1
+        if depth >= _MAX_DEPTH:
+            self.truncated += 1
             return _named(type(value))
         self._paths[at] = path[:256]
         self._open.add(at)
@@ -117,8 +116,8 @@ class _Walk:
 
     def _array(self, value: Any, kind: type, path: str, depth: int) -> Any:
         if kind.__name__ == "ndarray":
-            if value.size > MOST_ITEMS // 2:
-                self.cut += 1
+            if value.size > MAX_ITEMS // 2:
+                self.truncated += 1
                 return f"<numpy.ndarray {value.shape}>"
             return self._safe(value.tolist(), path, depth)
         item = value.item() if hasattr(kind, "item") else None
@@ -127,9 +126,9 @@ class _Walk:
     def _integer(self, number: int) -> Any:
         if -_INT64 <= number < _INT64:
             return number
-        if number.bit_length() <= MOST_ITEMS:
+        if number.bit_length() <= MAX_ITEMS:
             return str(number)
-        self.cut += 1
+        self.truncated += 1
         return f"<int of {number.bit_length()} bits>"
 
     def _name(self, name: Any) -> str:
@@ -142,7 +141,7 @@ class _Walk:
         masked = self._mask(text[: self._bytes + _SLACK])
         size = len(quoted(masked[: self._bytes + 1]))
         if size > self._bytes:
-            self.cut += 1
+            self.truncated += 1
             masked = masked[: max(self._bytes - 2, 0)]
             while len(quoted(masked)) > self._bytes and masked:
                 masked = masked[: len(masked) // 2]
@@ -156,7 +155,7 @@ def _named(kind: type) -> str:
 
 
 def _fields(value: Any, kind: type) -> Optional[Dict[str, Any]]:
-    """Those of a dataclass."""
+    """The fields of a dataclass."""
     if not any("__dataclass_fields__" in one.__dict__ for one in kind.__mro__):
         return None
     names = kind.__dataclass_fields__  # type: ignore[attr-defined]  # it has them
@@ -165,7 +164,7 @@ def _fields(value: Any, kind: type) -> Optional[Dict[str, Any]]:
 
 
 def _shown(value: Any, kind: type) -> Optional[str]:
-    """What a value says of itself, where that is known to be no code of the user's."""
+    """The text of a value, if that is certain not to run user code."""
     for one in kind.__mro__:
         show = _SHOWN.get((one.__module__.partition(".")[0], one.__name__))
         if show is not None:
@@ -181,7 +180,7 @@ def _by_class(value: Any, kind: Any) -> Optional[str]:
 
 def _exception(value: Any, kind: Any) -> Optional[str]:
     arguments = kind.args.__get__(value)
-    # Python's own class has it, or it would not have come to this.
+    # It is a class of Python's own, since classes with their own __str__ are not shown.
     owner: Any = next(one for one in type(value).__mro__ if "__str__" in one.__dict__)
     return str(owner.__str__(value)) if all(type(each) in _PLAIN for each in arguments) else None
 
@@ -191,10 +190,10 @@ def _member(value: Any, kind: Any) -> Optional[str]:  # noqa: ARG001 - as the ot
 
 
 def _bytes(value: Any, kind: Any) -> Optional[str]:  # noqa: ARG001 - as the others
-    return repr(bytes(memoryview(value)[:MOST_BYTES]))
+    return repr(bytes(memoryview(value)[:MAX_BYTES]))
 
 
-# How a value is shown that is of this class, by its module and name: by code of Python's own.
+# How values of these classes, by module and name, are shown: by Python's own code.
 _SHOWN: Dict[Tuple[str, str], Callable[[Any, Any], Optional[str]]] = {
     ("builtins", "BaseException"): _exception,
     ("builtins", "bytes"): _bytes,

@@ -1,4 +1,4 @@
-"""A task without a launcher, in a container most often: what it says of where it runs, and its shipper."""
+"""A task without a launcher, usually in a container: the facts that it records about where it runs, and its shipper."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _WITNESS = "OTEL_METAFLOW_WITNESS"
 
 
 class Alone(NamedTuple):
-    """An attempt that no launcher follows."""
+    """An attempt without a launcher."""
 
     flow: str
     run: str
     key: AttemptKey
 
     def describe(self, environ: MutableMapping[str, str]) -> Dict[str, Any]:
-        """What the attempt's first record says besides: its trace, where its pids are known, who will see it end.
+        """Facts for its first record: its trace, where its pids are valid, and the process that records its end.
 
-        The variable of the witness, task/witness.sh, is the task's alone: it ends with the number of its process.
+        That process is the shell of task/witness.sh; its variable, which ends with its pid, is only for this task.
         """
         facts: Dict[str, Any] = {}
         joined = trace_context.read(environ, trace_context.HANDED_ON)
@@ -43,7 +43,7 @@ class Alone(NamedTuple):
         return facts
 
     def ensure_shipper(self, folder: Path) -> None:
-        """See that what is in `folder` is delivered: of a container's task by a shipper that reads its output, too."""
+        """Make sure that `folder` is delivered; for a container's task, by a shipper that also reads its output."""
         environment = settings.read()
         for problem in environment.problems:
             print_line(problem)

@@ -1,4 +1,4 @@
-"""Exceptions as the semantic conventions name their parts."""
+"""Describes exceptions with the attributes of the semantic conventions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _BEGIN = "Traceback (most recent call last)"
 
 
 def kind_of(error: BaseException) -> str:
-    """The name of its class, with its module if that is not Python's own."""
+    """The name of its class, with its module unless it is built in."""
     kind = type(error)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{module}{kind.__qualname__}"
 
 
 def formatted(error: BaseException) -> str:
-    """Its traceback as Python prints it; empty where its own `__str__` does not let it be printed."""
+    """Its traceback as Python prints it; empty if its own `__str__` raises."""
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except Exception as odd:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__ too
@@ -28,7 +28,7 @@ def formatted(error: BaseException) -> str:
 
 
 def describe_exception(error: BaseException, text: Callable[[str], str], stack: str = "") -> Dict[str, str]:
-    """Type, message and stack trace; `stack` is the latter where somebody has formatted it already.
+    """Type, message and stack trace; `stack` is the latter if it has already been formatted.
 
     https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-logs/
     """
@@ -39,7 +39,7 @@ def describe_exception(error: BaseException, text: Callable[[str], str], stack: 
 def shown_exception(
     error: BaseException, text: Callable[[str], str], stack: str, is_shown: Callable[[str], bool], output: str
 ) -> Dict[str, str]:
-    """As `describe_exception`, as far as a formatter whose `output` this is shows it."""
+    """Like `describe_exception`, but only what is shown in a formatter's `output`."""
     stack = stack or formatted(error)
     if is_shown(stack.rstrip("\n")):
         return describe_exception(error, text, stack)
@@ -49,8 +49,8 @@ def shown_exception(
 
 
 def _message(error: BaseException, stack: str) -> str:
-    """Out of the stack trace, where it stands at the end: the user's `__str__` was called for that already."""
-    # As traceback prints it, which leaves out these two modules.
+    """The message from the end of the stack trace, for which the user's `__str__` has already been called."""
+    # traceback leaves out the names of these two modules.
     kind = type(error)
     named = (
         kind.__qualname__ if kind.__module__ in ("__main__", "builtins") else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,13 +1,13 @@
-"""Sees what the handlers of the `logging` module do with each record.
+"""Observes what the handlers of the `logging` module do with each record.
 
-The tap sits at `logging.Logger.callHandlers` and at what every handler inherits. A handler on the root
-logger would swallow `lastResort`, turn the user's `basicConfig` into a no-op, miss loggers with
-`propagate=False` and be removed by `dictConfig`; this leaves the user's configuration alone.
+It taps `logging.Logger.callHandlers` and methods that all handlers inherit. A handler of our own on the root logger
+would disable `lastResort`, turn the user's `basicConfig` into a no-op, miss loggers with `propagate=False` and be
+removed by `dictConfig`; this leaves the user's configuration alone.
 
-What a handler shows is what leaves. A record counts once the first handler has let it through its level
-and its filters, as that one's filters left it and as its formatter wrote it; one that no handler took is
-not telemetry. So no record is formatted but by a handler, and the user's `__str__` runs as often as
-without us. A QueueHandler or a MemoryHandler only hands on: what the handlers behind it do decides.
+What a handler shows is exported. A record counts once it has passed the level and the filters of a handler, as that
+handler's filters left it and its formatter wrote it; a record that no handler accepted is not exported. So records are
+only formatted by handlers, and the user's `__str__` runs as often as without us. A QueueHandler or a MemoryHandler only
+forwards records; the handlers behind it decide.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ if TYPE_CHECKING:
     from otel_metaflow.task.record_output import Written
 
     class Writer(Protocol):
-        """What writes records: record_writer.py, which a task that logs nothing does not import."""
+        """Writes records; see record_writer.py, which a task without logging does not import."""
 
         def write(self, record: logging.LogRecord, handling: Handling) -> None:
-            """Write a record that a handler took."""
+            """Write a record that a handler accepted."""
 
         def expected(self, handling: Handling) -> Written:
-            """What the handler is expected to write of its record."""
+            """The text that the handler is expected to write for its record."""
 
         def described(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
             """The exception of a record."""
 
 
-_MOST_ON_THE_WAY = 4_096
-# What every record has, before user code runs, which may have records made with more; the rest is its `extra`.
+_MAX_FORWARDED = 4_096
+# The attributes of every record, taken before user code runs, which may change the record factory; others are `extra`.
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__)
 
 
 class Passage:
-    """One record on its way through the handlers, through a queue too."""
+    """One record on its way through the handlers, possibly through a queue."""
 
     __slots__ = ("exception", "key", "message", "record", "seen", "unclaimed")
 
     def __init__(self, record: Optional[logging.LogRecord]) -> None:
         self.record = record
-        self.unclaimed = [True]  # emptied by who writes it to the journal: `pop` is atomic
-        self.message: Optional[str] = None  # what a handler that only hands on made of it
+        self.unclaimed = [True]  # emptied when it is written to the journal: `pop` is atomic
+        self.message: Optional[str] = None  # its message, as made by a handler that only forwards it
         self.exception: Optional[Dict[str, str]] = None
         self.key: Any = None
         self.seen: List[logging.Handler] = []
 
     def claim(self) -> bool:
-        """Whether nobody has written it yet."""
+        """Whether it has not been written yet."""
         try:
             self.unclaimed.pop()
         except IndexError:
@@ -68,43 +68,43 @@ class Passage:
 class Handling:
     """One handler at work on one record."""
 
-    __slots__ = ("failed", "handler", "is_over", "message", "only_hands_on", "output", "passage", "record", "written")
+    __slots__ = ("failed", "handler", "is_over", "message", "only_forwards", "output", "passage", "record", "written")
 
     def __init__(
-        self, handler: logging.Handler, record: logging.LogRecord, passage: Passage, *, only_hands_on: bool
+        self, handler: logging.Handler, record: logging.LogRecord, passage: Passage, *, only_forwards: bool
     ) -> None:
         self.handler = handler
         self.record = record
         self.passage = passage
-        self.only_hands_on = only_hands_on
+        self.only_forwards = only_forwards
         self.message: Optional[str] = None
         self.output: Optional[str] = None
-        self.failed = False  # the record cannot be formatted
+        self.failed = False  # whether the record cannot be formatted
         self.written: Optional[Written] = None
-        self.is_over = False  # an asyncio task that began meanwhile still sees it
+        self.is_over = False  # an asyncio task that was started meanwhile still has it in its context
 
 
 class HandlerTap:
-    """Has each record that a handler took written once, by what `make_writer` makes when the first one is taken."""
+    """Has each record that a handler accepted written once; `make_writer` is called with the first of them."""
 
     def __init__(self, make_writer: Callable[[], Writer]) -> None:
         self._make_writer = make_writer
         self._made: Optional[Writer] = None
-        # Not by thread: under gevent several pieces of user code take turns in one.
+        # Not thread-local: under gevent, several pieces of user code share a thread.
         self._passing: ContextVar[Optional[Passage]] = ContextVar("passing", default=None)
         self._working: ContextVar[Optional[Handling]] = ContextVar("working", default=None)
         self._arrived: ContextVar[Optional[Tuple[Any, Passage]]] = ContextVar("arrived", default=None)
-        self._kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()  # of handlers: whether they only hand on
-        self._on_the_way: Dict[Any, List[Passage]] = {}  # from handlers that hand on to those behind them
+        self._kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()  # of handlers: whether they only forward
+        self._forwarded: Dict[Any, List[Passage]] = {}  # from handlers that forward to those behind them
 
     @property
     def is_handling(self) -> bool:
-        """Whether a handler is at work here."""
+        """Whether a handler is running in this context."""
         handling = self._working.get()
         return handling is not None and not handling.is_over
 
     def owns(self, stream: str, line: str, length: int) -> bool:
-        """Whether a line that is about to be written is the output of a record that the journal holds."""
+        """Whether a line that is about to be written is the output for a record in the journal."""
         handling = self._working.get()
         if handling is None or handling.is_over:
             return False
@@ -112,7 +112,7 @@ class HandlerTap:
             handling.written = self._writer.expected(handling)
         if not handling.written.owns(stream, line, length):
             return False
-        self._take(handling.record, handling)  # first, where the handler did without its formatter
+        self._take(handling.record, handling)  # now, if the handler did not use its formatter
         return True
 
     @property
@@ -122,7 +122,7 @@ class HandlerTap:
         return self._made
 
     def install(self) -> None:
-        """Put the tap in place, for good: a task is one process and one attempt."""
+        """Install the tap, permanently: a task is one process and one attempt."""
         self._tap_handling()
         self._tap_formatting()
 
@@ -130,7 +130,7 @@ class HandlerTap:
         handler_class: Any = logging.Handler
         call_handlers, handle = logging.Logger.callHandlers, handler_class.handle
         passing, working = self._passing, self._working
-        is_finalizing = sys.is_finalizing  # names of this module are gone by then
+        is_finalizing = sys.is_finalizing  # globals of this module are gone during shutdown
 
         def tapped_call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
             if is_finalizing():
@@ -164,7 +164,7 @@ class HandlerTap:
                 if handling is not None:
                     handling.is_over = True
                     if taken:
-                        # Since Python 3.12 a filter may put another record in its place.
+                        # Since Python 3.12 a filter may replace the record.
                         self._take(taken if isinstance(taken, logging.LogRecord) else record, handling)
 
         logging.Logger.callHandlers = _unseen(tapped_call_handlers)  # type: ignore[method-assign]
@@ -211,87 +211,87 @@ class HandlerTap:
             passage = self._passing.get()
             if passage is None or passage.record is not record:
                 passage = self._arrival(record)
-            elif outer is not None and outer.only_hands_on and outer.passage is passage:
-                self._forget(passage)  # handed on at once, by a buffer that is full
+            elif outer is not None and outer.only_forwards and outer.passage is passage:
+                self._forget(passage)  # forwarded immediately, by a full buffer
             passage.seen.append(handler)
             kind = type(handler)
-            only_hands_on = self._kinds.get(kind)
-            if only_hands_on is None:
-                only_hands_on = self._kinds[kind] = _only_hands_on(handler)
-            handling = Handling(handler, record, passage, only_hands_on=only_hands_on)
-            if handling.only_hands_on:
+            only_forwards = self._kinds.get(kind)
+            if only_forwards is None:
+                only_forwards = self._kinds[kind] = _only_forwards(handler)
+            handling = Handling(handler, record, passage, only_forwards=only_forwards)
+            if handling.only_forwards:
                 self._send(record, passage)
-        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+        except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
             return None
         return handling
 
     def _formatted(self, record: logging.LogRecord, handling: Handling, output: Any) -> None:
-        """Before the handler writes its output, so that the record stands in the journal before its line."""
+        """Write the record to the journal before the handler writes its output."""
         try:
             handling.output = str.__str__(output) if isinstance(output, str) else None
             handling.written = None
-            if handling.only_hands_on:
-                # Its copy of the record holds the whole text, and no exception.
+            if handling.only_forwards:
+                # Its copy of the record has the formatted text, but no exception.
                 handling.passage.message = handling.message
                 handling.passage.exception = self._writer.described(record)
-        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+        except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
         self._take(record, handling)
 
     def _take(self, record: logging.LogRecord, handling: Handling) -> None:
-        if handling.only_hands_on:
+        if handling.only_forwards:
             return
         try:
             if handling.passage.claim():
                 self._writer.write(record, handling)
                 if handling.output is None and handling.message is None:
-                    # Nobody has looked at it yet: perhaps it is kept, and handed on to another handler later.
+                    # It has not been formatted yet: the handler may keep it, and forward it to another handler later.
                     self._send(record, handling.passage)
-        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+        except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
 
     def _take_overlooked(self, logger: Optional[logging.Logger], record: logging.LogRecord, passage: Passage) -> None:
-        """Take what only a handler has seen that handles records by a method of its own, as ours has not."""
+        """Take a record that only handlers with their own `handle` method have seen, which is not tapped."""
         try:
             while logger is not None:
                 for handler in logger.handlers:
                     is_own = getattr(handler.handle, "__func__", None) is not logging.Handler.handle
                     is_nothing = isinstance(handler, logging.NullHandler) or handler in passage.seen
                     if is_own and not is_nothing and record.levelno >= handler.level:
-                        self._take(record, Handling(handler, record, passage, only_hands_on=_only_hands_on(handler)))
+                        self._take(record, Handling(handler, record, passage, only_forwards=_only_forwards(handler)))
                 logger = logger.parent if logger.propagate else None
-        except Exception as error:  # noqa: BLE001 - logging must log, whatever we do
+        except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
 
     def _send(self, record: logging.LogRecord, passage: Passage) -> None:
-        """Another handler may meet the record, or a copy of it, at another time."""
+        """Remember a record that another handler may handle later, or a copy of it."""
         passage.key = _key(record)
-        while len(self._on_the_way) >= _MOST_ON_THE_WAY:
-            self._on_the_way.pop(next(iter(self._on_the_way)), None)
-        self._on_the_way.setdefault(passage.key, []).append(passage)
+        while len(self._forwarded) >= _MAX_FORWARDED:
+            self._forwarded.pop(next(iter(self._forwarded)), None)
+        self._forwarded.setdefault(passage.key, []).append(passage)
 
     def _forget(self, passage: Passage) -> None:
-        waiting = self._on_the_way.get(passage.key, [])
-        if passage in waiting:
-            waiting.remove(passage)
+        passages = self._forwarded.get(passage.key, [])
+        if passage in passages:
+            passages.remove(passage)
         passage.key = None
 
     def _arrival(self, record: logging.LogRecord) -> Passage:
-        """The passage of a record that comes from a queue or a buffer, to several handlers perhaps."""
+        """The passage of a record that arrives from a queue or a buffer, possibly for several handlers."""
         last = self._arrived.get()
         if last is not None and last[0]() is record:
             return last[1]
-        waiting = self._on_the_way.get(_key(record))
-        passage = waiting.pop(0) if waiting else Passage(None)
-        if not waiting:
-            self._on_the_way.pop(_key(record), None)
+        passages = self._forwarded.get(_key(record))
+        passage = passages.pop(0) if passages else Passage(None)
+        if not passages:
+            self._forwarded.pop(_key(record), None)
         self._arrived.set((ref(record), passage))
         return passage
 
 
 def _unseen(tapped: Any) -> Any:
-    """A function that is passed over where logging looks for its caller, the innermost frame not of its own folder."""
+    """A function that logging skips when it looks for its caller, the innermost frame outside its own file."""
     tapped.__code__ = tapped.__code__.replace(co_filename=logging.__file__)
     return hidden(tapped)
 
@@ -301,13 +301,13 @@ def _key(record: logging.LogRecord) -> Any:
     return key if all(isinstance(part, (str, int, float, type(None))) for part in key) else repr(id(record))
 
 
-def _only_hands_on(handler: logging.Handler) -> bool:
+def _only_forwards(handler: logging.Handler) -> bool:
     handlers: Any = sys.modules.get("logging.handlers")
     return handlers is not None and isinstance(handler, (handlers.QueueHandler, handlers.MemoryHandler))
 
 
 def _is_of_filter(error: BaseException) -> bool:
-    """Whether it was a filter that raised: then the handler did not take the record."""
+    """Whether a filter raised, so that the handler did not accept the record."""
     frame: Any = error.__traceback__
     for _ in range(2):  # ours, then that of logging.Handler.handle
         frame = frame and frame.tb_next

@@ -1,4 +1,4 @@
-"""What the decorator calls in a task: each hook guarded, so that none can change the step."""
+"""The hooks that the decorator calls in a task; each is guarded, so that none can affect the step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Attempt = attempts.Attempt
 
 @guarded
 def pre_step(**arguments: Any) -> Optional[Attempt]:
-    """Begin the attempt; None where there is nothing to record."""
+    """Start the attempt; None if nothing is to be recorded."""
     return attempts.begin(**arguments)
 
 
 @guarded
 def before_user_code(attempt: Attempt) -> None:
-    """All decorators' pre-steps have run: what they set in the environment is known now."""
+    """All decorators' pre-steps have run, so the environment is complete."""
     attempt.record_user_telemetry()
     attempt.ensure_shipper()
     attempt.enter_user_code()
@@ -39,7 +39,7 @@ def exception(attempt: Attempt, error: BaseException) -> None:
 
 @guarded
 def finished(attempt: Attempt, ok: Optional[bool], decorators: Iterable[Any]) -> None:
-    """Metaflow has stored the attempt and says how it went; `decorators` are the step's."""
+    """Metaflow has stored the attempt, with result `ok`; `decorators` are the step's."""
     attempt.finish(ok)
     if not ok:
         metaflow_seams.render_failed_cards(decorators)

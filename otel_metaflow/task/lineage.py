@@ -1,4 +1,4 @@
-"""Which part of each foreach around it an attempt is; imported only by those that are in one."""
+"""The indexes of an attempt in its foreach loops; only imported by attempts that are in one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, Callable, Dict, Sequence
 
 from otel_metaflow.task.metaflow_seams import Frame
 
-_LONGEST_VALUE = 256
+_MAX_VALUE = 256  # characters
 
 
 def foreach(frames: Sequence[Frame], mask: Callable[[str], str], *, value: bool) -> Dict[str, Any]:
-    """Index and size of each foreach, the innermost last; `value` asks for the innermost's value, too."""
-    facts: Dict[str, Any] = {"foreach": [[frame.place, frame.splits] for frame in frames]}
+    """Index and size of each foreach, innermost last; with `value`, also the value of the innermost."""
+    facts: Dict[str, Any] = {"foreach": [[frame.index, frame.splits] for frame in frames]}
     if value:
-        facts["foreachValue"] = mask(str(frames[-1].value))[:_LONGEST_VALUE]
+        facts["foreachValue"] = mask(str(frames[-1].value))[:_MAX_VALUE]
     return facts

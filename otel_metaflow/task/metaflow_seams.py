@@ -1,8 +1,8 @@
-"""All that a task reads of Metaflow beyond what its hooks are given, as plain values of ours.
+"""Everything that a task reads from Metaflow's internals, as plain values.
 
-Nothing here is promised by Metaflow. So each function is a `seam`: where a Metaflow is built differently, it
-answers with a default, one line names what goes unrecorded, and the step runs as it does without us. No other
-module of the task touches an attribute of Metaflow's. tests/test_seams.py takes away each name of DEPENDS in turn.
+None of this is part of Metaflow's public API. So each function is a `seam`: if Metaflow's internals change, it returns
+a default, one line reports what goes unrecorded, and the step runs as without us. No other module of the task touches
+Metaflow's attributes. tests/test_seams.py removes each name of DEPENDS in turn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEPENDS = (
     "metaflow.plugins.cards.card_decorator.CardDecorator._logger",
     "metaflow.plugins.cards.card_creator.CardCreator.create",
 )
-"""The names that this module needs, each where Metaflow 2.19 defines it."""
+"""The names that this module depends on, where Metaflow 2.19 defines them."""
 
 _CARD_TYPE = "otel"
 
@@ -42,57 +42,56 @@ _CARD_TYPE = "otel"
 class Frame:
     """One foreach that the task is in."""
 
-    __slots__ = ("place", "splits", "value")
+    __slots__ = ("index", "splits", "value")
 
-    def __init__(self, place: int, splits: Optional[int], value: Any) -> None:
-        self.place = place
+    def __init__(self, index: int, splits: Optional[int], value: Any) -> None:
+        self.index = index
         self.splits = splits
         self.value = value
 
 
-@seam("the indexes of foreach tasks", list)
+@seam("foreach indexes", list)
 def frames(flow: Any) -> List[Frame]:
-    """The foreach loops around a task, the innermost last (metaflow/flowspec.py)."""
+    """The foreach loops that a task is in, innermost last (metaflow/flowspec.py)."""
     return [
         Frame(int(each.index), each.num_splits, each.value) for each in flow._foreach_stack if each.index is not None
     ]
 
 
-@seam("which tasks a task read from", dict)
+@seam("inputs of tasks", dict)
 def inputs(datastores: Any) -> Dict[str, Any]:
     """Step, task and attempt of each task that was read, given as Metaflow's datastores."""
     if datastores is None:
         return {"inputs": []}
     if iter(datastores) is datastores:
-        raise TypeError("the inputs can be read only once, and that is for the step to do")
+        raise TypeError("the inputs can be read only once, by the step")
     found = []
     for each in datastores:
         _, step, task = str(each.pathspec).split("/")
-        if step != "_parameters":  # what the run was started with, no task of the user's
+        if step != "_parameters":  # not a task of the user's
             found.append([step, task, int(each.attempt or 0)])
     return {"inputs": found}
 
 
-@seam("which node of a @parallel step a task is", dict)
+@seam("node indexes of @parallel tasks", dict)
 def parallel() -> Dict[str, Any]:
-    """Which node of how many this attempt of a `@parallel` step is."""
+    """The node index and the number of nodes of this attempt of a `@parallel` step."""
     from metaflow import current
 
     return {"parallel": [int(current.parallel.node_index), int(current.parallel.num_nodes)]}
 
 
-@seam("the sizes of artifacts", dict)
+@seam("sizes of artifacts", dict)
 def artifacts(datastore: Any) -> Dict[str, Any]:
     """How many artifacts the attempt stored, and their bytes before compression.
 
-    Of a datastore's private `_info` (metaflow/datastore/task_datastore.py): there is no public way that
-    does not read each artifact.
+    From a datastore's private `_info` (metaflow/datastore/task_datastore.py): every public way reads each artifact.
     """
     sizes = [info.get("size") for info in dict(datastore._info).values() if isinstance(info, dict)]
     return {"artifacts": {"count": len(sizes), "bytes": sum(size for size in sizes if isinstance(size, int))}}
 
 
-@seam("the link to the trace in the task's metadata")
+@seam("trace URLs in the metadata of tasks")
 def register_link(metadata: Any, field: str, url: str, run: str, step: str, task: str, attempt: int) -> None:
     """Register a link as metadata of the task; with a metadata service, one request."""
     from metaflow.metadata_provider import MetaDatum
@@ -105,8 +104,8 @@ def register_link(metadata: Any, field: str, url: str, run: str, step: str, task
 def watch_registering(metadata: Any, note: Callable[[], None]) -> None:
     """Call `note` whenever Metaflow registers metadata of this task.
 
-    It registers `attempt_ok` while the error of an artifact that cannot be pickled is on its way
-    (metaflow/task.py), and no hook is called for that one.
+    It registers `attempt_ok` while the error of an artifact that cannot be pickled is being handled (metaflow/task.py),
+    and no hook is called for that error.
     """
     register = metadata.register_metadata
 
@@ -118,7 +117,7 @@ def watch_registering(metadata: Any, note: Callable[[], None]) -> None:
     metadata.register_metadata = watched
 
 
-@seam("whether an attempt ran out of time", lambda: False)
+@seam("timeouts of attempts", lambda: False)
 def is_timeout(error: Optional[BaseException]) -> bool:
     """Whether `@timeout` raised `error`."""
     from metaflow.plugins.timeout_decorator import TimeoutException
@@ -126,11 +125,11 @@ def is_timeout(error: Optional[BaseException]) -> bool:
     return isinstance(error, TimeoutException)
 
 
-@seam("the card of a step that failed")
+@seam("cards of failed steps")
 def render_failed_cards(decorators: Iterable[Any]) -> None:
-    """Make the cards of type otel among the step's decorators, as Metaflow would have had the step not failed.
+    """Make the cards of type otel among the step's decorators, which Metaflow does not for a failed step.
 
-    By the call of metaflow/plugins/cards/card_decorator.py, CardDecorator.task_finished.
+    As in metaflow/plugins/cards/card_decorator.py, CardDecorator.task_finished.
     """
     for decorator in decorators:
         if decorator.name == "card" and decorator.attributes.get("type") == _CARD_TYPE:

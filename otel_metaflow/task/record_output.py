@@ -1,9 +1,9 @@
-"""Tells a record's own text, which its handler writes, from whatever else is printed meanwhile.
+"""Distinguishes a handler's output for a record from other text that is printed meanwhile.
 
-A line that is dropped by mistake is lost, one that is kept by mistake arrives beside its record. So a
-line counts as the record's output on proof alone: it is the very text that the formatter made, on the
-stream that the handler writes to; or a library that is known to draw records its own way wrote it from
-within the handler, and the record's words stand in it.
+A line that is dropped by mistake is lost, one that is kept by mistake is a duplicate of its record. So a line counts as
+the record's output only if it equals the formatter's text, on the stream that the handler writes to; or if a library
+that is known to format records in its own way wrote it from within the handler, and it contains the words of the
+record.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Dict, List, Optional
 
 from otel_metaflow.core.long_lines import truncated
 
-# Those that do not write the formatter's text but a text of their own, by the first part of their modules' names.
+# Libraries that write text of their own instead of the formatter's, by the first part of their modules' names.
 _RENDERERS = ("rich", "loguru")
-_FEWEST_CHARACTERS = 4
+_MIN_CHARACTERS = 4
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Written:
-    """What one handler is expected to write of one record, less what it has written."""
+    """The text that one handler is expected to write for one record, minus the lines that it has written."""
 
     def __init__(
         self, handler: logging.Handler, output: Optional[str], message: Optional[str], streams: Dict[str, Any]
@@ -31,7 +31,7 @@ class Written:
         self._streams = streams
         text = message if output is None else output
         self._lines: List[str] = [] if text is None else text.split("\n")[::-1]
-        self._only: Optional[str] = None  # the one stream that it writes to, where that is known
+        self._only: Optional[str] = None  # the stream that it writes to, if known
         if isinstance(handler, logging.FileHandler):
             self._lines = []
         elif self._is_stream:
@@ -41,7 +41,7 @@ class Written:
         self._has_begun = False
 
     def owns(self, stream: str, line: str, length: int) -> bool:
-        """Whether a line is that, which it is only once."""
+        """Whether a line is the next one expected; each is expected once."""
         if self._lines and self._only in (None, stream) and self._is_next(stream, line, length):
             self._lines.pop()
             return True
@@ -55,12 +55,12 @@ class Written:
             return True
         if "\x1b" in line:
             line, expected = _COLOURS.sub("", line), _COLOURS.sub("", expected)
-        if "\r" in line:  # drawn over a progress bar, or ended as terminals end lines
+        if "\r" in line:  # written over a progress bar, or with a terminal's line ending
             line = line.rstrip("\r").rpartition("\r")[2]
         return line == expected.rstrip("\r")
 
     def _as_read(self, stream: str, text: str) -> str:
-        """As the stream's encoding has it, see stdio.StreamTap."""
+        """The text in the stream's encoding, see core.stream_tap.StreamTap."""
         to = self._streams.get(stream)
         try:
             data = text.encode(getattr(to, "encoding", None) or "utf-8", getattr(to, "errors", None) or "strict")
@@ -69,22 +69,22 @@ class Written:
         return data.decode("utf-8", "replace")
 
     def _is_drawn(self, line: str) -> bool:
-        """Whether a known library draws the record in this line, in columns perhaps, wrapped and framed."""
+        """Whether a known library writes the record in this line, possibly in columns, wrapped or framed."""
         if not _is_called_by(_RENDERERS):
             return False
         row = "".join(_COLOURS.sub("", line).split())
         if not self._drawn:
             return self._has_begun  # a traceback in its frame
-        most = _common(row, self._drawn)
-        if most < min(len(self._drawn), _FEWEST_CHARACTERS):
+        length = _common(row, self._drawn)
+        if length < min(len(self._drawn), _MIN_CHARACTERS):
             return self._has_begun and not row
-        self._drawn = self._drawn[most:]
+        self._drawn = self._drawn[length:]
         self._has_begun = True
         return True
 
 
 def _common(row: str, text: str) -> int:
-    """The length of the longest beginning of `text` that stands in `row`."""
+    """The length of the longest prefix of `text` that `row` contains."""
     low, high = 0, min(len(row), len(text))
     while low < high:
         middle = (low + high + 1) // 2
@@ -96,7 +96,7 @@ def _common(row: str, text: str) -> int:
 
 
 def _is_called_by(modules: Any) -> bool:
-    """Whether one of these modules stands between here and the handler."""
+    """Whether a function of one of these modules is between here and the handler on the stack."""
     frame: Any = sys._getframe(1)  # noqa: SLF001 - as logging itself looks for its callers
     while frame is not None and frame.f_code.co_name != "tapped_handle":
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] in modules:

@@ -1,7 +1,7 @@
-"""Writes logging records to the journal, as the first handler that took each of them showed it.
+"""Writes logging records to the journal, each as the first handler that accepted it showed it.
 
-Imported when the first one is taken: a task that logs nothing does not pay for it. User code has run by then, so what
-it may have replaced in the standard library is taken from modules that were imported before.
+Imported with the first record, so that a task without logging does not pay for it. User code has run by then, so
+functions of the standard library that it may have replaced are taken from modules that were imported before.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from otel_metaflow.task.exceptions import describe_exception, shown_exception
 from otel_metaflow.task.handler_tap import STANDARD, Handling
 from otel_metaflow.task.record_output import Written
 
-# What a record may have without `extra`.
+# The attributes of records without `extra`.
 _STANDARD = STANDARD | {"message", "asctime", "taskName"}
 _MANDATORY = len(STANDARD)
-# What structlog.stdlib.ProcessorFormatter.wrap_for_formatter hands to its formatter by way of `extra`.
+# Passed by structlog.stdlib.ProcessorFormatter.wrap_for_formatter to its formatter in `extra`.
 _STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
 _MESSAGES = ("event", "message", "msg")
-_SLACK = 4_096  # characters beyond what is kept, so that a secret that the end would cut in two is masked
-_MOST_COMPARED = LONGEST_LINE + _SLACK
-_LATEST = 9_223_372_036  # seconds since 1970 that fit a record's time in nanoseconds
+_SLACK = 4_096  # characters beyond the limit, so that a secret that would be cut by it is masked
+_MAX_COMPARED = LONGEST_LINE + _SLACK
+_MAX_TIME = 9_223_372_036  # seconds since 1970 that fit a record's time in nanoseconds
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -61,7 +61,7 @@ class RecordWriter:
         fields: Dict[Any, Any] = {}
         given: Any = record.msg
         if issubclass(type(given), dict):
-            body, fields = _told(shown.of(given), body)
+            body, fields = _split(shown.of(given), body)
         here = getpid()
         line = (
             f'{{"kind":"{LOG}","timeUnixNano":{_nanoseconds(record)},"severityNumber":{_integer(record.levelno)},'
@@ -76,8 +76,8 @@ class RecordWriter:
         if process != self._pid:
             line += f',"pid":{_integer(process)}'
             if process != here:
-                # Sent here through a queue. A forked child has written it already, a spawned one has not:
-                # the shipper, which sees both files' worth, keeps one.
+                # It came through a queue. A forked child has already written it, a spawned one has not; the shipper
+                # drops the duplicate.
                 line += ',"forwarded":true'
         exception = self._exception(record, shown)
         if exception is None and passage.exception is not None:
@@ -86,7 +86,7 @@ class RecordWriter:
                 exception = {"type": exception["type"]}
         if exception:
             line += f',"exception":{as_json(exception)}'
-        # Comparing sizes first spares the scan of a plain record.
+        # Comparing sizes first avoids scanning a record without `extra`.
         held = record.__dict__
         if fields or len(held) - ("message" in held) - ("asctime" in held) != _MANDATORY:
             attributes, cut = plain(self._attributes(record, fields, shown, handling.handler), self._mask)
@@ -127,7 +127,7 @@ class RecordWriter:
 
 
 class _Shown:
-    """What a handler shows of a record: its formatter may mask what filters have left, or leave it out."""
+    """What a handler shows of a record: its formatter may mask or omit parts of it."""
 
     def __init__(self, output: Optional[str], message: Optional[str]) -> None:
         self.output = output
@@ -136,28 +136,28 @@ class _Shown:
 
     @property
     def fields(self) -> Optional[Dict[str, Any]]:
-        """Those of the output, where the formatter writes JSON."""
+        """The fields of the output, if the formatter writes JSON."""
         return _object(self.output)
 
     @property
     def text(self) -> str:
-        """The message, or the formatter's output where that holds another one."""
+        """The message, or the formatter's output if that has another message."""
         if self._message is not None and (self._is_whole or self.output is None):
             return self._message
         return self.output or ""
 
     def has(self, text: str) -> bool:
-        """Whether a text is in the output, as it is or as a string of JSON; of a long one, what is kept of it."""
+        """Whether a text is in the output, as it is or as a JSON string; of a long text, its truncated form."""
         if self.output is None or self.output.endswith(text):
             return True
-        if len(text) > _MOST_COMPARED:
-            return self.has(text[:_MOST_COMPARED]) and self.has(text[-_MOST_COMPARED:])
+        if len(text) > _MAX_COMPARED:
+            return self.has(text[:_MAX_COMPARED]) and self.has(text[-_MAX_COMPARED:])
         if text in self.output:
             return True
         return quoted(text)[1:-1] in self.output or dumps(text, ensure_ascii=False)[1:-1] in self.output
 
     def of(self, fields: Dict[Any, Any]) -> Dict[Any, Any]:
-        """The fields of a message that may be told: as the output has them, or all if it holds their text."""
+        """The fields of a message that may be exported: those in the output, or all if the output has their text."""
         shown = self.fields
         if shown is not None and any(type(name) is str and name in shown for name in dict.keys(fields)):
             return shown
@@ -165,46 +165,46 @@ class _Shown:
         return fields if (self._is_whole if name is None else self.has(fields[name])) else {}
 
     def value(self, name: str, value: Any, form: str, fields: Optional[Dict[str, Any]]) -> Any:
-        """The value of an extra; as the output has it, where that is another one."""
+        """The value of an `extra`, or the output's value if that differs."""
         if fields is not None and name in fields:
             return fields[name]
         if type(value) is str and value and not self.has(value):
-            is_asked = any(f"{begin}{name}" in form for begin in ("%(", "{", "${", "$"))
-            if is_asked or (not self._is_whole and value in (self._message or "")):
+            is_used = any(f"{begin}{name}" in form for begin in ("%(", "{", "${", "$"))
+            if is_used or (not self._is_whole and value in (self._message or "")):
                 return MASK
         return value
 
 
 def _message(record: logging.LogRecord, handling: Handling) -> Optional[str]:
-    """The record's message as a handler's formatter made it; made here only where no handler makes one."""
+    """The record's message as made by a handler's formatter, or made here if no handler made one."""
     if handling.message is not None:
         return str.__str__(handling.message)
     if handling.failed:
         return _raw(record)
     if handling.output is not None:
-        # A formatter of the user's, which does without getMessage.
-        said = record.__dict__.get("message", None if record.args else record.msg)
-        return said if type(said) is str else None
+        # A formatter of the user's that does not call getMessage.
+        message = record.__dict__.get("message", None if record.args else record.msg)
+        return message if type(message) is str else None
     try:
         return str(record.getMessage())
-    except Exception as odd:  # noqa: BLE001 - a wrong format string is the user's; we keep the raw text
+    except Exception as odd:  # noqa: BLE001 - the user's format string is wrong; use the raw text
         let_pass(odd)
         return _raw(record)
 
 
 def _integer(value: Any) -> int:
-    """What a program may have put in a number's place in a record of its own making."""
+    """A number; 0 if a program has made a record with another value."""
     return int(value) if isinstance(value, int) else 0
 
 
 def _nanoseconds(record: logging.LogRecord) -> int:
     created = record.created
-    is_time = isinstance(created, (int, float)) and 0 < created < _LATEST
+    is_time = isinstance(created, (int, float)) and 0 < created < _MAX_TIME
     return int(created * 1e9) if is_time else clock.now()
 
 
 def _raw(record: logging.LogRecord) -> str:
-    """What cannot be formatted, without the user's own code."""
+    """Message and arguments of a record that cannot be formatted, without running user code."""
     arguments = record.args if isinstance(record.args, tuple) else (record.args,)
     parts = [repr(each) if type(each) in _PLAIN else f"<{type(each).__qualname__}>" for each in arguments[:16]]
     message = record.msg if type(record.msg) in _PLAIN else f"<{type(record.msg).__qualname__}>"
@@ -225,8 +225,8 @@ def _named(fields: Dict[Any, Any]) -> Optional[str]:
     return next((name for name in _MESSAGES if type(dict.get(fields, name)) is str), None)
 
 
-def _told(fields: Dict[Any, Any], body: str) -> Tuple[str, Dict[Any, Any]]:
-    """The text of a message that is a map, and its other fields."""
+def _split(fields: Dict[Any, Any], body: str) -> Tuple[str, Dict[Any, Any]]:
+    """The text of a message that is a mapping, and its other fields."""
     name = _named(fields)
     if name is None:
         return body, fields

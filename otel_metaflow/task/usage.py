@@ -1,4 +1,4 @@
-"""What an attempt used: read at its start and at its end, never sampled by a thread in the task."""
+"""The resource usage of an attempt, read at its start and at its end, not sampled by a thread in the task."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from importlib.machinery import BuiltinImporter, PathFinder
 from importlib.util import module_from_spec
 from typing import Any, Dict, Optional
 
-_open = open  # bound before user code runs, which may put another in its place
+_open = open  # bound before user code runs, which may replace it
 
 
 @functools.lru_cache(1)
 def _resource() -> Any:
-    """The standard library's `resource`, loaded past `sys.path` and `sys.modules`.
+    """The standard library's `resource`, loaded without `sys.path` and `sys.modules`.
 
-    Metaflow does not load it: a user's own resource.py beside the flow must neither be run by us nor be
-    hidden from the user by ours.
+    Metaflow does not load it, so a user's resource.py next to the flow must neither be run by us nor be shadowed by
+    ours.
     """
     before = sys.modules.get("resource")
     folders = [folder for folder in sys.path if folder.endswith("lib-dynload")]
@@ -35,7 +35,7 @@ def _resource() -> Any:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that ended, in seconds."""
+    """CPU time of this process and of its ended children, in seconds."""
     resource = _resource()
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -43,7 +43,7 @@ def cpu_seconds() -> float:
 
 
 def memory_peak() -> int:
-    """The largest resident set in bytes of this process or of one of its children that ended."""
+    """The largest resident set in bytes of this process or of one of its ended children."""
     resource = _resource()
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes, but bytes on macOS
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
@@ -51,7 +51,7 @@ def memory_peak() -> int:
 
 
 def _own_peak() -> Optional[int]:
-    """VmHWM of this process: ru_maxrss begins with the size of the process that started this one (Linux)."""
+    """VmHWM of this process: ru_maxrss also covers the process that started this one (Linux)."""
     try:
         with _open("/proc/self/status", "rb") as status:
             for line in status:
@@ -63,7 +63,7 @@ def _own_peak() -> Optional[int]:
 
 
 def input_output() -> Dict[str, int]:
-    """Bytes read from and written to storage (proc_pid_io(5)), where the kernel tells."""
+    """Bytes read from and written to storage (proc_pid_io(5)), if the kernel reports them."""
     try:
         with _open("/proc/self/io", "rb") as counters:
             values = dict(line.split(b": ") for line in counters)

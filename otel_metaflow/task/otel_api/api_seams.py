@@ -1,8 +1,7 @@
-"""The names that our proxies need and that OpenTelemetry's API does not promise.
+"""The private names of OpenTelemetry's API that our proxies depend on.
 
-They are looked for before a provider of ours is put in place. Where one is missing, user code gets what it gets
-without us, and one line says that what it records through OpenTelemetry is not part of the run's telemetry.
-tests/test_otel_seams.py takes away each name of DEPENDS in turn.
+They are checked before our providers are installed. If one is missing, user code gets the same providers as without us,
+and one line reports that its telemetry is not recorded. tests/test_otel_seams.py removes each name of DEPENDS in turn.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ DEPENDS = (*TRACES, *METRICS, *LOGS)
 
 
 def verify(module: Any, names: Iterable[str], *proxies: Any) -> None:
-    """Look for those of `names` that `module` keeps, and for those of the classes of `proxies`.
+    """Check that `module` and the classes of `proxies` have the `names` that belong to them.
 
     Raises:
-        AttributeError: this OpenTelemetry has one of them no longer.
+        AttributeError: this version of OpenTelemetry lacks one of them.
     """
     for name in names:
         owner, _, attribute = name.rpartition(".")

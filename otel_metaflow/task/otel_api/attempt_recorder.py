@@ -1,4 +1,4 @@
-"""What user telemetry is recorded by: the journal of the attempt, with its mask and its span as the parent."""
+"""Records telemetry of user code: in the journal of the attempt, masked, and with the attempt's span as the parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AttemptRecorder:
     ) -> None:
         """`parent` is the traceparent of the attempt, `pid` its process.
 
-        `is_logged` is true while this thread handles a logging record that is in the journal already.
+        `is_logged` returns True while this thread handles a logging record that is already in the journal.
         """
         self.traceparent = parent
         self.append_lines = append_lines
@@ -34,16 +34,16 @@ class AttemptRecorder:
         self._closing.append(guarded(close))
 
     def close(self) -> None:
-        """Record what is known only at the end of the attempt."""
+        """Record what is only known at the end of the attempt."""
         for close in self._closing:
             close()
 
 
 current: Optional[AttemptRecorder] = None
-"""The recorder of this process's attempt: the API's hooks take no arguments, so it is kept in the module."""
+"""The recorder of this process's attempt; global because the API's hooks take no arguments."""
 
 
 def set_current(recorder: AttemptRecorder) -> None:
-    """Record by `recorder` from now on."""
+    """Use `recorder` from now on."""
     global current
     current = recorder

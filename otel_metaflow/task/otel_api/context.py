@@ -1,7 +1,7 @@
-"""Makes the attempt the parent of whatever begins where nobody said otherwise.
+"""Makes the attempt the default parent of spans, for every provider.
 
-Contexts are not inherited by threads. In the main thread, in a worker, in an asyncio task or in a forked
-child: where nothing was ever attached the current context is the attempt's, for every provider.
+Threads do not inherit contexts. In the main thread, in a worker, in an asyncio task or in a forked child: as long as no
+context was attached, the current context is the attempt's.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from otel_metaflow.task.otel_api import attempt_recorder
 
 
 class AttemptContext(_RuntimeContext):
-    """The API's runtime context, with the attempt where it would be empty."""
+    """The API's runtime context, with the attempt's context in place of an empty one."""
 
     def __init__(self, inner: _RuntimeContext, attempt: Context) -> None:
         self._inner = inner
         self._attempt = attempt
-        # Told by identity: who attaches an empty context wants one.
+        # Compared by identity, because code that attaches an empty context wants it.
         self._nothing = contextvars.Context().run(inner.get_current)
 
     def attach(self, context: Context) -> Any:
-        """Make `context` the current one; the answer is for `detach`."""
+        """Make `context` the current one; returns a token for `detach`."""
         return self._inner.attach(context)
 
     def get_current(self) -> Context:
@@ -34,19 +34,19 @@ class AttemptContext(_RuntimeContext):
         return self._attempt if current is self._nothing else current
 
     def detach(self, token: Any) -> None:
-        """Go back to the context before `attach`."""
+        """Restore the context before `attach`."""
         self._inner.detach(token)
 
 
 def install(recorder: attempt_recorder.AttemptRecorder) -> None:
-    """Put the attempt's context in place."""
+    """Install the attempt's context."""
     if isinstance(context._RUNTIME_CONTEXT, AttemptContext):
         return
     attempt = _span(recorder.traceparent)
-    # No public seam: OTEL_PYTHON_CONTEXT is read when the API is imported, and inherited by subprocesses.
+    # There is no public way: OTEL_PYTHON_CONTEXT is read when the API is imported, and inherited by subprocesses.
     context._RUNTIME_CONTEXT = AttemptContext(context._RUNTIME_CONTEXT, trace.set_span_in_context(attempt, Context()))
     if trace.get_current_span().get_span_context() != attempt.get_span_context():
-        # A span was current before the attempt began, as Metaflow's own tracing has it: the attempt is nearer.
+        # A span was already current, for example of Metaflow's own tracing; the attempt takes precedence.
         context.attach(trace.set_span_in_context(attempt))
 
 

@@ -1,4 +1,4 @@
-"""What user code gave the API, as JSON that the journal can hold."""
+"""Converts values that user code passed to the API to JSON for the journal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Text = Callable[[str], str]
 
 
 def value(given: Any, text: Text, depth: int = 0) -> Any:
-    """`given` with its kind kept: numbers, booleans, strings, lists, maps; bytes are base64."""
+    """`given` with its type preserved: numbers, booleans, strings, lists, maps; bytes are base64."""
     if given is None or isinstance(given, (bool, float)):
         return given
-    if isinstance(given, int) and -_INT64 <= given < _INT64:  # what OTLP can hold
+    if isinstance(given, int) and -_INT64 <= given < _INT64:  # the range of OTLP
         return given
     if isinstance(given, (bytes, bytearray)):
         return base64.b64encode(given).decode()
@@ -32,7 +32,7 @@ def value(given: Any, text: Text, depth: int = 0) -> Any:
 
 
 def attributes(given: Optional[Mapping[str, Any]], text: Text) -> Dict[str, Any]:
-    """`{"attributes": …}`, or nothing where there are none."""
+    """`{"attributes": …}`, or an empty map if there are none."""
     return {"attributes": value(given, text)} if given else {}
 
 
@@ -49,7 +49,7 @@ def scope(given: Optional[InstrumentationScope], text: Text) -> Dict[str, Any]:
 
 
 def span_context(given: SpanContext) -> Dict[str, Any]:
-    """Ids as OTLP's JSON has them: hexadecimal, unlike protobuf's own JSON."""
+    """Ids as in OTLP/JSON: hexadecimal, unlike in protobuf's own JSON."""
     found: Dict[str, Any] = {"traceId": format_trace_id(given.trace_id), "spanId": format_span_id(given.span_id)}
     if given.trace_flags:
         found["flags"] = int(given.trace_flags)

@@ -1,4 +1,4 @@
-"""The logger provider, as far as the API goes. The logs API is not stable yet, which its underscores say."""
+"""The logger provider, as far as only the API is needed. The logs API is not stable yet, hence its underscores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_metaflow.task.otel_api.replaceable_once import ReplaceableOnce
 
 
 class AttemptLoggerProvider(internal.ProxyLoggerProvider):
-    """A proxy to who looks, with the attempt's journal behind it."""
+    """Looks like the API's proxy, and records to the attempt's journal."""
 
     def __init__(self) -> None:
         self._real: Optional[_logs.LoggerProvider] = None
@@ -23,16 +23,16 @@ class AttemptLoggerProvider(internal.ProxyLoggerProvider):
     def get_logger(
         self, name: str, version: Optional[str] = None, schema_url: Optional[str] = None, attributes: Any = None
     ) -> _logs.Logger:
-        """A logger that follows the provider of the day."""
+        """A logger that uses the provider that is current at each call."""
         return AttemptLogger(name, version, schema_url, attributes)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Nothing is waiting: what was emitted is written."""
+        """Do nothing: records are written when they are emitted."""
         return True
 
     @property
     def real(self) -> _logs.LoggerProvider:
-        """The SDK's, made when the first record asks for it."""
+        """The SDK's provider, created with the first record."""
         if self._real is None:
             if attempt_recorder.current is None:
                 return _logs.NoOpLoggerProvider()
@@ -41,13 +41,13 @@ class AttemptLoggerProvider(internal.ProxyLoggerProvider):
 
 
 class AttemptLogger(internal.ProxyLogger):
-    """A logger that asks at each record whose it is."""
+    """A logger that looks up the current provider for each record."""
 
     _resolved: Optional[Tuple[_logs.LoggerProvider, _logs.Logger]] = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._arguments = arguments  # of get_*, for whichever provider is set by then
+        self._arguments = arguments  # of get_logger, for the provider that is current then
 
     @property
     def _logger(self) -> _logs.Logger:
@@ -65,7 +65,7 @@ def _make(recorder: attempt_recorder.AttemptRecorder) -> _logs.LoggerProvider:
         from otel_metaflow.task.otel_api import sdk_logs
 
         return sdk_logs.provider(recorder)
-    except Exception as error:  # noqa: BLE001 - a limit that is no number, say: the step runs without these records
+    except Exception as error:  # noqa: BLE001 - such as a limit that is not a number: the step runs without records
         contain(error)
         return _logs.NoOpLoggerProvider()
 
@@ -74,13 +74,13 @@ PROVIDER = AttemptLoggerProvider()
 
 
 def provider() -> AttemptLoggerProvider:
-    """The entry point, for who names it in OTEL_PYTHON_LOGGER_PROVIDER."""
+    """The entry point for OTEL_PYTHON_LOGGER_PROVIDER."""
     internal._LOGGER_PROVIDER_SET_ONCE = ReplaceableOnce(internal, "_LOGGER_PROVIDER", PROVIDER)
     return PROVIDER
 
 
 def install() -> None:
-    """Answer for the API where nobody does."""
+    """Set our provider, unless another one is set."""
     api_seams.verify(internal, api_seams.LOGS)
     if (
         attempt_recorder.current is not None

@@ -1,8 +1,8 @@
-"""The meter provider, as far as the API goes.
+"""The meter provider, as far as only the API is needed.
 
-Instruments are the API's own proxies. Behind each stands at first an `_Unused`, which the first
-measurement replaces by an instrument of the SDK; so a library that creates counters when it is imported
-costs nothing, and a forked child begins again from nothing instead of reporting its parent's counts.
+Instruments are the API's own proxies. At first, each has an `_Unused` behind it, which the first measurement replaces
+by an instrument of the SDK. So a library that creates counters when it is imported costs nothing, and a forked child
+starts from zero instead of reporting its parent's counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Unused:
-    """Stands behind an instrument that nobody has measured with: any method of it loads the SDK."""
+    """The implementation of an instrument that has not been used: any of its methods loads the SDK."""
 
     def __init__(self, meter: AttemptMeter, instrument: Any) -> None:
         self._meter = meter
@@ -37,31 +37,31 @@ class _Unused:
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """Measure with an instrument that the SDK refused to make: the API without a provider refuses none."""
+    """A measurement with an instrument that the SDK rejected; without a provider, the API rejects none."""
 
 
 class AttemptMeter(internal._ProxyMeter):
-    """A meter whose instruments follow the provider of the day."""
+    """A meter whose instruments use the provider that is current at each call."""
 
     def __init__(self, name: str, version: Optional[str], schema_url: Optional[str], attributes: Any) -> None:
         super().__init__(name, version=version, schema_url=schema_url)
         self._arguments = name, version, schema_url, attributes
 
-    @seam("a measurement of user code")
+    @seam("measurements of user code")
     def realize(self, instrument: Any) -> None:
         """Put an instrument of the SDK behind `instrument`."""
         provider = PROVIDER.real
         instrument.on_meter_set(provider.get_meter(*self._arguments))
 
     def reset(self) -> None:
-        """Begin again, in a forked child. What is observed there is its parent's to report."""
+        """Start afresh in a forked child; observable instruments are reported by its parent."""
         self._lock = threading.Lock()
         self._instruments = [each for each in self._instruments if not isinstance(each, metrics.Asynchronous)]
         for instrument in self._instruments:
             self._back(instrument)
 
     def pending(self) -> Iterator[Any]:
-        """What is to be observed and was never put behind an instrument of the SDK."""
+        """The observable instruments that have no instrument of the SDK yet."""
         for instrument in self._instruments:
             if isinstance(getattr(instrument, "_real_instrument", None), _Unused) and isinstance(
                 instrument, metrics.Asynchronous
@@ -69,7 +69,7 @@ class AttemptMeter(internal._ProxyMeter):
                 yield instrument
 
     def _back(self, instrument: Any) -> Any:
-        """The instrument with an `_Unused` behind it, or as it is where the user's provider has made it."""
+        """The instrument with an `_Unused` behind it, or unchanged if the user's provider has created it."""
         if self._real_meter is None:
             instrument._real_instrument = _Unused(self, instrument)
         return instrument
@@ -104,7 +104,7 @@ class AttemptMeter(internal._ProxyMeter):
 
 
 class AttemptMeterProvider(internal._ProxyMeterProvider):
-    """A proxy to who looks, with the attempt's journal behind it."""
+    """Looks like the API's proxy, and records to the attempt's journal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,12 +113,12 @@ class AttemptMeterProvider(internal._ProxyMeterProvider):
         self._flushed = False
         self._making = threading.RLock()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin_again)
+            os.register_at_fork(after_in_child=self._after_fork)
 
     def get_meter(
         self, name: str, version: Optional[str] = None, schema_url: Optional[str] = None, attributes: Any = None
     ) -> metrics.Meter:
-        """A meter that follows the provider of the day."""
+        """A meter that uses the provider that is current at each call."""
         with self._lock:
             real = self._real_meter_provider
             if real is not None:
@@ -128,20 +128,20 @@ class AttemptMeterProvider(internal._ProxyMeterProvider):
             return meter
 
     def on_set_meter_provider(self, meter_provider: metrics.MeterProvider) -> None:
-        """User code sets its own: what was measured until now is written, the rest is its own."""
+        """User code sets its own provider: write what was measured so far."""
         self._write()
         super().on_set_meter_provider(meter_provider)
 
     @property
     def real(self) -> metrics.MeterProvider:
-        """The SDK's, made when the first measurement asks for it."""
+        """The SDK's provider, created with the first measurement."""
         with self._making:
             if self._journal is None and self._broken is None and attempt_recorder.current is not None:
                 try:
                     from otel_metaflow.task.otel_api import sdk_metrics
 
                     self._journal = sdk_metrics.JournalMetrics(attempt_recorder.current, self.close)
-                except Exception as error:  # noqa: BLE001 - a variable that the SDK does not take: the step goes on
+                except Exception as error:  # noqa: BLE001 - a variable that the SDK rejects: the step goes on
                     self._broken = metrics.NoOpMeterProvider()
                     contain(error)
             if self._journal is not None:
@@ -154,7 +154,7 @@ class AttemptMeterProvider(internal._ProxyMeterProvider):
         return True
 
     def close(self) -> None:
-        """This process comes to its end, or its attempt does: write what was measured, once."""
+        """Write what was measured, once, at the end of this process or of its attempt."""
         if not self._flushed:
             self._flushed = True
             self._write()
@@ -169,8 +169,8 @@ class AttemptMeterProvider(internal._ProxyMeterProvider):
         if self._journal is not None:
             self._journal.write()
 
-    def _begin_again(self) -> None:
-        """In a forked child."""
+    def _after_fork(self) -> None:
+        """Start afresh in a forked child."""
         self._journal = None
         self._flushed = False
         self._lock, self._making = threading.Lock(), threading.RLock()
@@ -183,10 +183,10 @@ PROVIDER = AttemptMeterProvider()
 
 
 class _MeterOnce(ReplaceableOnce):
-    """Notifies our provider of the one that replaces it: meters were handed out already."""
+    """Notifies our provider of the one that replaces it, for the meters that it has already returned."""
 
     def do_once(self, func: Any) -> bool:
-        """Run `func` unless the user's is set; whether it ran."""
+        """Run `func` unless the user's provider is set; return whether it ran."""
         ran = super().do_once(func)
         current = internal._METER_PROVIDER
         if ran and current is not None and current is not PROVIDER:
@@ -195,13 +195,13 @@ class _MeterOnce(ReplaceableOnce):
 
 
 def provider() -> AttemptMeterProvider:
-    """The entry point, for who names it in OTEL_PYTHON_METER_PROVIDER."""
+    """The entry point for OTEL_PYTHON_METER_PROVIDER."""
     internal._METER_PROVIDER_SET_ONCE = _MeterOnce(internal, "_METER_PROVIDER", PROVIDER)
     return PROVIDER
 
 
 def install() -> None:
-    """Answer for the API where nobody does."""
+    """Set our provider, unless another one is set."""
     if attempt_recorder.current is not None:
         meter = internal._ProxyMeter("verify")
         proxies = internal._ProxyMeterProvider(), meter, meter.create_counter("verify")

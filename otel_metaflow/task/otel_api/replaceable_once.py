@@ -1,4 +1,4 @@
-"""Lets user code set its own provider after ours was handed out."""
+"""Lets user code set its own provider after ours was set."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from opentelemetry.util._once import Once
 
 
 class ReplaceableOnce(Once):
-    """In place of the API's `Once`: open until a provider that is not ours was set.
+    """Replaces the API's `Once`, and allows setting a provider until one other than ours is set.
 
-    The API takes one provider, and only warns of a second. Ours is there from the start without anybody
-    having set it, so that it must not count.
+    The API accepts one provider, and only logs a warning for a second. Ours is set without the user having asked for
+    it, so it must not count.
     """
 
     def __init__(self, module: ModuleType, name: str, ours: Any) -> None:
-        """`name` is where `module` of the API keeps the provider."""
+        """`name` is the variable of the API's `module` that holds the provider."""
         super().__init__()
         self._module = module
         self._name = name
         self._ours = ours
 
     def do_once(self, func: Callable[[], None]) -> bool:
-        """Run `func`, which sets a provider, unless the user's is set; whether it ran."""
+        """Run `func`, which sets a provider, unless the user's is set; return whether it ran."""
         with self._lock:
             current = getattr(self._module, self._name)
             if current is not None and current is not self._ours:

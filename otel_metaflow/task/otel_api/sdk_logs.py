@@ -1,4 +1,4 @@
-"""Log records of user code that emits them through the API: made by the SDK, appended to the journal."""
+"""Log records that user code emits through the API: created by the SDK, appended to the journal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
 
 class _Provider(LoggerProvider):
-    """The SDK's, which a fork cannot hang; see spans.py."""
+    """The SDK's provider, without its fork handler; see sdk_spans.py."""
 
     def _handle_fork(self) -> None:
         self._logger_cache_lock = threading.Lock()
@@ -33,15 +33,15 @@ class JournalRecords(LogRecordProcessor):
 
     @guarded
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        """Write the record, unless it is what a handler makes of a logging record that is written already."""
+        """Write the record, unless a handler makes it of a logging record that is already in the journal."""
         if not self._recorder.is_logged():
             self._recorder.append_lines([json_values.line(_record(log_record, self._recorder))])
 
     def shutdown(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Nothing is waiting."""
+        """Do nothing: records are written when they are emitted."""
         return True
 
 
@@ -73,10 +73,10 @@ def _record(emitted: ReadWriteLogRecord, recorder: AttemptRecorder) -> Dict[str,
 
 
 def provider(recorder: AttemptRecorder) -> LoggerProvider:
-    """A provider that writes to `recorder`; limits are the SDK's, by its variables.
+    """A provider that writes to `recorder`, with the SDK's limits from its variables.
 
     Raises:
-        ValueError: a variable of the SDK's has a value that it does not take.
+        ValueError: the SDK rejects the value of one of its variables.
     """
     made = _Provider(resource=Resource.get_empty(), shutdown_on_exit=False)
     made.add_log_record_processor(JournalRecords(recorder))

@@ -38,22 +38,22 @@ from otel_metaflow.journal import layout
 from otel_metaflow.task.otel_api import json_values
 from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
-# What `os._exit` may wait for: a signal handler may have called it while this very thread was measuring.
-_PATIENCE = 1.0
+# How long `os._exit` may be delayed, in seconds: a signal handler may call it while this thread holds the lock.
+_TIMEOUT = 1.0
 
 
 class _Provider(MeterProvider):
-    """The SDK's, which a fork cannot hang; see spans.py. In a child it is left behind."""
+    """The SDK's provider, without its fork handler; see sdk_spans.py."""
 
     def _handle_fork(self) -> None:
-        """Nothing: the child makes another."""
+        """Do nothing: the child creates its own provider."""
 
 
 class JournalMetrics:
-    """The SDK's provider of one process, and the way of its figures to the journal."""
+    """The SDK's provider of one process, and the writer of its metrics."""
 
     def __init__(self, recorder: AttemptRecorder, close: Callable[[], None]) -> None:
-        """`close` is called when the process ends, by whichever way it can be seen."""
+        """`close` is called when the process ends, normally or by `os._exit`."""
         self._recorder = recorder
         aggregation: Any = (
             {Histogram: ExponentialBucketHistogramAggregation()} if temporality.prefers_exponential() else None
@@ -65,7 +65,7 @@ class JournalMetrics:
         _close_before_exit(close)
 
     def write(self) -> None:
-        """Append what was measured since the last time."""
+        """Append what was measured since the last call."""
         with self._lock:
             data = self._reader.get_metrics_data()
         lines = [
@@ -79,7 +79,7 @@ class JournalMetrics:
 
 
 def _temporality() -> Dict[type, AggregationTemporality]:
-    """The preference, instrument by instrument."""
+    """The preferred temporality for each kind of instrument."""
     preference = temporality.preference()
     delta, cumulative = AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE
     summing = cumulative if preference == "cumulative" else delta
@@ -94,18 +94,18 @@ def _temporality() -> Dict[type, AggregationTemporality]:
 
 
 def _close_before_exit(close: Callable[[], None]) -> None:
-    """See `os._exit`, by which forked children end: multiprocessing's, those of Metaflow's `parallel_map`."""
+    """Wrap `os._exit`, with which forked children exit: those of multiprocessing and of Metaflow's `parallel_map`."""
     leave, here = os._exit, os.getpid()
     getpid, is_finalizing = os.getpid, sys.is_finalizing
 
     def write_and_leave(status: int) -> None:
         if not is_finalizing() and getpid() == here:
-            # In a thread, to wait for no longer than we may.
+            # In a thread, so that the wait has a limit.
             writer = threading.Thread(target=guarded(close), daemon=True)
             try:
                 writer.start()
-                writer.join(_PATIENCE)
-            except RuntimeError:  # the interpreter is being taken down: atexit has been here
+                writer.join(_TIMEOUT)
+            except RuntimeError:  # the interpreter is shutting down, and atexit has already run
                 pass
         leave(status)
 

@@ -1,4 +1,4 @@
-"""Spans of user code: made by the SDK, appended to the journal as they end."""
+"""Spans of user code: created by the SDK, appended to the journal when they end."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ from otel_metaflow.journal import layout
 from otel_metaflow.task.otel_api import json_values
 from otel_metaflow.task.otel_api.attempt_recorder import AttemptRecorder
 
-# So many open spans are remembered, to be closed at the attempt's end: a loop that never ends its spans
-# must not keep them all.
-_MOST_OPEN = 10_000
+# How many open spans are remembered, to be closed at the attempt's end; a loop may never end its spans.
+_MAX_OPEN = 10_000
 
 
 class _Ids(RandomIdGenerator):
-    """The system's randomness: a step that calls `random.seed(42)` would get the same ids in every run."""
+    """Uses the system's randomness: a step that calls `random.seed(42)` would get the same ids in every run."""
 
     def generate_span_id(self) -> int:
         return int.from_bytes(os.urandom(8), "big") or INVALID_SPAN_ID + 1
@@ -44,10 +43,10 @@ class _Ids(RandomIdGenerator):
 
 
 class _Provider(TracerProvider):
-    """The SDK's, which a fork cannot hang.
+    """The SDK's provider, without its fork handler.
 
-    The SDK's own handler looks for resources again, in a pool of threads, inside `os.fork` of the child
-    (opentelemetry-python#5533); the journal holds no resource.
+    That handler detects resources again, in a pool of threads, inside `os.fork`, which may hang
+    (opentelemetry-python#5533); the journal needs no resource.
     """
 
     def _handle_fork(self) -> None:
@@ -55,13 +54,13 @@ class _Provider(TracerProvider):
 
 
 class JournalSpans(SpanProcessor):
-    """Writes spans that ended, and at the attempt's end those that never did."""
+    """Writes spans when they end, and at the attempt's end those that are still open."""
 
     def __init__(self, recorder: AttemptRecorder) -> None:
         self._recorder = recorder
         self._open: Dict[int, Span] = {}
         self._closed: Dict[int, bool] = {}
-        # What was open in the parent is the parent's to write.
+        # Spans that were open in the parent are written by the parent.
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -69,8 +68,8 @@ class JournalSpans(SpanProcessor):
 
     @guarded
     def on_start(self, span: Span, parent_context: Optional[Context] = None) -> None:  # noqa: ARG002 - the SDK's
-        """Remember the span, in case nobody ends it."""
-        if len(self._open) < _MOST_OPEN:
+        """Remember the span, in case it is never ended."""
+        if len(self._open) < _MAX_OPEN:
             self._open[span.get_span_context().span_id] = span
 
     @guarded
@@ -83,7 +82,7 @@ class JournalSpans(SpanProcessor):
         self._write(span, span.end_time or time.time_ns(), {})
 
     def close(self) -> None:
-        """Write what is open as it is now, the innermost first; an `end()` that still comes adds nothing."""
+        """Write open spans as they are now, innermost first; a later `end()` has no effect."""
         now = time.time_ns()
         for identity in reversed(list(self._open)):
             span = self._open.pop(identity, None)
@@ -97,7 +96,7 @@ class JournalSpans(SpanProcessor):
 
 
 def _context(span: ReadableSpan) -> SpanContext:
-    return span.get_span_context() or INVALID_SPAN_CONTEXT  # typed as if a span could be without
+    return span.get_span_context() or INVALID_SPAN_CONTEXT  # typed as optional
 
 
 def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], recorder: AttemptRecorder) -> Dict[str, Any]:
@@ -148,14 +147,14 @@ def _record(span: ReadableSpan, end: int, marks: Dict[str, Any], recorder: Attem
 
 
 def provider(recorder: AttemptRecorder) -> TracerProvider:
-    """A provider that writes to `recorder`; limits are the SDK's, by its variables.
+    """A provider that writes to `recorder`, with the SDK's limits from its variables.
 
-    Whether the spans are wanted is decided by the shipper, for the run as a whole.
+    All spans are recorded; the shipper samples the run as a whole.
 
     Raises:
-        ValueError: a variable of the SDK's has a value that it does not take.
+        ValueError: the SDK rejects the value of one of its variables.
     """
-    # Older SDKs count their spans in metrics, which would be taken for the user's.
+    # Older SDKs count their spans in metrics, which would look like the user's.
     meters = NoOpMeterProvider()
     made = _Provider(ALWAYS_ON, Resource.get_empty(), False, id_generator=_Ids(), meter_provider=meters)
     spans = JournalSpans(recorder)

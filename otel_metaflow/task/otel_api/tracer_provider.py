@@ -1,4 +1,4 @@
-"""The tracer provider, as far as the API goes."""
+"""The tracer provider, as far as only the API is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otel_metaflow.task.otel_api.replaceable_once import ReplaceableOnce
 
 
 class AttemptTracerProvider(trace.ProxyTracerProvider):
-    """A proxy to who looks: `isinstance(..., ProxyTracerProvider)` is how code asks whether it may set its own."""
+    """Looks like the API's proxy: code checks `isinstance(..., ProxyTracerProvider)` before it sets its own."""
 
     def __init__(self) -> None:
         self._real: Optional[trace.TracerProvider] = None
@@ -26,16 +26,16 @@ class AttemptTracerProvider(trace.ProxyTracerProvider):
         schema_url: Optional[str] = None,
         attributes: Any = None,
     ) -> trace.Tracer:
-        """A tracer that follows the provider of the day."""
+        """A tracer that uses the provider that is current at each call."""
         return AttemptTracer(instrumenting_module_name, instrumenting_library_version, schema_url, attributes)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Nothing is waiting: what has ended is written."""
+        """Do nothing: spans are written when they end."""
         return True
 
     @property
     def real(self) -> trace.TracerProvider:
-        """The SDK's, made when the first span asks for it."""
+        """The SDK's provider, created with the first span."""
         if self._real is None:
             if attempt_recorder.current is None:
                 return trace.NoOpTracerProvider()
@@ -44,13 +44,13 @@ class AttemptTracerProvider(trace.ProxyTracerProvider):
 
 
 class AttemptTracer(trace.ProxyTracer):
-    """A tracer that asks at each span whose it is."""
+    """A tracer that looks up the current provider for each span."""
 
     _resolved: Optional[Tuple[trace.TracerProvider, trace.Tracer]] = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._arguments = arguments  # of get_*, for whichever provider is set by then
+        self._arguments = arguments  # of get_tracer, for the provider that is current then
 
     @property
     def _tracer(self) -> trace.Tracer:
@@ -68,7 +68,7 @@ def _make(recorder: attempt_recorder.AttemptRecorder) -> trace.TracerProvider:
         from otel_metaflow.task.otel_api import sdk_spans
 
         return sdk_spans.provider(recorder)
-    except Exception as error:  # noqa: BLE001 - a limit that is no number, say: the step runs without spans
+    except Exception as error:  # noqa: BLE001 - such as a limit that is not a number: the step runs without spans
         contain(error)
         return trace.NoOpTracerProvider()
 
@@ -77,13 +77,13 @@ PROVIDER = AttemptTracerProvider()
 
 
 def provider() -> AttemptTracerProvider:
-    """The entry point, for who names it in OTEL_PYTHON_TRACER_PROVIDER."""
+    """The entry point for OTEL_PYTHON_TRACER_PROVIDER."""
     trace._TRACER_PROVIDER_SET_ONCE = ReplaceableOnce(trace, "_TRACER_PROVIDER", PROVIDER)
     return PROVIDER
 
 
 def install() -> None:
-    """Answer for the API where nobody does, and make the attempt the parent of what begins."""
+    """Set our provider, unless another one is set, and make the attempt the default parent of spans."""
     if attempt_recorder.current is not None:
         api_seams.verify(trace, api_seams.TRACES)
         context.install(attempt_recorder.current)
