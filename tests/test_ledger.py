@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_metaflow.journal import layout, ledger
@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ledger")
 
 
+@settings(deadline=None)
 @given(batches=st.lists(changes, min_size=1, max_size=8), data=st.data())
 def test_a_ledger_that_is_cut_anywhere_has_all_batches_but_the_one_in_flight(
     folder: Path, batches: list[Changes], data: st.DataObject
@@ -78,6 +79,7 @@ def test_a_ledger_that_is_cut_anywhere_has_all_batches_but_the_one_in_flight(
     assert {**after, "status": 0} == {**states[-1], "status": 0}
 
 
+@settings(deadline=None)
 @given(batches=st.lists(st.tuples(changes, st.booleans()), min_size=1, max_size=8))
 def test_a_ledger_that_was_written_anew_at_any_point_answers_as_one_that_never_was(
     folder: Path, batches: list[tuple[Changes, bool]]
@@ -95,6 +97,7 @@ def test_a_ledger_that_was_written_anew_at_any_point_answers_as_one_that_never_w
         assert ledger.last_status(compacted.path) == {"count": number}
 
 
+@settings(deadline=None)
 @given(batches=st.lists(changes, min_size=1, max_size=6), data=st.data())
 def test_damage_takes_away_what_was_acknowledged_and_adds_nothing(
     folder: Path, batches: list[Changes], data: st.DataObject

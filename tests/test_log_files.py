@@ -50,7 +50,10 @@ def of(directory: Path, ended: Finished) -> log_files.Files:
     following.look()
     resources, redaction = Resources(following.run), Redaction()
     events = Events(following.run, resources, redaction, UsageSampler())
-    return log_files.Files(directory, following, LogRecords(following.run, resources), events)
+    files = log_files.Files(directory, following, LogRecords(following.run, resources), events)
+    for key in following.run.attempts:
+        files.add(key)
+    return files
 
 
 def write_out(ended: Finished, directory: Path) -> log_files.Files:

@@ -19,7 +19,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Container, Dict, Iterator, List, Optional, Set, Tuple
 from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
@@ -188,6 +188,27 @@ def journals(folder: Path) -> Iterator[Tuple[Path, Optional[AttemptKey]]]:
         key = attempt_key(path)
         if key is not None:
             yield path, key
+
+
+def unknown_attempts(folder: Path, known: Container[Tuple[str, str, int]]) -> List[AttemptKey]:
+    """The attempts of which `folder` holds a journal, in order, without those that are known, which cost 1 µs each."""
+    found: Set[AttemptKey] = set()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                parts = entry.name.split(".")
+                # STEP.TASK.ATTEMPT.jsonl or STEP.TASK.ATTEMPT.output.jsonl
+                if len(parts) < 4 or parts[-1] != "jsonl":  # noqa: PLR2004
+                    continue
+                is_plain = "%" not in entry.name and parts[2].isdigit()
+                if is_plain and (parts[0], parts[1], int(parts[2])) in known:
+                    continue
+                key = attempt_key(folder / entry.name)
+                if key is not None and key not in known:
+                    found.add(key)
+    except OSError:  # pruned meanwhile
+        pass
+    return sorted(found)
 
 
 def attempt_key(path: Path) -> Optional[AttemptKey]:

@@ -1,14 +1,43 @@
-"""Follows the journals of a run for their facts: what began, what ended, of what nothing more will be heard."""
+"""Follows the journals of a run for their facts: what began, what ended, of what nothing more will be heard.
+
+The launcher's journal announces attempts and their ends; besides it only the journals of attempts that run are looked
+at. Those of attempts that no launcher announces, in containers say, or started by another task, are found by listing
+the folder, as often as that takes no more than a small part of the time.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Optional, Set
+from typing import Container, Dict, List, Optional, Set
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.reader import Tail
+from otel_metaflow.journal.reader import Tail, facts
+from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
+
+# Listing the folder takes at most this part of the time.
+_LISTING_SHARE = 0.005
+# A folder that changed so lately, in nanoseconds, may change again without its time of change moving on.
+_COARSE = 2_000_000_000
+
+
+@dataclass
+class News:
+    """What a look found of attempts, in its order."""
+
+    appeared: List[AttemptKey] = field(default_factory=list)
+    settled: List[AttemptKey] = field(default_factory=list)
+    """Nothing more will be heard of them."""
+    decided: List[AttemptKey] = field(default_factory=list)
+    """They are settled, and it is known whether another attempt of the task follows."""
+    read: List[AttemptKey] = field(default_factory=list)
+    """They are settled, and their journals were looked at for the last time."""
+    user_records: Dict[AttemptKey, int] = field(default_factory=dict)
+    """Where the last span or metric of user code ends in the journals of those in which there are new ones."""
 
 
 class Following:
@@ -17,49 +46,151 @@ class Following:
     def __init__(self, home: Path, folder: Path) -> None:
         self.folder = folder
         self.run = Run(layout.run_key(home, folder))
-        self.settled: Set[AttemptKey] = set()
         self.run_is_over = False
-        self.tails: Dict[str, Tail] = {}
-        self._read_out: Set[str] = set()  # files of settled attempts that were read to their end
+        self.is_behind = False
+        """Whether the launcher's journal held more than was read of it."""
+        self._launcher = Tail(folder / layout.RUN_FILE, facts_only=True)
+        self._listing = _Listing(folder)
+        self._active: Dict[AttemptKey, Tail] = {}
+        self._last_looks: Dict[AttemptKey, Tail] = {}  # settled with the last look
+        self._undecided: Set[AttemptKey] = set()
 
-    def look(self) -> None:
-        """Take in what the journals say now."""
-        # The launcher's comes first: what it says of an attempt's end comes after all that the attempt said.
-        for path, key in layout.journals(self.folder):
-            if path.name in self._read_out:
-                continue
-            if key is not None:
-                self.run.attempt(key)
-                if key in self.settled:
-                    self._read_out.add(path.name)  # after this last look
-            self._take_in(path, key)
-        self._settle()
+    def look(self, *, most_bytes: Optional[int] = None, thorough: bool = False) -> News:
+        """Take in what the journals hold now, of the launcher's at most about so many bytes.
 
-    def _take_in(self, path: Path, key: Optional[AttemptKey]) -> None:
-        tail = self.tails.get(path.name)
-        if tail is None:
-            tail = self.tails[path.name] = Tail(path, facts_only=True)
-        before = -1
-        while tail.offset != before:
+        If `thorough`, the folder is listed in any case.
+        """
+        news = News()
+        # Asked before its journal is read: what is gone then writes nothing more.
+        is_known = self.run.start is not None
+        is_gone = is_known and not self.run.launcher_is_alive()
+        self.is_behind = not self._read_launcher(news, most_bytes)
+        if not is_known and not self.is_behind and self.run.start is not None:
+            is_gone = not self.run.launcher_is_alive()
+            self._read_launcher(news, None)
+        is_gone = not self.is_behind and (is_gone or self.run.start is None or self.run.closed)
+        if thorough or self._listing.is_due():
+            self._list(news)
+        self._read_attempts(news)
+        self._settle(news, is_launcher_gone=is_gone)
+        if is_gone and not self._active and not self.run_is_over and self._list(news):
+            self._read_attempts(news)
+            self._settle(news, is_launcher_gone=True)
+        self.run_is_over = self.is_run_over(is_launcher_gone=is_gone)
+        if self.run_is_over:
+            news.decided.extend(self._undecided)
+            self._undecided.clear()
+        return news
+
+    def _read_launcher(self, news: News, most_bytes: Optional[int]) -> bool:
+        """Whether its journal is read to the end."""
+        start, before = self._launcher.offset, -1
+        while _has_more(self._launcher) and self._launcher.offset != before:
+            before = self._launcher.offset
+            if most_bytes is not None and before - start >= most_bytes:
+                return False
+            for entry in self._launcher.read():
+                attempt = self.run.add(None, entry.record)
+                if attempt is not None:
+                    self._begin(attempt, news)
+        return True
+
+    def _list(self, news: News) -> bool:
+        """Whether the folder holds journals of attempts that were unknown."""
+        found = self._listing.unknown(self.run.attempts)
+        for key in found:
+            self._begin(self.run.attempt(key), news)
+        return bool(found)
+
+    def _begin(self, attempt: Attempt, news: News) -> None:
+        """An attempt is mentioned, perhaps for the first time."""
+        if attempt.is_settled or attempt.key in self._active:
+            return
+        self._active[attempt.key] = Tail(layout.attempt_file(self.folder, attempt.key), facts_only=True)
+        news.appeared.append(attempt.key)
+        before = story.previous(self.run, attempt)
+        if before is not None and before.key in self._undecided:
+            self._undecided.discard(before.key)
+            news.decided.append(before.key)
+
+    def _read_attempts(self, news: News) -> None:
+        for key, tail in self._last_looks.items():
+            self._read(key, tail, news)
+            news.read.append(key)
+        self._last_looks.clear()
+        for key, tail in self._active.items():
+            self._read(key, tail, news)
+
+    def _read(self, key: AttemptKey, tail: Tail, news: News) -> None:
+        skipped_to, before = tail.skipped_to, -1
+        while _has_more(tail) and tail.offset != before:
             before = tail.offset
             for entry in tail.read():
                 self.run.add(key, entry.record)
+        if tail.skipped_to != skipped_to:
+            news.user_records[key] = tail.skipped_to
 
-    def _settle(self) -> None:
-        """Find the attempts, and the run, of which nothing more will be heard."""
-        gone = self.run.start is None or self.run.closed or not self.run.launcher_is_alive()
-        for key, attempt in self.run.attempts.items():
-            if key not in self.settled and self.is_over(attempt, is_launcher_gone=gone):
-                self.settled.add(key)
-        self.run_is_over = self.is_run_over(is_launcher_gone=gone)
+    def _settle(self, news: News, *, is_launcher_gone: bool) -> None:
+        """Find the attempts of which nothing more will be heard."""
+        for key in list(self._active):
+            attempt = self.run.attempts[key]
+            if self.is_over(attempt, is_launcher_gone=is_launcher_gone):
+                self._end(attempt, news)
 
     def is_over(self, attempt: Attempt, *, is_launcher_gone: bool) -> bool:
         """Whether nothing more will be heard of an attempt."""
         # The launcher's word comes after all that it read from the task; where it will not speak, because it
         # is gone or because another task started this one (@parallel), the process's end decides.
-        unheard = is_launcher_gone or attempt.is_within_another
-        return attempt.is_cloned or attempt.exit is not None or (unheard and not attempt.is_running())
+        is_unheard = is_launcher_gone or attempt.is_within_another
+        return attempt.is_cloned or attempt.exit is not None or (is_unheard and not attempt.is_running())
 
     def is_run_over(self, *, is_launcher_gone: bool) -> bool:
         """Whether nothing more will be heard of the run."""
-        return is_launcher_gone and len(self.settled) == len(self.run.attempts)
+        return is_launcher_gone and not self._active
+
+    def _end(self, attempt: Attempt, news: News) -> None:
+        attempt.is_settled = True
+        self._last_looks[attempt.key] = self._active.pop(attempt.key)
+        if attempt.end is None and attempt.exit is None:
+            # Nobody saw when it ended: at the earliest when the launcher last read from it.
+            for record in facts(layout.output_file(self.folder, attempt.key)):
+                self.run.add(attempt.key, record)
+        news.settled.append(attempt.key)
+        if story.is_final(self.run, attempt, run_is_over=False) is None:
+            self._undecided.add(attempt.key)
+        else:
+            news.decided.append(attempt.key)
+
+
+class _Listing:
+    """Finds attempts by their journals, if the folder has changed and it is not too soon."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._changed = -1  # when the folder was, as far as it is known what it holds since then
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next and self._change() != self._changed
+
+    def unknown(self, known: Container[AttemptKey]) -> List[AttemptKey]:
+        """The attempts that are not `known`."""
+        changed, began = self._change(), time.thread_time()
+        found = layout.unknown_attempts(self._folder, known)
+        self._changed = changed if time.time_ns() - changed > _COARSE else -1
+        self._next = time.monotonic() + (time.thread_time() - began) / _LISTING_SHARE
+        return found
+
+    def _change(self) -> int:
+        try:
+            return os.stat(self._folder).st_mtime_ns
+        except OSError:  # pruned meanwhile
+            return -1
+
+
+def _has_more(tail: Tail) -> bool:
+    """Whether the journal has grown; without opening it."""
+    try:
+        return os.stat(tail.path).st_size > tail.offset
+    except OSError:
+        return False

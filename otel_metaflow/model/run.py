@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
@@ -30,6 +31,8 @@ class Attempt:
     exit: Optional[Record] = None
     clone: Optional[Record] = None
     last_seen: int = 0
+    is_settled: bool = False
+    """Nothing more will be heard of it, as far as whoever follows the run knows."""
 
     @property
     def is_cloned(self) -> bool:
@@ -47,7 +50,7 @@ class Attempt:
         return "processSpace" in (self.start or {})
 
     @property
-    def inputs(self) -> List[AttemptKey]:
+    def inputs(self) -> Sequence[AttemptKey]:
         """The attempts that it read from, as it says itself; see `Run.inputs_of`."""
         named = (self.start or {}).get("inputs") or []
         return [AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
@@ -84,6 +87,11 @@ class Attempt:
         known = self.end or self.exit
         at: int = known["timeUnixNano"] if known else self.last_seen
         return max(at, self.started_at)
+
+    @property
+    def over_at(self) -> int:
+        """When the launcher knew that it was over, which is what the next one waits for."""
+        return int(self.exit["timeUnixNano"]) if self.exit is not None else self.ended_at
 
     @property
     def exit_code(self) -> Optional[int]:
@@ -207,6 +215,49 @@ class Attempt:
         return process is not None and (_alive(process) or _alive({**process, **process.get("witness", {})}))
 
 
+class DeliveredAttempt(Attempt):
+    """The outline of an attempt that was delivered: what the end of the run has to know, in a few hundred bytes."""
+
+    __slots__ = ("_error", "clone", "ended_at", "inputs", "key", "over_at", "result", "start", "started_at")
+
+    key: AttemptKey
+    started_at: int
+    ended_at: int
+    over_at: int
+    result: str
+    inputs: Sequence[AttemptKey]
+    # Of the class, for they take no memory then.
+    end: Optional[Record] = None
+    launch: Optional[Record] = None
+    exit: Optional[Record] = None
+    last_seen: int = 0
+    is_settled: bool = True
+    launched_on = None  # `inputs` has them
+
+    def __init__(self, attempt: Attempt, inputs: Sequence[AttemptKey]) -> None:
+        """Of `attempt`, which read from `inputs`."""
+        self.key, self.clone = attempt.key, attempt.clone
+        self.start = None if attempt.start is None else _NO_RECORD
+        self.started_at, self.ended_at, self.over_at = attempt.started_at, attempt.ended_at, attempt.over_at
+        self.result = sys.intern(attempt.result)
+        self.inputs = inputs
+        self._error = (attempt.error_type, attempt.error_message) if attempt.failed else (None, None)
+
+    @property
+    def error_type(self) -> Optional[str]:
+        """What `error.type` says of a failed attempt."""
+        return self._error[0]
+
+    @property
+    def error_message(self) -> Optional[str]:
+        """One sentence on what went wrong."""
+        return self._error[1]
+
+
+# That there was a record.
+_NO_RECORD: Record = {}
+
+
 @dataclass
 class Run:
     """One run, as its journals tell it."""
@@ -219,12 +270,14 @@ class Run:
     attempts: Dict[AttemptKey, Attempt] = field(default_factory=dict)
     steps: Dict[str, Record] = field(default_factory=dict)
     resource: Record = field(default_factory=dict)  # of attempts that say nothing of themselves, without a launcher
+    _first_started_at: int = 0  # of the attempts, where no launcher says when the run was
+    _traceparent: str = ""  # what an attempt knows of it, where no launcher does
+    _inputs: Dict[str, Sequence[AttemptKey]] = field(default_factory=dict)  # by step, of the latest delivered
 
     @property
     def traceparent(self) -> Optional[Tuple[str, str]]:
         """Trace id and span id of the trace that the launcher was started in."""
-        starts = [self.start] if self.start else [attempt.start or {} for attempt in self.attempts.values()]
-        said = next((str(start["traceparent"]) for start in starts if "traceparent" in start), "").split("-")
+        said = str(self.start.get("traceparent", "") if self.start else self._traceparent).split("-")
         return (said[1], said[2]) if len(said) == 4 else None  # noqa: PLR2004 - W3C trace context
 
     @property
@@ -240,10 +293,13 @@ class Run:
         joined = self.traceparent
         return joined[0] if joined else ids.trace_id(*self.key)
 
-    def add(self, key: Optional[AttemptKey], record: Record) -> None:
-        """Take in one record of an attempt's file; of the launcher's where `key` is None."""
-        if key is not None:
-            attempt = self.attempt(key)
+    def add(self, key: Optional[AttemptKey], record: Record) -> Optional[Attempt]:
+        """Take in one record of an attempt's file; of the launcher's where `key` is None.
+
+        Returns the attempt that it speaks of, if it speaks of one.
+        """
+        attempt = None if key is None else self.attempt(key)
+        if attempt is not None:
             attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
             if record["kind"] == layout.START:
                 attempt.start = record
@@ -252,10 +308,15 @@ class Run:
             elif record["kind"] == layout.EXIT and attempt.exit is None:  # of a container's witness
                 attempt.exit = record
         else:
-            self._add_launcher(record)
+            attempt = self._add_launcher(record)
+        if attempt is not None and self.start is None:
+            self._traceparent = self._traceparent or str((attempt.start or {}).get("traceparent", ""))
+            started = attempt.started_at
+            self._first_started_at = min(self._first_started_at or started, started)
         self.last_seen = max(self.last_seen, record["timeUnixNano"])
+        return attempt
 
-    def _add_launcher(self, record: Record) -> None:
+    def _add_launcher(self, record: Record) -> Optional[Attempt]:
         kind = record["kind"]
         if kind == layout.START:
             self.start = record
@@ -266,13 +327,26 @@ class Run:
         elif kind == layout.STEP:
             self.steps[str(record["step"])] = record
         elif kind in (layout.LAUNCH, layout.EXIT, layout.CLONE):
-            attempt = self.attempt(AttemptKey(str(record["step"]), str(record["task"]), int(record["attempt"])))
+            step = sys.intern(str(record["step"]))  # one for all its attempts
+            attempt = self.attempt(AttemptKey(step, str(record["task"]), int(record["attempt"])))
             attempt.last_seen = max(attempt.last_seen, record["timeUnixNano"])
             setattr(attempt, kind, record)
+            return attempt
+        return None
 
     def attempt(self, key: AttemptKey) -> Attempt:
         """The attempt of that name, made on first mention."""
         return self.attempts.setdefault(key, Attempt(key))
+
+    def keep_outline(self, key: AttemptKey) -> None:
+        """The attempt is delivered: keep of it what the end of the run has to know."""
+        attempt = self.attempts[key]
+        read = self.inputs_of(attempt) or attempt.inputs
+        inputs: Sequence[AttemptKey] = [self.attempts[one].key for one in read if one in self.attempts]
+        if inputs == self._inputs.get(key.step):
+            inputs = self._inputs[key.step]  # as those of all tasks of a foreach
+        self._inputs[key.step] = inputs
+        self.attempts[key] = DeliveredAttempt(attempt, inputs)
 
     def is_recorded(self, attempt: Attempt) -> bool:
         """Whether telemetry of the attempt is wanted: not that of a step without `@otel`."""
@@ -290,7 +364,7 @@ class Run:
         """The attempts that ran in this run: not what `resume` took over."""
         return [attempt for attempt in self.attempts.values() if not attempt.is_cloned]
 
-    def inputs_of(self, attempt: Attempt) -> Optional[List[AttemptKey]]:
+    def inputs_of(self, attempt: Attempt) -> Optional[Sequence[AttemptKey]]:
         """All attempts that it read from; None where nobody saw what it read.
 
         The launcher names tasks: of each, Metaflow reads the last attempt.
@@ -322,6 +396,8 @@ class Run:
         if self.start is not None:
             at: int = self.start["timeUnixNano"]
             return at
+        if self._first_started_at:
+            return self._first_started_at
         return min((attempt.started_at for attempt in self.attempts.values()), default=self.last_seen)
 
     @property
@@ -340,7 +416,15 @@ class Run:
         if self.end is None:
             return "error"
         said = str(self.end.get("result", "failure"))
-        return "failure" if said == "success" and any(attempt.failed for attempt in self.last_attempts) else said
+        return "failure" if said == "success" and self._has_failed_task else said
+
+    @property
+    def _has_failed_task(self) -> bool:
+        """Whether the last attempt of any task failed."""
+        return any(
+            attempt.failed and key._replace(attempt=key.attempt + 1) not in self.attempts
+            for key, attempt in self.attempts.items()
+        )
 
     @property
     def error_message(self) -> str:
@@ -349,12 +433,6 @@ class Run:
             return "the launcher died before the run ended"
         exception = self.end.get("exception")
         return str((exception.get("message") if isinstance(exception, dict) else None) or "the run failed")
-
-    @property
-    def last_attempts(self) -> Iterator[Attempt]:
-        """The last attempt of each task, which decides about the task."""
-        last = {(key.step, key.task): key for key in sorted(self.attempts)}
-        return (self.attempts[key] for key in last.values())
 
     def see_alive(self, now: int) -> None:
         """Note that what still runs was seen at `now`: it lasts until then, though its journal is silent."""

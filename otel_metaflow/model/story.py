@@ -54,7 +54,7 @@ def first_failure(run: Run) -> Optional[Attempt]:
     if run.result not in ("failure", "error"):
         return None
     failed = (one for one in run.attempts.values() if one.failed and following(run, one) is None and not _runs(one))
-    return min(failed, key=lambda one: (_over_at(one), one.key), default=None)
+    return min(failed, key=lambda one: (one.over_at, one.key), default=None)
 
 
 def prerequisites(run: Run, attempt: Attempt) -> Iterator[Attempt]:
@@ -78,7 +78,7 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
         inputs = run.inputs_of(attempt)
         if inputs is None or not all(_is_known(run, key) for key in inputs) or (inputs and not needed):
             return None
-    ready = max((_over_at(one) for one in needed), default=run.started_at)
+    ready = max((one.over_at for one in needed), default=run.started_at)
     return max(0, int(attempt.launch["timeUnixNano"]) - ready)
 
 
@@ -135,8 +135,3 @@ def _runs(attempt: Attempt) -> bool:
 
 def _rank(attempt: Attempt) -> tuple[int, AttemptKey]:
     return attempt.ended_at, attempt.key
-
-
-def _over_at(attempt: Attempt) -> int:
-    """When the launcher noticed its end, which is what the next attempt waits for."""
-    return int(attempt.exit["timeUnixNano"]) if attempt.exit is not None else attempt.ended_at

@@ -22,7 +22,7 @@ from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.raw_journal import Line, RawJournal
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.model.following import Following
+from otel_metaflow.model.following import Following, News
 from otel_metaflow.model.run import Attempt
 
 # How often the journals are looked at, in seconds: that much is lost where the whole container is killed at once.
@@ -151,10 +151,10 @@ class ContainerFollowing(Following):
             **_log_stream(os.environ),
         }
 
-    def look(self) -> None:
+    def look(self, *, most_bytes: Optional[int] = None, thorough: bool = False) -> News:
         """Take in what the attempt printed, and what the journals say now."""
         self._output.look(is_over=self._ended is not None)
-        super().look()
+        return super().look(most_bytes=most_bytes, thorough=thorough)
 
     def is_over(self, attempt: Attempt, *, is_launcher_gone: bool) -> bool:
         """Whether nothing more will be heard of an attempt: of this container's, once all of its output was read."""
@@ -168,4 +168,5 @@ class ContainerFollowing(Following):
 
     def is_run_over(self, *, is_launcher_gone: bool) -> bool:  # noqa: ARG002 - there is none
         """Whether all that is to be delivered here is over."""
-        return self._own in self.settled
+        own = self.run.attempts.get(self._own)
+        return own is not None and own.is_settled

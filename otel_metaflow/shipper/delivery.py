@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
@@ -16,8 +17,7 @@ from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger, Subject
-from otel_metaflow.model import story
-from otel_metaflow.model.following import Following
+from otel_metaflow.model.following import Following, News
 from otel_metaflow.shipper import quarantine
 from otel_metaflow.shipper.convert import sampling, user_telemetry
 from otel_metaflow.shipper.convert.events import Events
@@ -32,6 +32,7 @@ from otel_metaflow.shipper.sinks import choice
 from otel_metaflow.shipper.sinks.answers import Exporter
 from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.shipper.usage_sampler import UsageSampler
+from otel_metaflow.shipper.user_records import UserRecords
 
 # How often the journals are looked at, in seconds: a line is on its way within one second.
 _POLL = 0.4
@@ -40,6 +41,25 @@ _MOST_RECORDS = 1_000
 _MOST_BYTES = 1_000_000
 # What a ledger calls the span and the metrics of an attempt, or of the run.
 _NAMES = {"traces": "span", "metrics": "metrics"}
+# While an endpoint takes what it is sent, no more of the launcher's journal is read than it takes: so many bytes at a
+# time, and nothing as long as so many attempts can be delivered.
+_LAUNCHER_BYTES = 1 << 18
+_MOST_DELIVERABLE = 2_000
+# What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
+_LOOK_SHARE = 0.05
+_LONGEST_PAUSE = 0.8
+# What is to be found out of an attempt: whether another one follows it, and whatever is in its journal.
+_FACTS = frozenset(("decided", "read"))
+
+
+class _Undelivered:
+    """What is still to be done for an attempt: signals to be acknowledged, and what is to be found out of it."""
+
+    __slots__ = ("batches", "parts")
+
+    def __init__(self, parts: Set[str]) -> None:
+        self.parts = parts
+        self.batches = 0  # of user code's spans and metrics that are on their way
 
 
 class Delivery:
@@ -64,21 +84,17 @@ class Delivery:
         self._following = Following(home, folder) if following is None else following
         self._poll = poll
         self._has_hurried = False
-        self._following.look()
+        news = self._following.look(most_bytes=_LAUNCHER_BYTES)
         run = self.run = self._following.run
         self._submitted: Set[Tuple[Subject, str]] = set()  # what signal workers have and is not acknowledged
         self._is_sampled = sampling.is_sampled(run, environment)
         self._keeps_failed = environment.keep_failed
         self._redaction = Redaction(environment.redact)
         self._resources = Resources(run, sampled=self._is_sampled or self._keeps_failed)
-        usage_sampler = UsageSampler()
+        usage_sampler = self._usage_sampler = UsageSampler()
         self._spans = Spans(home, run, self._resources, self._redaction, usage_sampler, detail=environment.detail)
         events = Events(run, self._resources, self._redaction, usage_sampler)
         self._metrics = Metrics(run, self._resources)
-        self._user_telemetry = {
-            "traces": user_telemetry.UserRecords(folder, layout.SPAN, self._ledger.cursor),
-            "metrics": user_telemetry.UserRecords(folder, layout.METRIC, self._ledger.cursor),
-        }
         records = LogRecords(run, self._resources, environment.redact)
         self._logs = LogFeed(self._following, records, events, self._ledger.cursor, self._is_new)
         self.wake = wake
@@ -91,6 +107,19 @@ class Delivery:
             # Records of its own: redaction remembers, line by line, whether it is inside a private key.
             records = LogRecords(run, self._resources, environment.redact)
             self._files = Files(environment.log_dir, self._following, records, events)
+        # Spans of a run that was not drawn are wanted, perhaps, at its end.
+        self._may_send_spans = self._is_sampled or self._keeps_failed
+        self._user_records = {
+            signal: UserRecords(folder, kind, self._ledger.cursor)
+            for signal, kind in (("traces", layout.SPAN), ("metrics", layout.METRIC))
+            if signal in self.workers and (signal != "traces" or self._may_send_spans)
+        }
+        self._undelivered: Dict[AttemptKey, _Undelivered] = {}
+        self._deliverable = 0  # those of them for which nothing more is to be found out
+        # Attempts whose span, or whose metrics, can be made.
+        self._ready: Dict[str, Deque[AttemptKey]] = {signal: deque() for signal in _NAMES}
+        self._has_more_logs = False  # than went into the last batch
+        self._take_in(news)
 
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until all is sent, or until nothing more can be for `linger` seconds after the run's end.
@@ -113,16 +142,20 @@ class Delivery:
     def _work(self, linger: float, give_way: Callable[[], bool]) -> None:
         since: Optional[float] = None
         is_leaving = False
+        next_look = 0.0
         while True:
             self.wake.clear()
-            self._following.look()
-            self._hurry(linger)
             for worker in self.workers.values():
                 worker.step()
-            fed = self._feed()
-            if self._files is not None:
-                fed |= self._files.feed()
-                self.status.delivered["files"] = self._files.written
+            fed = False
+            # What a run says within a moment goes together: a request for each line would cost more than the lines.
+            if self._is_urgent() or time.monotonic() >= next_look:
+                began = time.monotonic()
+                self._look()
+                self._hurry(linger)
+                pause = (time.monotonic() - began) / _LOOK_SHARE
+                next_look = began + min(max(self._poll, pause), _LONGEST_PAUSE)
+                fed = self._feed()
             self._note_trouble(is_stalled=not fed and self._is_stalled())
             idle = not fed and not any(worker.is_busy for worker in self.workers.values())
             if self._following.run_is_over and idle and self._all_read():
@@ -139,7 +172,9 @@ class Delivery:
                     worker.is_leaving = True
                 if not any(worker.is_sending for worker in self.workers.values()):
                     break
-            if not fed:
+            if not self._is_urgent():
+                self.wake.wait(max(0.0, next_look - time.monotonic()))
+            elif not fed:
                 self.wake.wait(self._poll)
 
     def _hurry(self, linger: float) -> None:
@@ -150,9 +185,24 @@ class Delivery:
         for worker in self.workers.values():
             worker.retry_now()
 
+    def _is_urgent(self) -> bool:
+        """Whether more can be sent at once, or the run is over, whose end somebody may wait for."""
+        return (
+            self._following.run_is_over
+            or self._following.is_behind
+            or any(worker.is_idle and self._has_more(signal) for signal, worker in self.workers.items())
+        )
+
+    def _has_more(self, signal: str) -> bool:
+        """Whether it is known that there is something to send; of spans, only while they are sent at once."""
+        if signal == "logs":
+            return self._has_more_logs
+        is_wanted = signal != "traces" or self._is_sampled
+        return is_wanted and (bool(self._ready[signal]) or not self._user_records[signal].is_read())
+
     def _all_read(self) -> bool:
         """Whether the journals hold nothing that was not handed to a worker."""
-        self._following.look()
+        self._look(thorough=True)
         if not self._following.run_is_over or not self._users_are_read():
             return False
         if self._files is not None and not self._files.at_end():
@@ -160,10 +210,82 @@ class Delivery:
         worker = self.workers.get("logs")
         return worker is None or worker.is_parked or self._logs.is_read()
 
+    # Following the run
+
+    def _look(self, *, thorough: bool = False) -> None:
+        is_flowing = self._deliverable >= _MOST_DELIVERABLE and self._is_sampled and not self._trouble()
+        self._take_in(self._following.look(most_bytes=0 if is_flowing else _LAUNCHER_BYTES, thorough=thorough))
+
+    def _take_in(self, news: News) -> None:
+        for key in news.appeared:
+            self._begin(key)
+        for key, end in news.user_records.items():
+            if key not in self._ledger.done:
+                for records in self._user_records.values():
+                    records.note(key, end)
+        for key in news.settled:
+            if self._undelivered[key].parts <= _FACTS:  # of what is to be sent only its start says that it is
+                self._begin(key)
+            self._put_in_order("metrics", key)
+        for key in news.decided:
+            self._put_in_order("traces", key)
+            self._logs.decided(key)
+            if self._files is not None:
+                self._files.decided(key)
+        self._deliverable += len(news.decided)
+        done = [*self._finish(news.decided, "decided"), *self._finish(news.read, "read")]
+        self._ledger.take(Changes(done=done))
+
+    def _begin(self, key: AttemptKey) -> None:
+        """An attempt is new."""
+        parts = set(_FACTS)
+        if key not in self._ledger.done and self.run.is_recorded(self.run.attempts[key]):
+            parts.update(signal for signal in self.workers if self._is_wanted(signal, key))
+            if "logs" in parts:
+                self._logs.add(key)
+            if self._files is not None and self._files.add(key):
+                parts.add("files")
+        self._undelivered[key] = _Undelivered(parts)
+
+    def _is_wanted(self, signal: str, key: AttemptKey) -> bool:
+        if signal == "traces" and not self._may_send_spans:
+            return False
+        return signal == "logs" or self._is_new(key, _NAMES[signal])
+
+    def _put_in_order(self, signal: str, key: AttemptKey) -> None:
+        """What is made of an attempt for `signal` can be made."""
+        if signal in self._undelivered[key].parts:
+            self._ready[signal].append(key)
+
+    def _finish(self, keys: Sequence[AttemptKey], part: str) -> List[AttemptKey]:
+        """Of these attempts a part is done; those of which that was the last.
+
+        Of them only what the end of the run has to know is kept in memory.
+        """
+        done = []
+        for key in keys:
+            attempt = self._undelivered[key]
+            attempt.parts.discard(part)
+            if attempt.parts or attempt.batches or not all(one.is_read_of(key) for one in self._user_records.values()):
+                continue
+            if key not in self._ledger.done and self.run.is_recorded(self.run.attempts[key]):
+                done.append(key)
+            del self._undelivered[key]
+            self._deliverable -= 1
+            for records in self._user_records.values():
+                records.forget(key)
+            self._usage_sampler.forget(key)
+            self.run.keep_outline(key)
+        return done
+
     # Feeding the workers
 
     def _feed(self) -> bool:
         fed = False
+        if self._files is not None:
+            fed = self._files.feed()
+            self.status.delivered["files"] = self._files.written
+            self._ledger.take(Changes(done=self._finish(self._files.take_finished(), "files")))
         for signal, batch in (
             ("logs", self._log_batch),
             ("traces", partial(self._user_batch, "traces", user_telemetry.of_span)),
@@ -190,14 +312,17 @@ class Delivery:
                 size += cost
                 if len(records) >= _MOST_RECORDS or size >= _MOST_BYTES:
                     break
+        self._has_more_logs = len(records) >= _MOST_RECORDS or size >= _MOST_BYTES
         if not records and not progress.unfit:
             if self.workers["logs"].is_done:  # what is in doubt may have to be read again
+                progress.changes.done += self._finish(self._logs.close(progress), "logs")
                 self._ledger.take(progress.changes)
             return None
         self._submitted |= progress.changes.sent
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
             self.status.unwritten += progress.unwritten
+            progress.changes.done += self._finish(self._logs.close(progress), "logs")
             self._settled_batch("logs", progress.changes, len(records), bad, unfit, progress.unfit)
 
         return Batch(records, settled)
@@ -207,19 +332,24 @@ class Delivery:
         if signal == "traces" and not self._sends_spans():
             return None
         changes = Changes()
-        said = self._user_telemetry[signal].take(
-            self.run.attempts, self._following.tails, changes, _MOST_RECORDS, _MOST_BYTES
-        )
-        if not said:
+        taken, read = self._user_records[signal].take(self.run.attempts, changes, _MOST_RECORDS, _MOST_BYTES)
+        keys = [key for key, _ in changes.cursors if key is not None]
+        for key in keys:
+            self._undelivered[key].batches += 1
+        self._ledger.take(Changes(done=self._finish(read, "")))
+        if not taken:
             return None
         never: List[Unfit] = []
         made = [
             quarantine.converted(each.name, never, partial(convert, each, self._resources.of_attempt, self._redaction))
-            for each in said
+            for each in taken
         ]
         records = [record for record in made if record is not None]
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
+            for key in keys:
+                self._undelivered[key].batches -= 1
+            changes.done += self._finish(keys, "")
             self._settled_batch(signal, changes, len(records), bad, unfit, never)
 
         return Batch(records, settled)
@@ -227,11 +357,9 @@ class Delivery:
     def _users_are_read(self) -> bool:
         """Whether all that user code said is with a worker, as far as there is one that takes it."""
         return all(
-            records.is_read(self._following.tails)
-            for signal, records in self._user_telemetry.items()
-            if signal in self.workers
-            and not self.workers[signal].is_parked
-            and (signal != "traces" or self._sends_spans())
+            records.is_read()
+            for signal, records in self._user_records.items()
+            if not self.workers[signal].is_parked and (signal != "traces" or self._sends_spans())
         )
 
     def _span_batch(self) -> Optional[Batch]:
@@ -241,13 +369,10 @@ class Delivery:
         subjects: List[Subject] = []
         spans: List[Record] = []
         never: List[Unfit] = []
-        for key in self._unsent("traces"):
-            attempt = self.run.attempts[key]
-            # A failed attempt's span says whether another followed: that is known at once, or with the run's end.
-            if story.is_final(self.run, attempt, run_is_over=is_over) is not None:
-                subjects.append(key)
-                make = partial(self._spans.of_attempt, attempt, run_is_over=is_over)
-                spans += quarantine.converted(f"{key} span", never, make) or ()
+        for key in self._next("traces"):
+            subjects.append(key)
+            make = partial(self._spans.of_attempt, self.run.attempts[key], run_is_over=is_over)
+            spans += quarantine.converted(f"{key} span", never, make) or ()
         if self._run_is_due("traces"):
             subjects.append(None)
             spans += quarantine.converted("the run's span", never, lambda: [self._spans.of_run()]) or ()
@@ -266,7 +391,7 @@ class Delivery:
     def _metric_batch(self) -> Optional[Batch]:
         subjects: List[Subject] = []
         never: List[Unfit] = []
-        for key in self._unsent("metrics"):
+        for key in self._next("metrics"):
             subjects.append(key)
             add = partial(self._metrics.add_attempt, self.run.attempts[key])
             quarantine.converted(f"{key} metrics", never, add)
@@ -277,10 +402,10 @@ class Delivery:
             self._metrics.add_dropped(self.status.given_up, self.run.ended_at)
         return self._batch_of("metrics", subjects, self._metrics.take(), never)
 
-    def _unsent(self, signal: str) -> List[AttemptKey]:
-        return [
-            key for key in self.run.recorded if key in self._following.settled and self._is_new(key, _NAMES[signal])
-        ][:_MOST_RECORDS]
+    def _next(self, signal: str) -> List[AttemptKey]:
+        """The attempts that the next batch is made of."""
+        ready = self._ready[signal]
+        return [ready.popleft() for _ in range(min(len(ready), _MOST_RECORDS))]
 
     def _is_new(self, subject: Subject, name: str) -> bool:
         return (subject, name) not in self._submitted and not self._ledger.is_sent(subject, name)
@@ -291,7 +416,7 @@ class Delivery:
             self._following.run_is_over
             and self.run.has_launcher
             and self._is_new(None, _NAMES[signal])
-            and not any(self._is_new(key, _NAMES[signal]) for key in self.run.recorded)
+            and not self._ready[signal]
             and (signal != "metrics" or self._logs_are_over())
         )
 
@@ -310,6 +435,7 @@ class Delivery:
         self._submitted |= changes.sent
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
+            changes.done += self._finish([key for key in subjects if key is not None], signal)
             self._settled_batch(signal, changes, len(records), bad, unfit, never)
 
         return Batch(records, settled)

@@ -34,11 +34,14 @@ class Progress:
     """How far the journals are read with a batch, and what cannot be converted of what was read.
 
     `unwritten` counts the records that the journals of attempts did not take whose last event is among the `changes`.
+    No more will come of attempts that are `finished`; of those that `rest` only if another attempt follows them.
     """
 
     changes: Changes = field(default_factory=Changes)
     unwritten: int = 0
     unfit: List[Unfit] = field(default_factory=list)
+    finished: List[AttemptKey] = field(default_factory=list)
+    resting: List[AttemptKey] = field(default_factory=list)
 
 
 class LogFeed:
@@ -58,17 +61,46 @@ class LogFeed:
         self._cursor = cursor
         self._is_new = is_new
         self._launcher = Tail(following.folder / layout.RUN_FILE, cursor(None, LOGS).sent[0])
-        self._attempts: Dict[AttemptKey, AttemptLogs] = {}
-        self._told_out: Set[AttemptKey] = set()  # attempts of which no record will come
+        self._open: Dict[AttemptKey, Optional[AttemptLogs]] = {}  # attempts of which records may come
+        self._resting: Set[AttemptKey] = set()
+        self._corrupt = 0  # of the other attempts
+
+    def add(self, key: AttemptKey) -> None:
+        """Records of an attempt are wanted."""
+        self._open.setdefault(key, None)
+
+    def decided(self, key: AttemptKey) -> None:
+        """It is known now whether another attempt follows."""
+        if key in self._resting:
+            self._resting.discard(key)
+            self._open[key] = None
+
+    def close(self, progress: Progress) -> List[AttemptKey]:
+        """What was handed out with `progress` has arrived; the attempts of which with that everything has."""
+        is_over = self._following.run_is_over
+        run = self._following.run
+        for key in progress.resting:
+            if key in self._open and story.is_final(run, run.attempts[key], run_is_over=is_over) is None:
+                self._close(key)
+                self._resting.add(key)
+        finished = [key for key in progress.finished if key in self._open]
+        for key in finished:
+            self._close(key)
+        return finished
+
+    def _close(self, key: AttemptKey) -> None:
+        logs = self._open.pop(key, None)
+        self._corrupt += logs.corrupt if logs is not None else 0
 
     @property
     def corrupt(self) -> int:
         """How many lines of the journals were no records."""
-        return sum(logs.corrupt for logs in self._attempts.values()) + self._launcher.corrupt
+        of_open = sum(logs.corrupt for logs in self._open.values() if logs is not None)
+        return self._corrupt + of_open + self._launcher.corrupt
 
     def is_read(self) -> bool:
         """Whether all that is in the journals now was handed out."""
-        return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._following.run.recorded)
+        return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._open)
 
     def pending(self, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
         """Records that were not handed out, with about how many bytes each takes in a request.
@@ -79,16 +111,15 @@ class LogFeed:
             progress.changes.cursors[None, LOGS] = Cursor(sent=(entry.end, 0))
             if entry.record["kind"] == layout.LINE:
                 yield from self._made(None, LogEntry(f"r{entry.start}", entry.record), progress)
-        for key in list(self._following.run.recorded):
-            if key not in self._told_out:
-                yield from self._of_attempt(key, progress)
+        for key in list(self._open):
+            yield from self._of_attempt(key, progress)
         for event in self._events.of_run(self._is_new, is_over=self._following.run_is_over):
             yield from _made_event(None, event, progress)
 
     def _of_attempt(self, key: AttemptKey, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
         run = self._following.run
         attempt, logs = run.attempts[key], self._logs(key)
-        final = key in self._following.settled
+        final = attempt.is_settled
         before = len(progress.changes.sent)
         if (not logs.at_end() or logs.holds) and (final or logs.may_begin(attempt)):
             with closing(logs.read(final=final)) as entries:
@@ -101,10 +132,10 @@ class LogFeed:
             # With the last word on an attempt, so that it is counted once.
             progress.unwritten += attempt.unwritten(logs.unread) if event.is_last else 0
             yield from _made_event(key, event, progress)
-        is_told = final and len(progress.changes.sent) == before and logs.at_end() and not logs.holds
-        # A failed one may still be followed by another attempt, which is an event too.
-        if is_told and story.is_final(run, attempt, run_is_over=self._following.run_is_over) is not None:
-            self._told_out.add(key)
+        if final and len(progress.changes.sent) == before and logs.at_end() and not logs.holds:
+            # A failed one may still be followed by another attempt, which is an event too.
+            is_final = story.is_final(run, attempt, run_is_over=self._following.run_is_over)
+            (progress.resting if is_final is None else progress.finished).append(key)
 
     def _made(self, attempt: Optional[Attempt], log: LogEntry, progress: Progress) -> Iterator[Tuple[Record, int]]:
         """The log record of a record of the journal; as a plain line, where it cannot be made of all that it says."""
@@ -121,9 +152,9 @@ class LogFeed:
             yield made, _cost(log.record)
 
     def _logs(self, key: AttemptKey) -> AttemptLogs:
-        logs = self._attempts.get(key)
+        logs = self._open.get(key)
         if logs is None:
-            logs = self._attempts[key] = AttemptLogs(self._following.folder, key, self._cursor(key, LOGS))
+            logs = self._open[key] = AttemptLogs(self._following.folder, key, self._cursor(key, LOGS))
         return logs
 
 

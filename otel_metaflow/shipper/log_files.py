@@ -19,6 +19,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, 
 
 from otel_metaflow.core import names, otlp_values
 from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.model.following import Following
 from otel_metaflow.shipper.convert.events import Events
@@ -58,10 +59,27 @@ class Files:
             self._ledger.cursor,
             lambda subject, name: not self._ledger.is_sent(subject, name),
         )
+        self._finished: List[AttemptKey] = []
         self._pending: Optional[_Batch] = None
         # Records that are in the files but not in the ledger, and whether there may be more of them.
         self._unacknowledged: Set[str] = set()
         self._is_unsure = True
+
+    def add(self, key: AttemptKey) -> bool:
+        """Write the records of an attempt, too; whether they are not all written yet."""
+        if key in self._ledger.done:
+            return False
+        self._logs.add(key)
+        return True
+
+    def decided(self, key: AttemptKey) -> None:
+        """It is known now whether another attempt follows."""
+        self._logs.decided(key)
+
+    def take_finished(self) -> List[AttemptKey]:
+        """The attempts of which everything was written since the last call."""
+        finished, self._finished = self._finished, []
+        return finished
 
     def feed(self) -> bool:
         """Write the next batch; return whether anything was written."""
@@ -93,9 +111,15 @@ class Files:
                 batch.size += len(line)
                 if batch.size >= _BATCH:
                     break
-        if not batch.lines and batch.progress.changes:
-            self._ledger.take(batch.progress.changes)
+        if not batch.lines:
+            self._ledger.take(self._changes(batch))
+            self._finished += batch.progress.changes.done
         return batch
+
+    def _changes(self, batch: _Batch) -> Changes:
+        changes = batch.progress.changes
+        changes.done += self._logs.close(batch.progress)
+        return changes
 
     # Writing the files
 
@@ -115,7 +139,8 @@ class Files:
                 self._is_unsure = False
             new = b"".join(line for uid, line in batch.lines if uid not in self._unacknowledged)
             _append(self._directory / NAME, new)
-            self._note(batch.progress.changes, len(batch.lines))
+            self._note(self._changes(batch), len(batch.lines))
+            self._finished += batch.progress.changes.done
 
     def _note(self, changes: Changes, count: int) -> None:
         """Add `changes` to the ledger, with `count` more lines written and the current end of the file.

@@ -42,6 +42,12 @@ class UsageSampler:
                     self._gpu_peaks[attempt.key] = max(sample.gpu.memory, self.gpu_peak(attempt.key))
         return sample
 
+    def forget(self, key: AttemptKey) -> None:
+        """Nobody will ask for the attempt any more."""
+        self._last.pop(key, None)
+        self._peaks.pop(key, None)
+        self._gpu_peaks.pop(key, None)
+
     def peak(self, key: AttemptKey) -> int:
         """The largest memory that any sample of the attempt showed, in bytes; 0 without a sample."""
         return self._peaks.get(key, 0)

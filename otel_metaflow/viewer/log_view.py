@@ -88,7 +88,7 @@ class Feed:
 
     def _of_attempt(self, key: AttemptKey) -> Iterator[Entry]:
         logs = self._logs.setdefault(key, AttemptLogs(self._following.folder, key, Cursor()))
-        final = key in self._following.settled
+        final = self._following.run.attempts[key].is_settled
         for entry in logs.read(final=final):
             yield Entry(key, log_lines.from_record(entry.record, self._mask(key)))
         if final:

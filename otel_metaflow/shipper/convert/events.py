@@ -130,15 +130,14 @@ class Events:
         yield Event("start", lambda: self._of_run(names.EVENT_RUN_START, "run started", run.started_at))
         if not is_over:
             return
-        failed = run.result in ("failure", "error")
-        severity = "ERROR" if failed else "INFO"
-        yield Event(
-            "end",
-            lambda: self._of_run(
-                names.EVENT_RUN_END, f"run ended: {run.result}", run.ended_at, severity, {names.RUN_RESULT: run.result}
-            ),
-        )
+        yield Event("end", self._end)
         yield Event("summary", self._summary)
+
+    def _end(self) -> Record:
+        result = self._run.result
+        severity = "ERROR" if result in ("failure", "error") else "INFO"
+        facts = {names.RUN_RESULT: result}
+        return self._of_run(names.EVENT_RUN_END, f"run ended: {result}", self._run.ended_at, severity, facts)
 
     def _summary(self) -> Record:
         path = story.critical_path(self._run)

@@ -60,7 +60,7 @@ class Spans:
         attributes = {
             **self._identity(attempt),
             **_outcome(run, attempt, run_is_over=run_is_over),
-            names.FIRST_FAILURE: True if run_is_over and run.has_launcher and attempt is self._failure() else None,
+            names.FIRST_FAILURE: True if run_is_over and run.has_launcher and self._is_first_failure(attempt) else None,
             **_place(attempt, run.steps.get(attempt.key.step, {})),
             **_times(run, attempt),
             **_use(attempt, run.steps.get(attempt.key.step, {}), self._usage_sampler.peak(attempt.key)),
@@ -122,6 +122,10 @@ class Spans:
             "startTimeUnixNano": start,
             "endTimeUnixNano": end,
         }
+
+    def _is_first_failure(self, attempt: Attempt) -> bool:
+        first = self._failure()
+        return first is not None and attempt.key == first.key
 
     def _failure(self) -> Optional[Attempt]:
         """The first failure of a run that is over; looked for once."""

@@ -7,112 +7,28 @@ go the way of all log records (model/attempt_logs.py, convert/logs.py).
 from __future__ import annotations
 
 import json
-from collections import deque
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Tuple, cast
+from typing import Any, Callable, Dict, cast
 
 from otel_metaflow.core import names, otlp_values
 from otel_metaflow.core.redaction import Redaction
-from otel_metaflow.journal import layout
-from otel_metaflow.journal.cursor import Cursor
-from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.ledger import Changes, Subject
-from otel_metaflow.journal.reader import Entry, Tail
 from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper import telemetry
 from otel_metaflow.shipper.telemetry import DataPoint, Exemplar, Link, Metric, Resource, Scope, Span
+from otel_metaflow.shipper.user_records import UserRecord
 
 Record = Dict[str, Any]
 _TRACE_ID, _SPAN_ID = 16, 8  # bytes
 _KINDS = ("gauge", "sum", "histogram", "exponentialHistogram")
 
 
-@dataclass(frozen=True)
-class Said:
-    """One record of an attempt, and what it is called where it is given up."""
-
-    attempt: Attempt
-    record: Record
-    name: str = ""
-
-
-class UserRecords:
-    """The records of one kind of all attempts of a run, each handed out once."""
-
-    def __init__(self, folder: Path, kind: str, cursor_of: Callable[[Subject, str], Cursor]) -> None:
-        """`cursor_of` answers how far the records of an attempt, of this kind, were acknowledged before."""
-        self._folder = folder
-        self._kind = kind
-        self._cursor_of = cursor_of
-        self._tails: Dict[AttemptKey, Tail] = {}
-        self._waiting: Dict[AttemptKey, Deque[Entry]] = {}
-
-    def is_read(self, facts: Mapping[str, Tail]) -> bool:
-        """Whether all that `facts`, the readers of all else, have passed over was handed out."""
-        return not any(self._waiting.get(key) or self._is_behind(key, fact) for key, fact in _speaking(facts))
-
-    def take(
-        self,
-        attempts: Mapping[AttemptKey, Attempt],
-        facts: Mapping[str, Tail],
-        changes: Changes,
-        most: int,
-        most_bytes: int,
-    ) -> List[Said]:
-        """The next records, at most about so many; `changes` says how far they go."""
-        taken: List[Said] = []
-        size = 0
-        for key, fact in _speaking(facts):
-            for entry in self._entries(key, fact):
-                changes.cursors[key, self._kind] = Cursor(sent=(entry.end, 0))
-                taken.append(Said(attempts[key], entry.record, f"{key} {self._kind} t{entry.start}"))
-                size += entry.end - entry.start
-                if len(taken) >= most or size >= most_bytes:
-                    return taken
-        return taken
-
-    def _entries(self, key: AttemptKey, fact: Tail) -> Iterator[Entry]:
-        waiting = self._waiting.setdefault(key, deque())
-        while True:
-            while waiting:
-                yield waiting.popleft()
-            if not self._is_behind(key, fact):
-                return
-            before = self._tail(key).offset
-            waiting.extend(self._tail(key).read())
-            if self._tail(key).offset == before:  # the file is gone: what it held will not be read any more
-                self._tail(key).offset = fact.skipped_to
-                return
-
-    def _is_behind(self, key: AttemptKey, fact: Tail) -> bool:
-        """Whether records of user code lie beyond what was read; without opening the file."""
-        return fact.skipped_to > self._tail(key).offset
-
-    def _tail(self, key: AttemptKey) -> Tail:
-        if key not in self._tails:
-            path = layout.attempt_file(self._folder, key)
-            self._tails[key] = Tail(path, self._cursor_of(key, self._kind).sent[0], only=self._kind)
-        return self._tails[key]
-
-
-def _speaking(facts: Mapping[str, Tail]) -> Iterator[Tuple[AttemptKey, Tail]]:
-    """The attempts whose user code said anything: most say nothing, and are not looked at again and again."""
-    for fact in facts.values():
-        # Of an attempt's own journal: whatever else bears such a record is not read for it.
-        key = layout.attempt_key(fact.path) if fact.skipped_to and not layout.is_output(fact.path) else None
-        if key is not None:
-            yield key, fact
-
-
-def of_span(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> telemetry.Record:
+def of_span(user: UserRecord, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> telemetry.Record:
     """The span of a record of kind span.
 
     Raises:
         Exception: the record cannot be read, as one of another version perhaps.
     """
-    return telemetry.Record(resource_of(said.attempt), scope(said.record, redaction), span(said.record, redaction))
+    return telemetry.Record(resource_of(user.attempt), scope(user.record, redaction), span(user.record, redaction))
 
 
 def span(record: Record, redaction: Redaction) -> Span:
@@ -200,13 +116,13 @@ def _status(status: Record, redaction: Redaction) -> telemetry.Status:
     return made
 
 
-def of_metric(said: Said, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> telemetry.Record:
+def of_metric(user: UserRecord, resource_of: Callable[[Attempt], Resource], redaction: Redaction) -> telemetry.Record:
     """The metric of a record of kind metric.
 
     Raises:
         Exception: the record cannot be read.
     """
-    return telemetry.Record(resource_of(said.attempt), scope(said.record, redaction), _metric(said.record, redaction))
+    return telemetry.Record(resource_of(user.attempt), scope(user.record, redaction), _metric(user.record, redaction))
 
 
 def _metric(record: Record, redaction: Redaction) -> Metric:

@@ -1,0 +1,92 @@
+"""The spans and metrics of user code in the journals of a run, each handed out once."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.keys import AttemptKey
+from otel_metaflow.journal.ledger import Changes, Subject
+from otel_metaflow.journal.reader import Entry, Tail
+from otel_metaflow.model.run import Attempt
+
+
+class UserRecord(NamedTuple):
+    """One record of an attempt, and what it is called where it is given up."""
+
+    attempt: Attempt
+    record: Dict[str, Any]
+    name: str
+
+
+class UserRecords:
+    """The records of one kind; attempts that have none are not looked at."""
+
+    def __init__(self, folder: Path, kind: str, cursor_of: Callable[[Subject, str], Cursor]) -> None:
+        """`cursor_of` answers how far the records of an attempt, of this kind, were acknowledged before."""
+        self._folder = folder
+        self._kind = kind
+        self._cursor_of = cursor_of
+        self._ends: Dict[AttemptKey, int] = {}  # up to where those journals go that may hold more
+        self._tails: Dict[AttemptKey, Tail] = {}
+        self._entries: Dict[AttemptKey, Deque[Entry]] = {}  # those that are read and not handed out
+
+    def note(self, key: AttemptKey, end: int) -> None:
+        """Of an attempt's records one ends at `end`; whether it is of this kind, nobody has looked."""
+        self._ends[key] = end
+
+    def is_read(self) -> bool:
+        """Whether all that was noted was handed out."""
+        return not self._ends
+
+    def is_read_of(self, key: AttemptKey) -> bool:
+        """The same of one attempt."""
+        return key not in self._ends
+
+    def forget(self, key: AttemptKey) -> None:
+        """No more of the attempt will be asked for."""
+        self._tails.pop(key, None)
+        self._entries.pop(key, None)
+
+    def take(
+        self, attempts: Mapping[AttemptKey, Attempt], changes: Changes, most: int, most_bytes: int
+    ) -> Tuple[List[UserRecord], List[AttemptKey]]:
+        """The next records, at most about so many, and the attempts that were read to their end meanwhile.
+
+        `changes` notes how far that is.
+        """
+        taken: List[UserRecord] = []
+        read: List[AttemptKey] = []
+        size = 0
+        for key, end in list(self._ends.items()):
+            for entry in self._next(key, end):
+                changes.cursors[key, self._kind] = Cursor(sent=(entry.end, 0))
+                taken.append(UserRecord(attempts[key], entry.record, f"{key} {self._kind} t{entry.start}"))
+                size += entry.end - entry.start
+                if len(taken) >= most or size >= most_bytes:
+                    return taken, read
+            del self._ends[key]
+            read.append(key)
+        return taken, read
+
+    def _next(self, key: AttemptKey, end: int) -> Iterator[Entry]:
+        entries, tail = self._entries.setdefault(key, deque()), self._tail(key)
+        while True:
+            while entries:
+                yield entries.popleft()
+            if tail.offset >= end:
+                return
+            before = tail.offset
+            entries.extend(tail.read())
+            if tail.offset == before:  # the file is gone: what it held will not be read any more
+                tail.offset = end
+                return
+
+    def _tail(self, key: AttemptKey) -> Tail:
+        if key not in self._tails:
+            path = layout.attempt_file(self._folder, key)
+            self._tails[key] = Tail(path, self._cursor_of(key, self._kind).sent[0], only=self._kind)
+        return self._tails[key]
