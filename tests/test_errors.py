@@ -36,7 +36,7 @@ WAYS = {
     "of two lines": ("raise KeyError('a\\nb')", "KeyError: 'a\\nb'"),
     "exit": ("sys.exit(3)", "SystemExit: 3"),
     "hard exit": ("os._exit(3)", "attempt lost: the process exited with code 3"),
-    "hard exit with 0": ("os._exit(0)", "attempt lost: the process exited with code 0 and left no result"),
+    "hard exit with 0": ("os._exit(0)", "attempt lost: the process exited with code 0 without a result"),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "attempt lost: the process was killed by SIGKILL"),
     "unpicklable": ("self.lock = threading.Lock()", "cannot pickle '_thread.lock' object"),
 }

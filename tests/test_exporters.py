@@ -178,7 +178,7 @@ def run(exporter: Callable[[Sequence[int]], Answer], batches: Sequence[Sequence[
 @pytest.fixture(autouse=True)
 def without_backoff(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Waits are the answers' own, which are none here."""
-    monkeypatch.setattr(signal_worker, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(signal_worker, "_INITIAL_WAIT", 0.0)
     return
 
 
@@ -312,7 +312,7 @@ def test_after_a_black_hole_requests_grow_again() -> None:
 
 def test_a_lane_whose_exporter_never_returns_goes_on_with_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte a second keeps a client's timeout from ever passing; the worker's own patience ends it."""
-    monkeypatch.setattr(signal_worker, "_PATIENCE", 0.3)
+    monkeypatch.setattr(signal_worker, "_TIMEOUT", 0.3)
     stuck = threading.Event()
     calls: list[int] = []
 

@@ -137,7 +137,7 @@ def test_a_byte_a_second_is_given_up_and_asked_again(
     place: Place, kept: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte keeps the client's own timeout from passing; the worker's patience ends it, and it is named."""
-    monkeypatch.setattr(signal_worker, "_PATIENCE", 1.5)
+    monkeypatch.setattr(signal_worker, "_TIMEOUT", 1.5)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setenv("OTEL_METAFLOW_HOME", str(place.home))
     with Endpoint("slow", pace=0.9) as endpoint:

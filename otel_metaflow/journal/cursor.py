@@ -1,4 +1,4 @@
-"""How far a reader has come in the journals of one attempt."""
+"""A position in the journals of one attempt."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Tuple
 
 NEVER = 1 << 62
-"""A place in a journal that it will not reach."""
+"""A position that no journal reaches."""
 
 
 @dataclass
 class Cursor:
-    """How far an attempt's records were handed out; JSON by `as_json`, so that it outlives the process.
+    """The position up to which an attempt's records were acknowledged.
 
-    `clean` is a pair of offsets (task's journal, launcher's) where nothing was pending: reading begins
-    there again, and what lies before `sent` is then read for its effect on the subtraction alone,
-    except for the undecided lines in `held`. `batch` is what the launcher noted before the lines at
-    `clean`: how long the task's journal was when they were read, and when that was by its clock.
+    `clean` is a pair of offsets (task's journal, launcher's journal) at which nothing was pending: reading starts there
+    again, and records before `sent` are then only read for their effect on the subtraction, except for the undecided
+    lines in `held`. `batch` is the launcher's note before the lines at `clean`: the length of the task's journal when
+    they were read, and the time by the launcher's monotonic clock.
     """
 
     clean: Tuple[int, int] = (0, 0)

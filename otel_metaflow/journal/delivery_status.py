@@ -1,4 +1,4 @@
-"""How the delivery of a run goes: the little of it that launcher, command line and viewer ask for."""
+"""The state of a run's delivery, for launcher, command line and viewer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otel_metaflow.journal import layout, ledger, setbacks
 
 @dataclass
 class DeliveryStatus:
-    """Counts of records by signal, what is in the way of each signal, and whether there is more to do."""
+    """Counts of records by signal, the reason why each signal fails, and whether everything is delivered."""
 
     delivered: Dict[str, int] = field(default_factory=dict)
     rejected: Dict[str, int] = field(default_factory=dict)
@@ -21,11 +21,11 @@ class DeliveryStatus:
     trouble: Dict[str, str] = field(default_factory=dict)
     complete: bool = False
     stalled: bool = False
-    """The run is over, and what is not delivered has failed at least once: nobody need wait for it."""
+    """The run is over, and everything that is not delivered has failed at least once, so waiting is useless."""
 
     @classmethod
     def read(cls, folder: Path) -> DeliveryStatus:
-        """The status of the run in `folder`; without a ledger, or with a damaged one, nothing was delivered."""
+        """The status of the run in `folder`; nothing was delivered if its ledger is missing or damaged."""
         made = cls.from_json(ledger.last_status(folder / layout.LEDGER_FILE))
         reason = None if made.complete else setbacks.reason(folder)
         if reason is not None:
@@ -34,7 +34,7 @@ class DeliveryStatus:
 
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> DeliveryStatus:
-        """The inverse of `as_json`; a new one where `value` is none."""
+        """The inverse of `as_json`; an initial status if `value` is invalid."""
         try:
             counts = {
                 name: {str(signal): int(count) for signal, count in value[name].items()}
@@ -57,10 +57,10 @@ class DeliveryStatus:
 
     @property
     def given_up(self) -> Dict[Tuple[str, str], int]:
-        """How many records will never arrive, by signal and reason.
+        """How many records were dropped, by signal and reason.
 
-        The endpoint rejected them, they cannot be converted, the journal took no more of them, or it was damaged
-        where they were.
+        The endpoint rejected them, they cannot be converted, they could not be written to the journal, or it was
+        damaged.
         """
         counts = {(signal, "rejected"): count for signal, count in self.rejected.items()}
         counts.update({(signal, "unconvertible"): count for signal, count in self.unconvertible.items()})

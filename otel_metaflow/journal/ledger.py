@@ -1,16 +1,16 @@
-"""What of a run was acknowledged, on disk: a file that is appended to, a line for each batch.
+"""Stores on disk what was acknowledged of a run, in a file to which a line is appended for each batch.
 
-A reader that is killed is followed by one that goes on where the last whole line ends. Each line is one JSON object:
+If a shipper is killed, the next one continues after the last complete line. Each line is one JSON object:
 
     {"version":1,"changes":[{"of":["train","7",0],"cursors":{"logs":{…}},"sent":["start"]}],"done":[["start","1",0]],
      "status":{…}}
 
-`of` is an attempt, or null for the run itself; `cursors` say how far its records were acknowledged, by kind, `sent`
-names what was besides. Of an attempt that is `done` all was acknowledged, and nothing more is remembered. `status` is
-the whole of it each time, so the last line alone answers how the delivery goes.
+`of` is an attempt, or null for the run itself; `cursors` are the positions up to which its records were acknowledged,
+by kind; `sent` names what else was. For an attempt that is `done` everything was acknowledged, and nothing else is
+stored. `status` is always complete, so the last line alone has the state of the delivery.
 
-Nothing is synced to the disk: a line that is missing after a power failure, torn or damaged means that what it speaks
-of is sent again. It never means that something is taken for sent that was not.
+Nothing is synced to disk: if a line is missing after a power failure, incomplete or damaged, its batch is sent again.
+But nothing that was not sent ever counts as sent.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Subject = Optional[AttemptKey]
 
 _VERSION = 1
 _BLOCK = 1 << 14
-# It is written anew when it has grown to so many times what it then took, and not before it is so large, in bytes.
+# The file is rewritten when it has grown by this factor since the last time, and is at least this large, in bytes.
 _GROWTH = 4
-_LEAST = 1 << 18
-_MOST_CHANGES = 1_000  # on one line, where it is written anew
+_MIN_SIZE = 1 << 18
+_MAX_CHANGES = 1_000  # on one line, when it is rewritten
 
 
 @dataclass
 class Changes:
-    """What a batch moves when it is acknowledged."""
+    """What changes when a batch is acknowledged."""
 
     cursors: Dict[Tuple[Subject, str], Cursor] = field(default_factory=dict)
     sent: Set[Tuple[Subject, str]] = field(default_factory=set)
@@ -47,7 +47,7 @@ class Changes:
         return bool(self.cursors or self.sent or self.done)
 
     def update(self, later: Changes) -> None:
-        """Add what moved after these."""
+        """Add later changes."""
         self.cursors.update(later.cursors)
         self.sent |= later.sent
         self.done += later.done
@@ -55,7 +55,7 @@ class Changes:
 
 @dataclass
 class _Entry:
-    """What is known of one subject that is not done."""
+    """The state of one subject that is not done."""
 
     cursors: Dict[str, Cursor] = field(default_factory=dict)
     sent: Set[str] = field(default_factory=set)
@@ -65,7 +65,7 @@ class Ledger:
     """What was acknowledged of one run; for one writer at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is at `path`, and cut off a last line that is torn."""
+        """Read the file at `path`, and remove an incomplete last line."""
         self.path = path
         self.done: Set[AttemptKey] = set()
         self.status: Dict[str, Any] = {}
@@ -92,26 +92,26 @@ class Ledger:
             return
 
     def cursor(self, subject: Subject, kind: str) -> Cursor:
-        """How far the records of that kind were acknowledged."""
+        """The position up to which records of that kind were acknowledged."""
         entry = self._entries.get(subject)
         return Cursor() if entry is None else entry.cursors.get(kind) or Cursor()
 
     def is_sent(self, subject: Subject, name: str) -> bool:
-        """Whether what is called `name` was acknowledged."""
+        """Whether the item `name` was acknowledged."""
         entry = self._entries.get(subject)
         return subject in self.done or (entry is not None and name in entry.sent)
 
     def append(self, changes: Changes, status: Dict[str, Any]) -> None:
-        """Take in changes, and write them down with those that were taken in before.
+        """Apply changes, and write them together with those that were applied before.
 
         Raises:
-            OSError: the disk takes no more; then nothing of it is written.
+            OSError: the disk is full; then nothing is written.
         """
         self.status = status
         self.take(changes)
         self._write(_line(_changed(self._unwritten), self._unwritten.done, status))
         self._unwritten = Changes()
-        if self._size > max(_LEAST, _GROWTH * self._compacted):
+        if self._size > max(_MIN_SIZE, _GROWTH * self._compacted):
             self.compact()
 
     def _write(self, line: bytes) -> None:
@@ -128,10 +128,10 @@ class Ledger:
         self._size += len(line)
 
     def compact(self) -> None:
-        """Write the file anew with what is still of use, whole or not at all.
+        """Rewrite the file with the current state, atomically.
 
         Raises:
-            OSError: the disk takes no more.
+            OSError: the disk is full.
         """
         changes = Changes(
             {(of, kind): cursor for of, entry in self._entries.items() for kind, cursor in entry.cursors.items()},
@@ -141,14 +141,14 @@ class Ledger:
         done = sorted(self.done)
         new = self.path.with_name(self.path.name + ".new")
         with new.open("wb") as file:
-            for at in range(0, max(len(changed), len(done)), _MOST_CHANGES):
-                file.write(_line(changed[at : at + _MOST_CHANGES], done[at : at + _MOST_CHANGES], {}))
+            for at in range(0, max(len(changed), len(done)), _MAX_CHANGES):
+                file.write(_line(changed[at : at + _MAX_CHANGES], done[at : at + _MAX_CHANGES], {}))
             file.write(_line([], [], self.status))
             self._size = self._compacted = file.tell()
         os.replace(new, self.path)
 
     def take(self, changes: Changes) -> None:
-        """Take in changes with which nothing was sent: they can be written with the next that are."""
+        """Apply changes with which nothing was sent; they are written with the next ones."""
         self._take(changes)
         self._unwritten.update(changes)
 
@@ -171,14 +171,14 @@ class Ledger:
 
 
 def last_status(path: Path) -> Dict[str, Any]:
-    """The status on the last line of the ledger at `path` that has one, read from its end; empty if there is none."""
+    """The last status in the ledger at `path`, read from its end; empty if there is none."""
     try:
         with path.open("rb") as file:
             start, text = file.seek(0, os.SEEK_END), b""
             while start:
                 end, start = start, max(0, start - _BLOCK)
                 file.seek(start)
-                # What follows the last newline is torn; what stands before the first one may begin further ahead.
+                # Data after the last newline is incomplete; data before the first one may start in the previous block.
                 text = file.read(end - start) + text
                 lines = text.split(b"\n")[:-1]
                 for line in reversed(lines[1:] if start else lines):
@@ -191,7 +191,7 @@ def last_status(path: Path) -> Dict[str, Any]:
 
 
 def _changed(changes: Changes) -> List[Dict[str, Any]]:
-    """The cursors and names as JSON, one object a subject."""
+    """The cursors and names as JSON, one object for each subject."""
     made: Dict[Subject, Dict[str, Any]] = {}
     for (subject, kind), cursor in changes.cursors.items():
         made.setdefault(subject, {"of": subject}).setdefault("cursors", {})[kind] = cursor.as_json()
@@ -207,7 +207,7 @@ def _line(changed: List[Dict[str, Any]], done: List[AttemptKey], status: Dict[st
 
 
 def _parsed(line: bytes) -> Optional[Tuple[Changes, Dict[str, Any]]]:
-    """The changes and the status on a line; None where it is damaged, or of another version."""
+    """The changes and the status on a line; None if it is damaged or of another version."""
     changes = Changes()
     try:
         value = json.loads(line)

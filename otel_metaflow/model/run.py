@@ -1,4 +1,4 @@
-"""What is known of a run and of its attempts, whichever of its processes lived to say it."""
+"""The state of a run and of its attempts, from the records of all its processes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from otel_metaflow.journal.processes import is_alive, process_space
 
 Record = Dict[str, Any]
 _process_space = lru_cache(maxsize=1)(process_space)
-_OUT_OF_MEMORY = "OOMKilled"  # as Kubernetes calls it
+_OUT_OF_MEMORY = "OOMKilled"  # Kubernetes' term
 
 
 @dataclass
 class Attempt:
-    """One attempt: what its own journal says (start, end) and what the launcher says (launch, exit)."""
+    """One attempt: records of its own journal (start, end) and of the launcher (launch, exit)."""
 
     key: AttemptKey
     start: Optional[Record] = None
@@ -36,12 +36,12 @@ class Attempt:
 
     @property
     def is_cloned(self) -> bool:
-        """Whether `resume` took it over from an earlier run: then it never ran, and took no time."""
+        """Whether `resume` cloned it from an earlier run, so that it did not run and took no time."""
         return self.clone is not None
 
     @property
     def is_within_another(self) -> bool:
-        """Whether another task started it, as that of a `@parallel` step does: no launcher tells its end."""
+        """Whether another task started it, as in a `@parallel` step: the launcher does not record its end."""
         return "within" in (self.start or {})
 
     @property
@@ -51,7 +51,7 @@ class Attempt:
 
     @property
     def inputs(self) -> Sequence[AttemptKey]:
-        """The attempts that it read from, as it says itself; see `Run.inputs_of`."""
+        """The attempts that it read from, by its own record; see `Run.inputs_of`."""
         named = (self.start or {}).get("inputs") or []
         return [AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
 
@@ -63,7 +63,7 @@ class Attempt:
 
     @property
     def launched_on(self) -> Optional[List[Tuple[str, str]]]:
-        """Step and task of all that it was launched to read; None where the launcher does not say."""
+        """Step and task of all inputs that it was launched with; None if the launcher did not record them."""
         named = (self.launch or {}).get("inputs")
         if not isinstance(named, dict):
             return None
@@ -71,7 +71,7 @@ class Attempt:
 
     @property
     def started_at(self) -> int:
-        """Start of its process, in nanoseconds since 1970; the kernel rounds it down, to before its launch even."""
+        """Start of its process, in nanoseconds since 1970; the kernel rounds down, possibly to before its launch."""
         if self.clone is not None:
             return int(self.clone["timeUnixNano"])
         start = self.start or {}
@@ -81,7 +81,7 @@ class Attempt:
 
     @property
     def ended_at(self) -> int:
-        """When Metaflow had stored it; for an attempt that died, when the launcher noticed."""
+        """When Metaflow had stored it; for an attempt that died, when the launcher noticed its end."""
         if self.clone is not None:
             return self.started_at
         known = self.end or self.exit
@@ -95,13 +95,13 @@ class Attempt:
 
     @property
     def exit_code(self) -> Optional[int]:
-        """What its process ended with; minus the number of a signal that killed it; None if nobody saw."""
+        """The exit code of its process, negative for a signal that killed it; None if unknown."""
         code = (self.exit or {}).get("code")
         return code if isinstance(code, int) else None
 
     @property
     def signal_name(self) -> Optional[str]:
-        """The signal that ended the process, as in SIGKILL."""
+        """The signal that ended the process, such as SIGKILL."""
         code = self.exit_code
         if code is None or code >= 0:
             return None
@@ -112,7 +112,7 @@ class Attempt:
 
     @property
     def is_out_of_memory(self) -> bool:
-        """Whether the kernel killed a process of its container for want of memory, and it failed."""
+        """Whether it failed and the kernel killed a process of its container because it was out of memory."""
         return bool((self.exit or {}).get("outOfMemory")) and self.exit_code != 0
 
     @property
@@ -122,32 +122,32 @@ class Attempt:
 
     @property
     def is_partial(self) -> bool:
-        """Whether its own journal does not tell how it ended, while the launcher does.
+        """Whether the launcher recorded its end but its own journal did not.
 
-        So it is with a task whose interpreter or container has no otel-metaflow, whose journal could not be
-        written, and with one of a step without `@otel`.
+        That is so if the task's interpreter or container has no otel-metaflow, if its journal could not be written, or
+        if its step has no `@otel`.
         """
         return self.end is None and self.exit is not None and not self.is_lost and not self.is_cloned
 
     @property
     def result(self) -> str:
-        """success, failure, timeout, cancellation, skip (cloned), or error where the system failed, not the code."""
+        """success, failure, timeout, cancellation, skip (cloned), or error if the system failed, not the code."""
         if self.is_cloned:
             return "skip"
         if self.exit is not None and self.exit.get("killed"):
             return "cancellation"
         if self.end is None:
             return self._result_by_code
-        said = str(self.end.get("result", "failure"))
-        # Died after Metaflow stored it, in an exit handler say: Metaflow calls that a failed attempt too.
-        return "error" if said == "success" and self.exit_code else said
+        recorded = str(self.end.get("result", "failure"))
+        # If it died after Metaflow stored it, for example in an exit handler, it also failed for Metaflow.
+        return "error" if recorded == "success" and self.exit_code else recorded
 
     @property
     def _result_by_code(self) -> str:
-        """The result of an attempt whose own journal, if there is one, ends before it.
+        """The result of an attempt without an end record.
 
-        Metaflow takes an exit code of 0 for success if there is a result with it (`ok`). Any other code is the
-        task's own failure, unless it had begun to tell of itself: then it died before it could go on.
+        For Metaflow an exit code of 0 is a success if there is a result (`ok`). Any other code is a failure of the
+        task, unless it had written a start record: then it died before it could write the end record.
         """
         code = self.exit_code
         if code == 0 and (self.exit or {}).get("ok", self.start is None):
@@ -158,18 +158,18 @@ class Attempt:
 
     @property
     def failed(self) -> bool:
-        """Whether the attempt went wrong; one that was cancelled did not."""
+        """Whether the attempt failed; a cancelled one did not."""
         return self.result in ("failure", "error", "timeout")
 
     @property
     def exception(self) -> Record:
-        """Type, message and stacktrace, of a failure or of one that `@catch` caught; empty if there is none."""
+        """Type, message and stacktrace of a failure or of an exception that `@catch` caught; empty if there is none."""
         found = (self.end or {}).get("exception")
         return found if isinstance(found, dict) else {}
 
     @property
     def error_type(self) -> Optional[str]:
-        """What `error.type` says of a failed attempt."""
+        """The value of `error.type` for a failed attempt."""
         if not self.failed:
             return None
         oom = _OUT_OF_MEMORY if self.is_out_of_memory else None
@@ -177,7 +177,7 @@ class Attempt:
 
     @property
     def error_message(self) -> Optional[str]:
-        """One sentence on what went wrong."""
+        """One sentence about the failure."""
         if not self.failed:
             return None
         if self.exception and self.exception.get("type") != "SystemExit":
@@ -186,20 +186,20 @@ class Attempt:
             more = ", out of memory" if self.is_out_of_memory else ""
             return f"the process was killed by {self.signal_name}{more}"
         if self.exit_code is not None:
-            more = "" if self.exit_code or self.end else " and left no result"
+            more = "" if self.exit_code or self.end else " without a result"
             return f"the process exited with code {self.exit_code}{more}"
-        return "the process is gone and nobody saw how it ended"
+        return "the process has ended, its exit code is unknown"
 
     @property
     def usage(self) -> Record:
-        """Cpu (s), memoryPeak (bytes), read and written (bytes), as far as known."""
+        """CPU time (`cpu`, s), `memoryPeak`, `read` and `written` (bytes), if known."""
         found = (self.end or {}).get("usage")
         return found if isinstance(found, dict) else {}
 
     def unwritten(self, unread: int) -> int:
-        """How many log records are in neither journal; `unread` lines the task reported and the launcher lost.
+        """How many log records are in neither journal; `unread` is how many reported lines the launcher lacks.
 
-        A line that the launcher read is there even if the task's own journal was full, and the other way round.
+        A line that the launcher read is available even if the task's own journal was full, and the other way round.
         """
         of_task = (self.end or {}).get("unwritten", {})
         records = int(of_task.get(layout.LOG, 0)) + int(of_task.get(layout.RECORD, 0))
@@ -208,7 +208,7 @@ class Attempt:
         return records + max(0, int(self.exit.get("unwritten", {}).get(layout.LINE, 0)) - unread)
 
     def is_running(self) -> bool:
-        """Whether its process is alive; asked only where no record answers."""
+        """Whether its process is alive; only checked if no record shows its end."""
         if self.exit is not None or self.is_cloned:
             return False
         process = self.start or self.launch
@@ -245,12 +245,12 @@ class DeliveredAttempt(Attempt):
 
     @property
     def error_type(self) -> Optional[str]:
-        """What `error.type` says of a failed attempt."""
+        """The value of `error.type` for a failed attempt."""
         return self._error[0]
 
     @property
     def error_message(self) -> Optional[str]:
-        """One sentence on what went wrong."""
+        """One sentence about the failure."""
         return self._error[1]
 
 
@@ -260,7 +260,7 @@ _NO_RECORD: Record = {}
 
 @dataclass
 class Run:
-    """One run, as its journals tell it."""
+    """One run, from its journals."""
 
     key: RunKey
     start: Optional[Record] = None
@@ -276,20 +276,20 @@ class Run:
 
     @property
     def traceparent(self) -> Optional[Tuple[str, str]]:
-        """Trace id and span id of the trace that the launcher was started in."""
-        said = str(self.start.get("traceparent", "") if self.start else self._traceparent).split("-")
-        return (said[1], said[2]) if len(said) == 4 else None  # noqa: PLR2004 - W3C trace context
+        """Trace id and span id of the caller's trace, in which the launcher was started."""
+        parts = str(self.start.get("traceparent", "") if self.start else self._traceparent).split("-")
+        return (parts[1], parts[2]) if len(parts) == 4 else None  # noqa: PLR2004 - W3C trace context
 
     @property
     def origin(self) -> Optional[str]:
-        """The id of the run that this one resumes, as far as it took anything over from it."""
-        said = (self.start or {}).get("origin")
+        """The id of the run that this one resumes."""
+        recorded = (self.start or {}).get("origin")
         cloned = (attempt.clone["originRun"] for attempt in self.attempts.values() if attempt.clone is not None)
-        return str(said) if said else next((str(run) for run in cloned), None)
+        return str(recorded) if recorded else next((str(run) for run in cloned), None)
 
     @property
     def trace_id(self) -> str:
-        """The id of the run's trace: its own, unless it was started in one."""
+        """The id of the run's trace: its own, unless it was started inside a trace."""
         joined = self.traceparent
         return joined[0] if joined else ids.trace_id(*self.key)
 
@@ -335,7 +335,7 @@ class Run:
         return None
 
     def attempt(self, key: AttemptKey) -> Attempt:
-        """The attempt of that name, made on first mention."""
+        """The attempt with that key, created if necessary."""
         return self.attempts.setdefault(key, Attempt(key))
 
     def keep_outline(self, key: AttemptKey) -> None:
@@ -349,25 +349,25 @@ class Run:
         self.attempts[key] = DeliveredAttempt(attempt, inputs)
 
     def is_recorded(self, attempt: Attempt) -> bool:
-        """Whether telemetry of the attempt is wanted: not that of a step without `@otel`."""
+        """Whether telemetry of the attempt is exported: not for a step without `@otel`."""
         return attempt.start is not None or bool(self.steps.get(attempt.key.step, {}).get("recorded", True))
 
     @property
     def recorded(self) -> Dict[AttemptKey, Attempt]:
-        """The attempts whose telemetry is wanted."""
+        """The attempts whose telemetry is exported."""
         if all(step.get("recorded", True) for step in self.steps.values()):
             return self.attempts
         return {key: attempt for key, attempt in self.attempts.items() if self.is_recorded(attempt)}
 
     @property
     def ran(self) -> List[Attempt]:
-        """The attempts that ran in this run: not what `resume` took over."""
+        """The attempts that ran in this run, without those that `resume` cloned."""
         return [attempt for attempt in self.attempts.values() if not attempt.is_cloned]
 
     def inputs_of(self, attempt: Attempt) -> Optional[Sequence[AttemptKey]]:
-        """All attempts that it read from; None where nobody saw what it read.
+        """All attempts that it read from; None if they are unknown.
 
-        The launcher names tasks: of each, Metaflow reads the last attempt.
+        The launcher records tasks; Metaflow reads the last attempt of each.
         """
         start, launched = attempt.start or {}, attempt.launched_on
         if "inputs" in start and "inputCount" not in start:
@@ -382,12 +382,12 @@ class Run:
 
     @property
     def in_order(self) -> Iterator[Attempt]:
-        """The attempts by the time they started."""
+        """The attempts, ordered by their start."""
         return iter(sorted(self.attempts.values(), key=lambda attempt: (attempt.started_at, attempt.key)))
 
     @property
     def has_launcher(self) -> bool:
-        """Whether a launcher wrote a journal; on Argo or Step Functions there is none."""
+        """Whether there is a launcher's journal; not on Argo Workflows or Step Functions."""
         return self.start is not None
 
     @property
@@ -402,13 +402,13 @@ class Run:
 
     @property
     def ended_at(self) -> int:
-        """End of the run, or the last that was seen of it."""
+        """End of the run, or the time when it was last seen."""
         at = self.end["timeUnixNano"] if self.end is not None else self.last_seen
         return max(at, self.started_at)
 
     @property
     def result(self) -> str:
-        """success, failure, cancellation, or error where the launcher died before it could say.
+        """success, failure, cancellation, or error if the launcher died before the end.
 
         Metaflow's runtime also finishes without an exception where a task exited with 0 and left no result;
         it notices that only afterwards.
@@ -428,14 +428,14 @@ class Run:
 
     @property
     def error_message(self) -> str:
-        """Why a run failed, if it is none of its attempts that tells."""
+        """Why a run failed, if none of its attempts explains it."""
         if self.end is None:
             return "the launcher died before the run ended"
         exception = self.end.get("exception")
         return str((exception.get("message") if isinstance(exception, dict) else None) or "the run failed")
 
     def see_alive(self, now: int) -> None:
-        """Note that what still runs was seen at `now`: it lasts until then, though its journal is silent."""
+        """Extend everything that is still running to `now`, even if it has no recent records."""
         for attempt in self.attempts.values():
             if attempt.end is None and attempt.is_running():
                 attempt.last_seen = max(attempt.last_seen, now)
@@ -443,11 +443,11 @@ class Run:
             self.last_seen = max(self.last_seen, now)
 
     def launcher_is_alive(self) -> bool:
-        """Whether the process that launched the run still is."""
+        """Whether the process that launched the run is alive."""
         return self.start is not None and _alive(self.start)
 
     def is_running(self) -> bool:
-        """Whether its launcher, or a task that the launcher left behind, is alive."""
+        """Whether its launcher, or a task that outlived the launcher, is alive."""
         if not self.closed and self.launcher_is_alive():
             return True
         return any(attempt.is_running() for attempt in self.attempts.values())
@@ -462,7 +462,7 @@ def _alive(record: Record) -> bool:
 
 
 def load(home: Path, folder: Path) -> Run:
-    """Assemble the run in `folder` from what its journals hold now, without its log lines."""
+    """Assemble the run in `folder` from its journals so far, without its log lines."""
     run = Run(layout.run_key(home, folder))
     for path, key in layout.journals(folder):
         for record in reader.facts(path):

@@ -1,4 +1,4 @@
-"""The delivery of one run: follows its journals, assembles its story and sends it, to the end."""
+"""Delivers one run: follows its journals, assembles telemetry and sends it, until the run has ended."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.shipper.usage_sampler import UsageSampler
 from otel_metaflow.shipper.user_records import UserRecords
 
-# How often the journals are looked at, in seconds: a line is on its way within one second.
+# How often the journals are read, in seconds: a line is sent within one second.
 _POLL = 0.4
-# What goes into one request at most: below the 4 MB that a gRPC server takes by default.
-_MOST_RECORDS = 1_000
-_MOST_BYTES = 1_000_000
-# What a ledger calls the span and the metrics of an attempt, or of the run.
+# Limits of one request, below the 4 MB that a gRPC server accepts by default.
+_MAX_RECORDS = 1_000
+_MAX_BYTES = 1_000_000
+# Names of the span and the metrics of an attempt, or of the run, in the ledger.
 _NAMES = {"traces": "span", "metrics": "metrics"}
 # While an endpoint takes what it is sent, no more of the launcher's journal is read than it takes: so many bytes at a
 # time, and nothing as long as so many attempts can be delivered.
@@ -86,7 +86,7 @@ class Delivery:
         self._has_hurried = False
         news = self._following.look(most_bytes=_LAUNCHER_BYTES)
         run = self.run = self._following.run
-        self._submitted: Set[Tuple[Subject, str]] = set()  # what signal workers have and is not acknowledged
+        self._submitted: Set[Tuple[Subject, str]] = set()  # submitted to signal workers and not acknowledged
         self._is_sampled = sampling.is_sampled(run, environment)
         self._keeps_failed = environment.keep_failed
         self._redaction = Redaction(environment.redact)
@@ -104,7 +104,7 @@ class Delivery:
         }
         self._files: Optional[Files] = None
         if environment.log_dir is not None:
-            # Records of its own: redaction remembers, line by line, whether it is inside a private key.
+            # A separate instance, because redaction has state: whether a line is inside a private key.
             records = LogRecords(run, self._resources, environment.redact)
             self._files = Files(environment.log_dir, self._following, records, events)
         # Spans of a run that was not drawn are wanted, perhaps, at its end.
@@ -122,9 +122,9 @@ class Delivery:
         self._take_in(news)
 
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
-        """Deliver until all is sent, or until nothing more can be for `linger` seconds after the run's end.
+        """Deliver until everything is sent, or until nothing can be sent for `linger` seconds after the run's end.
 
-        Returns whether all is sent. `give_way` may end the wait early.
+        Returns whether everything is sent. `give_way` may end the wait early.
         """
         try:
             self._work(linger, give_way or (lambda: False))
@@ -201,7 +201,7 @@ class Delivery:
         return is_wanted and (bool(self._ready[signal]) or not self._user_records[signal].is_read())
 
     def _all_read(self) -> bool:
-        """Whether the journals hold nothing that was not handed to a worker."""
+        """Whether everything in the journals was submitted to the workers."""
         self._look(thorough=True)
         if not self._following.run_is_over or not self._users_are_read():
             return False
@@ -305,16 +305,16 @@ class Delivery:
         records: List[Record] = []
         progress = Progress()
         size = 0
-        # Closed at once when the batch is full: closing is what notes how far it came.
+        # Closed as soon as the batch is full, because closing it sets the cursors.
         with closing(self._logs.pending(progress)) as pending:
             for record, cost in pending:
                 records.append(record)
                 size += cost
-                if len(records) >= _MOST_RECORDS or size >= _MOST_BYTES:
+                if len(records) >= _MAX_RECORDS or size >= _MAX_BYTES:
                     break
-        self._has_more_logs = len(records) >= _MOST_RECORDS or size >= _MOST_BYTES
+        self._has_more_logs = len(records) >= _MAX_RECORDS or size >= _MAX_BYTES
         if not records and not progress.unfit:
-            if self.workers["logs"].is_done:  # what is in doubt may have to be read again
+            if self.workers["logs"].is_done:  # otherwise doubted batches may have to be read again
                 progress.changes.done += self._finish(self._logs.close(progress), "logs")
                 self._ledger.take(progress.changes)
             return None
@@ -328,11 +328,11 @@ class Delivery:
         return Batch(records, settled)
 
     def _user_batch(self, signal: str, convert: Callable[..., Record]) -> Optional[Batch]:
-        """What user code said through OpenTelemetry, as it was said."""
+        """The next telemetry of user code."""
         if signal == "traces" and not self._sends_spans():
             return None
         changes = Changes()
-        taken, read = self._user_records[signal].take(self.run.attempts, changes, _MOST_RECORDS, _MOST_BYTES)
+        taken, read = self._user_records[signal].take(self.run.attempts, changes, _MAX_RECORDS, _MAX_BYTES)
         keys = [key for key, _ in changes.cursors if key is not None]
         for key in keys:
             self._undelivered[key].batches += 1
@@ -355,7 +355,7 @@ class Delivery:
         return Batch(records, settled)
 
     def _users_are_read(self) -> bool:
-        """Whether all that user code said is with a worker, as far as there is one that takes it."""
+        """Whether all telemetry of user code was submitted, for signals that have a worker."""
         return all(
             records.is_read()
             for signal, records in self._user_records.items()
@@ -379,7 +379,7 @@ class Delivery:
         return self._batch_of("traces", subjects, spans, never)
 
     def _sends_spans(self) -> bool:
-        """Whether the run's spans are wanted; of one that was not drawn, perhaps, once it has failed."""
+        """Whether the run's spans are sent; those of a run that was not sampled may be once it has failed."""
         return self._is_sampled or (self._keeps_failed and self._following.run_is_over and self._has_failed())
 
     def _has_failed(self) -> bool:
@@ -405,13 +405,13 @@ class Delivery:
     def _next(self, signal: str) -> List[AttemptKey]:
         """The attempts that the next batch is made of."""
         ready = self._ready[signal]
-        return [ready.popleft() for _ in range(min(len(ready), _MOST_RECORDS))]
+        return [ready.popleft() for _ in range(min(len(ready), _MAX_RECORDS))]
 
     def _is_new(self, subject: Subject, name: str) -> bool:
         return (subject, name) not in self._submitted and not self._ledger.is_sent(subject, name)
 
     def _run_is_due(self, signal: str) -> bool:
-        """Whether the run's own span or metrics can be made: it has a launcher, and all its attempts went before."""
+        """Whether the run's own span or metrics can be sent: it has a launcher, and all its attempts were submitted."""
         return (
             self._following.run_is_over
             and self.run.has_launcher
@@ -421,14 +421,14 @@ class Delivery:
         )
 
     def _logs_are_over(self) -> bool:
-        """Whether it is known how many log records were given up."""
+        """Whether the number of dropped log records is final."""
         worker = self.workers.get("logs")
         return worker is None or worker.is_parked or (worker.is_idle and self._logs.is_read())
 
     def _batch_of(
         self, signal: str, subjects: Sequence[Subject], records: Sequence[Record], never: Sequence[Unfit]
     ) -> Optional[Batch]:
-        """What is sent of `subjects`, which count as sent when it is settled."""
+        """A batch with the records of `subjects`, which count as sent when it is settled."""
         if not subjects:
             return None
         changes = Changes(sent={(subject, _NAMES[signal]) for subject in subjects})
@@ -449,7 +449,7 @@ class Delivery:
         unfit: Sequence[Unfit],
         never: Sequence[Unfit] = (),
     ) -> None:
-        """Of `count` records that were offered `bad` were rejected and `unfit` not sent; `never` were not offered."""
+        """Of `count` records in a request, `bad` were rejected and `unfit` not sent; `never` were in no request."""
         status = self.status
         status.delivered[signal] = status.delivered.get(signal, 0) + count - bad - len(unfit)
         if bad:
@@ -493,7 +493,7 @@ class Delivery:
             self.status.trouble, self.status.stalled = trouble, is_stalled
             self._note(Changes())
         if trouble != before:
-            if trouble:  # what is in the way is the endpoint
+            if trouble:  # the problem is the endpoint
                 setbacks.progress(self._folder)
             for signal, reason in trouble.items():
                 print(f"{signal}: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - shipper.log

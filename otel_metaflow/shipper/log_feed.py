@@ -1,4 +1,4 @@
-"""The log records of a run in the order in which they are handed out: to the endpoint, and to files."""
+"""Yields the log records of a run in order, for the endpoint and for files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from otel_metaflow.shipper.signal_worker import Unfit
 from otel_metaflow.shipper.telemetry import Record
 
 LOGS = "logs"
-"""What the cursors of log records are called in a ledger."""
+"""The name of the cursors of log records in the ledger."""
 
 _EVENT_COST = 1_000
 
@@ -45,7 +45,7 @@ class Progress:
 
 
 class LogFeed:
-    """Log records for one taker, each once; `cursor` and `is_new` say how far that taker has come."""
+    """Log records for one consumer, each once; `cursor` and `is_new` return how far that consumer is."""
 
     def __init__(
         self,
@@ -94,18 +94,18 @@ class LogFeed:
 
     @property
     def corrupt(self) -> int:
-        """How many lines of the journals were no records."""
+        """The number of corrupt lines in the journals."""
         of_open = sum(logs.corrupt for logs in self._open.values() if logs is not None)
         return self._corrupt + of_open + self._launcher.corrupt
 
     def is_read(self) -> bool:
-        """Whether all that is in the journals now was handed out."""
+        """Whether everything in the journals was yielded."""
         return self._launcher.at_end() and all(self._logs(key).at_end() for key in self._open)
 
     def pending(self, progress: Progress) -> Generator[Tuple[Record, int], None, None]:
-        """Records that were not handed out, with about how many bytes each takes in a request.
+        """Yield records that were not yielded yet, with the approximate size of each in a request.
 
-        A caller that has enough closes the generator; `progress` then says how far it came.
+        A caller that has enough closes the generator; `progress` then has the positions.
         """
         for entry in self._launcher.read():
             progress.changes.cursors[None, LOGS] = Cursor(sent=(entry.end, 0))
@@ -129,7 +129,7 @@ class LogFeed:
                 finally:
                     progress.changes.cursors[key, LOGS] = logs.cursor()
         for event in self._events.of_attempt(attempt, self._is_new, is_over=final):
-            # With the last word on an attempt, so that it is counted once.
+            # With the last event of an attempt, so that they are counted once.
             progress.unwritten += attempt.unwritten(logs.unread) if event.is_last else 0
             yield from _made_event(key, event, progress)
         if final and len(progress.changes.sent) == before and logs.at_end() and not logs.holds:
@@ -138,7 +138,7 @@ class LogFeed:
             (progress.resting if is_final is None else progress.finished).append(key)
 
     def _made(self, attempt: Optional[Attempt], log: LogEntry, progress: Progress) -> Iterator[Tuple[Record, int]]:
-        """The log record of a record of the journal; as a plain line, where it cannot be made of all that it says."""
+        """The log record for a record of the journal; as a plain line if it cannot be converted."""
         records = self._records
         made = quarantine.converted(
             f"{attempt.key if attempt else 'the launcher'} {log.uid}",

@@ -1,10 +1,10 @@
-"""What the shipper sends, as plain values: what stands between the journals and whatever sends it.
+"""The telemetry that the shipper sends, as plain values, between the journals and the sinks.
 
-The names are those of OTLP's JSON encoding (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding), as the
-journal's are, with three exceptions that spare work: attributes are maps of plain values, which `core/otlp_values.py`
-makes fit; times and counts are integers; ids are lower-case hex digits, an empty string or absent where there is none.
-Who makes a record makes its resource and its scope once, so that a sink can group records by the identity of these.
-Nothing here, and nothing that makes it, needs the SDK; `sinks/` turns it into what an exporter or the wire takes.
+Names are those of OTLP's JSON encoding (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding), as in the
+journal, with three exceptions for speed: attributes are maps of plain values, converted by `core/otlp_values.py`; times
+and counts are integers; ids are lower-case hex digits, or empty or absent. Resources and scopes are created once and
+shared, so that a sink can group records by their identity. Nothing here needs the SDK; `sinks/` converts it for
+exporters or the wire.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, TypedDict, Un
 
 
 class Resource:
-    """Of what a record speaks; compared by identity."""
+    """The entity that a record describes; compared by identity."""
 
     __slots__ = ("attributes", "schema_url")
 
@@ -142,7 +142,7 @@ class DataPoint(TypedDict, total=False):
 
 
 class Data(TypedDict, total=False):
-    """What a Metric has of its kind; `aggregationTemporality` 1 is delta, 2 cumulative."""
+    """The data of a Metric; `aggregationTemporality` 1 is delta, 2 cumulative."""
 
     dataPoints: List[DataPoint]
     aggregationTemporality: int
@@ -162,7 +162,7 @@ class Metric(TypedDict, total=False):
 
 
 class Record(NamedTuple):
-    """One thing to send, with what it is of and who made it."""
+    """One log record, span or metric, with its resource and scope."""
 
     resource: Resource
     scope: Scope

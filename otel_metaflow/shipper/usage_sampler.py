@@ -1,4 +1,4 @@
-"""What a running attempt uses, looked at from outside: no thread of ours samples in the user's process."""
+"""Samples the resource usage of running attempts from outside, without a thread in the user's process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper import gpu, process_tree
 
-# Reading the process tree takes milliseconds, so not with every look at the journals.
-_EVERY = 10.0
+# Reading the process tree takes milliseconds, so it is not done each time the journals are read.
+_INTERVAL = 10.0
 
 
 class Sample(NamedTuple):
-    """Resident bytes of an attempt's process and its descendants, and the seconds of CPU they used so far."""
+    """Resident bytes and CPU seconds so far of an attempt's process and its descendants."""
 
     memory: int
     cpu: float
@@ -30,10 +30,10 @@ class UsageSampler:
         self._last: Dict[AttemptKey, Tuple[float, Optional[Sample]]] = {}
 
     def of(self, attempt: Attempt) -> Optional[Sample]:
-        """The latest sample of a running attempt, at most ten seconds old; None where it cannot be seen."""
+        """The latest sample of a running attempt, at most ten seconds old; None if it cannot be sampled."""
         at, sample = self._last.get(attempt.key, (0.0, None))
         now = time.monotonic()
-        if now - at >= _EVERY or not at:
+        if now - at >= _INTERVAL or not at:
             sample = _sample(int((attempt.start or {}).get("pid", 0)))
             self._last[attempt.key] = (now, sample)
             if sample is not None:
@@ -49,11 +49,11 @@ class UsageSampler:
         self._gpu_peaks.pop(key, None)
 
     def peak(self, key: AttemptKey) -> int:
-        """The largest memory that any sample of the attempt showed, in bytes; 0 without a sample."""
+        """The largest memory in any sample of the attempt, in bytes; 0 without a sample."""
         return self._peaks.get(key, 0)
 
     def gpu_peak(self, key: AttemptKey) -> int:
-        """The same of device memory."""
+        """The same for device memory."""
         return self._gpu_peaks.get(key, 0)
 
 
