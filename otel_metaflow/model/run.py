@@ -415,8 +415,8 @@ class Run:
         """
         if self.end is None:
             return "error"
-        said = str(self.end.get("result", "failure"))
-        return "failure" if said == "success" and self._has_failed_task else said
+        recorded = str(self.end.get("result", "failure"))
+        return "failure" if recorded == "success" and self._has_failed_task else recorded
 
     @property
     def _has_failed_task(self) -> bool:

@@ -1,1 +1,1 @@
-"""Records of the journal as what OpenTelemetry exporters take."""
+"""Converts records of the journal to telemetry."""

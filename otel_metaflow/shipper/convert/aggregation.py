@@ -1,6 +1,6 @@
-"""What becomes of measurements of one kind: a sum, a histogram with bounds, or one with exponential buckets.
+"""Aggregates measurements: a sum, a histogram with explicit bounds, or one with exponential buckets.
 
-By https://opentelemetry.io/docs/specs/otel/metrics/data-model/; tests/test_aggregation.py holds it to the SDK's.
+See https://opentelemetry.io/docs/specs/otel/metrics/data-model/; tests/test_aggregation.py compares it with the SDK.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Dict, Sequence, Union
 from otel_metaflow.shipper.telemetry import DataPoint
 
 Number = Union[int, float]
-# As the specification has it for base-2 exponential buckets.
-_MOST_BUCKETS = 160
-_FINEST = 20
+# Defaults of the specification for base-2 exponential buckets.
+_MAX_BUCKETS = 160
+_MAX_SCALE = 20
 
 
 class Aggregation(ABC):
-    """Takes measurements, none of them negative, and knows the point that they make."""
+    """Aggregates measurements, none of them negative, to a data point."""
 
     @abstractmethod
     def add(self, value: Number) -> None:
-        """Take one in."""
+        """Add a measurement."""
 
     @abstractmethod
     def point(self) -> DataPoint:
-        """What they amount to, without times and attributes."""
+        """The data point, without times and attributes."""
 
 
 class Sum(Aggregation):
@@ -38,16 +38,16 @@ class Sum(Aggregation):
         self._sum: int = 0
 
     def add(self, value: Number) -> None:
-        """Take one in."""
+        """Add a measurement."""
         self._sum += int(value)
 
     def point(self) -> DataPoint:
-        """What they amount to."""
+        """The data point."""
         return {"asInt": self._sum}
 
 
 class _Distribution(Aggregation):
-    """What all histograms have in common."""
+    """The common part of histograms."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -55,18 +55,18 @@ class _Distribution(Aggregation):
         self._min, self._max = math.inf, -math.inf
 
     def add(self, value: Number) -> None:
-        """Take one in."""
+        """Add a measurement."""
         self._count += 1
         self._sum += value
         self._min, self._max = min(self._min, value), max(self._max, value)
 
     def point(self) -> DataPoint:
-        """What they amount to."""
+        """The data point."""
         return {"count": self._count, "sum": float(self._sum), "min": float(self._min), "max": float(self._max)}
 
 
 class Histogram(_Distribution):
-    """How many lie between which bounds."""
+    """Counts between explicit bounds."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         super().__init__()
@@ -74,26 +74,26 @@ class Histogram(_Distribution):
         self._counts = [0] * (len(bounds) + 1)
 
     def add(self, value: Number) -> None:
-        """Take one in; a bound belongs to the bucket below it."""
+        """Add a measurement; a bound belongs to the bucket below it."""
         super().add(value)
         self._counts[bisect_left(self._bounds, value)] += 1
 
     def point(self) -> DataPoint:
-        """What they amount to."""
+        """The data point."""
         return {**super().point(), "bucketCounts": list(self._counts), "explicitBounds": self._bounds}
 
 
 class ExponentialHistogram(_Distribution):
-    """How many lie in buckets that grow by the same factor, which is as fine as their number allows."""
+    """Counts in buckets that grow by a constant factor, which is as small as the number of buckets allows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._scale = _FINEST
+        self._scale = _MAX_SCALE
         self._zeros = 0
         self._counts: Dict[int, int] = {}
 
     def add(self, value: Number) -> None:
-        """Take one in."""
+        """Add a measurement."""
         super().add(value)
         if not value:
             self._zeros += 1
@@ -101,7 +101,7 @@ class ExponentialHistogram(_Distribution):
         index = _bucket(value, self._scale)
         low, high = min(index, *self._counts, index), max(index, *self._counts, index)
         coarser = 0
-        while (high >> coarser) - (low >> coarser) >= _MOST_BUCKETS:
+        while (high >> coarser) - (low >> coarser) >= _MAX_BUCKETS:
             coarser += 1
         if coarser:
             self._scale -= coarser
@@ -112,7 +112,7 @@ class ExponentialHistogram(_Distribution):
         self._counts[index] = self._counts.get(index, 0) + 1
 
     def point(self) -> DataPoint:
-        """What they amount to."""
+        """The data point."""
         low, high = min(self._counts, default=0), max(self._counts, default=-1)
         return {
             **super().point(),

@@ -1,4 +1,4 @@
-"""The events of a run and of its attempts: log records with a name, for what a span can only tell at its end."""
+"""The events of a run and of its attempts: log records with a name, sent while a span is not finished yet."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SCOPE = Scope(names.SCOPE, __version__)
 # SeverityNumber of OTLP, https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
 _SEVERITIES = {"INFO": 9, "WARN": 13, "ERROR": 17, "FATAL": 21}
 _NANO = 1_000_000_000
-# A heartbeat after so many seconds, and then every so many.
+# Seconds to the first heartbeat, and between heartbeats.
 _FIRST_BEAT, _BEAT = 10, 60
 
 
 class Event(NamedTuple):
-    """An event, and the name under which it is remembered as sent."""
+    """An event, and the name under which the ledger stores it."""
 
     name: str
     make: Callable[[], Record]
@@ -35,7 +35,7 @@ class Event(NamedTuple):
 
 
 class Events:
-    """Tells what is due of one run."""
+    """Makes the events of one run that are due."""
 
     def __init__(self, run: Run, resources: Resources, redaction: Redaction, usage_sampler: UsageSampler) -> None:
         self._run = run
@@ -91,8 +91,9 @@ class Events:
             is_last=True,
         )
 
-    def _notice(self, name: str, attempt: Attempt, said: endings.Notice) -> Event:
-        return Event(name, lambda: self._of_attempt(attempt, said.event, said.body, said.at, said.severity, said.facts))
+    def _notice(self, name: str, attempt: Attempt, notice: endings.Notice) -> Event:
+        _, severity, body, at, facts = notice
+        return Event(name, lambda: self._of_attempt(attempt, notice.event, body, at, severity, facts))
 
     def _beat(self, attempt: Attempt) -> Iterator[Event]:
         now = time.time_ns()

@@ -1,4 +1,4 @@
-"""Log records, from the records of the journal."""
+"""Converts records of the journal to log records."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LogRecords:
         return self._of_line(record, attributes, source, _STDIO)
 
     def of_launcher(self, record: Dict[str, Any], uid: str) -> Record:
-        """The log record of a line of the launcher, which may speak of an attempt."""
+        """The log record of a line of the launcher, which may be about an attempt."""
         source = self._resources.source(None)
         attributes: Dict[str, Any] = {names.LOG_RECORD_UID: f"{source.span_id}-{uid}"}
         body = str(record.get("body", ""))
@@ -61,14 +61,14 @@ class LogRecords:
         return self._of_line(record, attributes, source, _LAUNCHER)
 
     def plain(self, attempt: Optional[Attempt], record: Dict[str, Any], uid: str) -> Record:
-        """As a line of text what cannot be made of all that the record says; without `attempt` it is the launcher's."""
+        """A record that cannot be converted completely, as a plain line; without `attempt` it is the launcher's."""
         source = self._resources.source(attempt)
         body, marks = _clean(self._masked(record, source), None)
         made = _made(record, source, {names.LOG_RECORD_UID: f"{source.span_id}-{uid}", **marks}, body)
         return Record(source.resource, _LAUNCHER if attempt is None else _STDIO, made)
 
     def _of_logging(self, record: Dict[str, Any], attributes: Dict[str, Any], source: Source) -> Record:
-        """As opentelemetry-instrumentation-logging maps it, for that is what users know; a test compares the two."""
+        """Mapped as by opentelemetry-instrumentation-logging, which users know; a test compares the two."""
         body, marks = _clean(self._redaction.text(str(record.get("body", ""))), record.get("length"))
         attributes.update(marks)
         attributes[names.THREAD_NAME] = record.get("thread", "")
@@ -81,10 +81,10 @@ class LogRecords:
             attributes[names.LOG_ATTRIBUTES_TRUNCATED] = record["attributesTruncated"]
         for name, value in (record.get("exception") or {}).items():
             attributes[f"exception.{name}"] = self._redaction.text(str(value))
-        told = structured.message(body)
+        parsed = structured.message(body)
         extra = record.get("attributes") or {}
-        if told is not None:
-            body, fields = told
+        if parsed is not None:
+            body, fields = parsed
             extra = {**fields, **extra}
         if extra:
             attributes = {**self._redaction.attributes(extra), **attributes}
@@ -122,23 +122,23 @@ class LogRecords:
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
         made = _made(record, source, attributes, body)
-        said = structured.parse(body, record["timeUnixNano"], (self._run.start or {}).get("timeUnixNano"))
-        if said is not None:
-            made["timeUnixNano"] = said.at or record["timeUnixNano"]
-            made["severityNumber"] = said.severity or _INFO
-            made["severityText"] = said.severity_text or "INFO"
-            made["body"] = said.body
-            made["attributes"] = {**self._redaction.attributes(said.attributes), **attributes}
+        parsed = structured.parse(body, record["timeUnixNano"], (self._run.start or {}).get("timeUnixNano"))
+        if parsed is not None:
+            made["timeUnixNano"] = parsed.at or record["timeUnixNano"]
+            made["severityNumber"] = parsed.severity or _INFO
+            made["severityText"] = parsed.severity_text or "INFO"
+            made["body"] = parsed.body
+            made["attributes"] = {**self._redaction.attributes(parsed.attributes), **attributes}
         return Record(source.resource, scope, made)
 
     def _masked(self, record: Dict[str, Any], source: Source) -> str:
-        """The line, masked; streams are told apart by their span, a private key is printed into one of them."""
+        """The line, masked; private keys span several lines of one stream, so each stream is masked separately."""
         stream = f"{source.span_id} {record.get('stream')} {record.get('pid')}"
         return self._redaction.line(otlp_values.text(record.get("body", "")), stream)
 
 
 def _made(record: Dict[str, Any], source: Source, attributes: Dict[str, Any], body: Any) -> LogRecord:
-    """What all log records have; of INFO, where nothing else is known."""
+    """The fields of every log record; severity INFO unless another one is known."""
     at = record["timeUnixNano"]
     return {
         "timeUnixNano": at,
@@ -154,18 +154,18 @@ def _made(record: Dict[str, Any], source: Source, attributes: Dict[str, Any], bo
 
 
 def _event_name(attributes: Dict[str, Any]) -> str:
-    """Take out the name of an event, where `extra` gives one; the second is how it was called before."""
+    """Remove and return the event name in `extra`, if there is one; the second name is the former one."""
     named = [name for name in ("otel.event.name", "event.name") if isinstance(attributes.get(name), str)]
     found = [str(attributes.pop(name)) for name in named]
     return found[0] if found else ""
 
 
-# How OpenTelemetry calls the levels of logging that it calls otherwise.
+# OpenTelemetry's names of levels, where they differ from logging's.
 _LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
 def _severity(level: int) -> int:
-    """OTLP's number of a level of logging: each ten levels are four numbers, all from the fourth on are the last."""
+    """OTLP's severity number for a level of logging: every ten levels map to four numbers."""
     if level < logging.DEBUG:
         return 0
     tens, ones = divmod(min(level, logging.CRITICAL + 3), 10)
@@ -173,11 +173,10 @@ def _severity(level: int) -> int:
 
 
 def _clean(text: str, length: Optional[int]) -> Tuple[str, Dict[str, Any]]:
-    """What a terminal would show of a line, and marks where that is not all of it.
+    """A line as a terminal would show it, and attributes that mark changes.
 
-    A progress bar is one line that overwrites itself after each carriage return: its last state is the
-    body, all of it is kept beside. NUL ends strings at some back ends; invalid UTF-8 was replaced when
-    the line was read.
+    A progress bar is one line that overwrites itself after each carriage return: its last state is the body, and an
+    attribute has the whole line. NUL ends strings at some back ends; invalid UTF-8 was replaced when the line was read.
     """
     marks: Dict[str, Any] = {}
     if "\r" in text:

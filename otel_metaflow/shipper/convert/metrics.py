@@ -1,4 +1,4 @@
-"""Metrics of attempts and runs, added up by step."""
+"""Metrics of attempts and runs, aggregated by step."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ _DELTA, _CUMULATIVE = 1, 2  # AggregationTemporality
 _INT64 = 1 << 63
 
 _HISTOGRAMS: Dict[str, Tuple[str, Sequence[float], str]] = {
-    names.METRIC_TASK_DURATION: ("s", names.TASK_DURATION_BOUNDARIES, "How long an attempt of a task took."),
-    names.METRIC_TASK_QUEUE_DURATION: ("s", names.QUEUE_BOUNDARIES, "How long an attempt waited for its launch."),
+    names.METRIC_TASK_DURATION: ("s", names.TASK_DURATION_BOUNDARIES, "Duration of an attempt."),
+    names.METRIC_TASK_QUEUE_DURATION: (
+        "s",
+        names.QUEUE_BOUNDARIES,
+        "Time that an attempt was queued for its launch.",
+    ),
     names.METRIC_TASK_CPU_TIME: (
         "s",
         names.TASK_DURATION_BOUNDARIES,
-        "CPU time an attempt used, its children's with it.",
+        "CPU time of an attempt, including its children.",
     ),
     names.METRIC_TASK_MEMORY_PEAK: ("By", names.MEMORY_BOUNDARIES, "Largest resident memory of an attempt's process."),
-    names.METRIC_RUN_DURATION: ("s", names.RUN_DURATION_BOUNDARIES, "How long a run took."),
+    names.METRIC_RUN_DURATION: ("s", names.RUN_DURATION_BOUNDARIES, "Duration of a run."),
 }
 _COUNTERS = {
     names.METRIC_TASK_RETRIES: ("{retry}", "Attempts after the first."),
     names.METRIC_ARTIFACT_IO: ("By", "Bytes of artifacts stored, before compression."),
-    names.METRIC_TELEMETRY_DROPPED: ("{record}", "Telemetry that was given up."),
+    names.METRIC_TELEMETRY_DROPPED: ("{record}", "Records that will not be exported."),
 }
-# Exception classes are the users' own: as a dimension only those that everybody has.
+# As a dimension only built-in exceptions and signals: users' own classes are unbounded.
 _BOUNDED_ERRORS = frozenset(
     {
         "AssertionError", "AttributeError", "ConnectionError", "FileNotFoundError", "ImportError", "IndexError",
@@ -65,7 +69,7 @@ class _Series:
         self.is_new = True
 
     def point(self) -> Dict[str, Any]:
-        """Dated by what was measured, not by when it is asked for, perhaps days later."""
+        """The data point, with the time of the measurements rather than the time of export, which may be days later."""
         self.is_new = False
         start = int(self.start)
         times = {"startTimeUnixNano": start, "timeUnixNano": max(self.end, start + 1)}
@@ -73,7 +77,7 @@ class _Series:
 
 
 class Metrics:
-    """Adds up the figures of one run."""
+    """Aggregates the measurements of one run."""
 
     def __init__(self, run: Run, resources: Resources) -> None:
         self._run = run
@@ -82,23 +86,23 @@ class Metrics:
         self._series: Dict[Tuple[Resource, str], Dict[FrozenSet[Tuple[str, Any]], _Series]] = {}
 
     def add_attempt(self, attempt: Attempt) -> None:
-        """Take in the figures of an attempt that is over.
+        """Add the measurements of an attempt that has ended.
 
         Raises:
-            Exception: it cannot be told in figures; then none of them counts.
+            Exception: one of them is invalid; then none is added.
         """
         if not attempt.is_cloned:  # it was counted where it ran
             resource = self._resources.of_step(attempt)
             self._add(resource, self._measurements(attempt), attempt.started_at, attempt.ended_at)
 
     def add_run(self) -> None:
-        """Take in the run's own figures; raises as `add_attempt` does."""
+        """Add the run's own measurements; raises like `add_attempt`."""
         start, end = self._run.started_at, self._run.ended_at
         measured = _Measurement(names.METRIC_RUN_DURATION, (end - start) / 1e9, {names.RUN_RESULT: self._run.result})
         self._add(self._resources.of_run_metrics(), [measured], start, end)
 
     def add_dropped(self, dropped: Dict[Tuple[str, str], int], at: int) -> None:
-        """Take in what was given up, by signal and reason."""
+        """Add the counts of dropped records, by signal and reason."""
         measured = [
             _Measurement(names.METRIC_TELEMETRY_DROPPED, count, {names.SIGNAL: signal, names.REASON: reason})
             for (signal, reason), count in dropped.items()
@@ -106,7 +110,7 @@ class Metrics:
         self._add(self._resources.of_run_metrics(), measured, self._run.started_at, at)
 
     def take(self) -> List[Record]:
-        """A record a metric and resource, of what was taken in since the last time."""
+        """One record for each metric and resource, with the measurements since the last call."""
         made: List[Record] = []
         for (resource, name), found in self._series.items():
             points = [series.point() for series in found.values() if series.is_new]
@@ -170,10 +174,10 @@ def _aggregation(name: str) -> Aggregation:
 
 
 def _check(measured: _Measurement) -> None:
-    """Refuse what a damaged journal may hold.
+    """Reject values that a damaged journal may contain.
 
     Raises:
-        ValueError: it is no figure.
+        ValueError: the value is not a valid number.
     """
     value = measured.value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

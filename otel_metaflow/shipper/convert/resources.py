@@ -1,4 +1,4 @@
-"""Of what records speak: the resources of runs, attempts and steps, and the spans that their log records belong to."""
+"""The resources of runs, attempts and steps, and the spans that their log records belong to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.telemetry import Resource
 
-# What is constant for a step, and few enough to be paid for as dimensions of a metric.
+# Constant for a step, and with few enough values for dimensions of a metric, which vendors bill.
 _ON_METRICS = (
     names.SERVICE_NAME,
     names.SERVICE_NAMESPACE,
@@ -23,16 +23,16 @@ _ON_METRICS = (
     names.PROJECT_NAME,
     names.BRANCH_NAME,
     names.COMPUTE_NAME,
-    # Splunk has a field for it. Where it is paid for, a collector takes it off, as it does the run's id.
+    # Splunk has a field for it; the collector removes it, like the run's id, where vendors bill it.
     names.HOST_NAME,
 )
 _SAMPLED = 1
-# The sources of so many attempts are kept, those that were asked for last: a run may have any number of attempts.
-_MOST_SOURCES = 1_000
+# How many of the most recently used sources are cached: a run may have any number of attempts.
+_MAX_SOURCES = 1_000
 
 
 class Source(NamedTuple):
-    """What all log records of an attempt, or of the launcher, have in common."""
+    """The common part of all log records of an attempt, or of the launcher."""
 
     resource: Resource
     trace_id: str
@@ -41,23 +41,23 @@ class Source(NamedTuple):
 
 
 class Resources:
-    """The resources of one run, made once each as long as they are in use."""
+    """The resources of one run, shared between records."""
 
     def __init__(self, run: Run, *, sampled: bool = True) -> None:
-        """`sampled` says whether the run's spans are sent, which its log records tell."""
+        """`sampled` is whether the run's spans are sent, for the flags of its log records."""
         self._run = run
         self._flags = _SAMPLED if sampled else 0
         self._sources: OrderedDict[Tuple[Optional[AttemptKey], bool], Source] = OrderedDict()
         self._on_metrics: Dict[Tuple[Any, ...], Resource] = {}  # of steps, which are few
 
     def source(self, attempt: Optional[Attempt]) -> Source:
-        """That of an attempt, or of the launcher where `attempt` is None."""
-        # What a task says of itself comes with its start; the launcher may have read lines of it before.
+        """The source of an attempt, or of the launcher if `attempt` is None."""
+        # A task's own facts come with its start record; the launcher may have read lines of it before.
         key = (None, True) if attempt is None else (attempt.key, attempt.start is not None)
         found = self._sources.get(key)
         if found is None:
             found = self._sources[key] = self._launcher_source() if attempt is None else self._attempt_source(attempt)
-            if len(self._sources) > _MOST_SOURCES:
+            if len(self._sources) > _MAX_SOURCES:
                 self._sources.popitem(last=False)
         else:
             self._sources.move_to_end(key)
@@ -122,7 +122,7 @@ def _resource(attributes: Dict[str, Any]) -> Resource:
 
 
 def _own_attributes(attempt: Attempt) -> Dict[str, Any]:
-    """What the user wrote in `@otel(attributes=...)`."""
+    """The attributes of `@otel(attributes=...)`."""
     found = (attempt.start or {}).get("attributes")
     return found if isinstance(found, dict) else {}
 

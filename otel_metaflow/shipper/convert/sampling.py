@@ -1,6 +1,6 @@
-"""Whether a run's trace is sent: decided from its trace id, so that every process decides alike.
+"""Decides whether a run's trace is sent, from its trace id, so that every process makes the same decision.
 
-OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG as the specification defines them, and as the SDK's samplers decide.
+OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG work as in the specification and the SDK.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.model.run import Run
 
-_LOW = 1 << 64  # of a trace id, the lower half decides
+_LOW = 1 << 64  # the lower half of a trace id is used
 
 
 def is_sampled(run: Run, environment: Settings) -> bool:
-    """Whether the spans of `run` are wanted, as far as its name alone decides."""
+    """Whether the spans of `run` are sampled."""
     name = environment.sampler
     start = run.start or {}
     if name.startswith("parentbased_") and run.traceparent is not None:
-        # The last two digits are flags, the lowest bit says that the caller's trace is sampled.
+        # The last two digits are flags; the lowest bit is set if the caller's trace is sampled.
         return bool(int(str(start["traceparent"])[-2:], 16) & 1)
     kind = name.rpartition("parentbased_")[2]
     if kind == "traceidratio":

@@ -1,4 +1,4 @@
-"""Spans, written once, when what they speak of is over."""
+"""Makes the spans of runs and attempts, once each, after their end."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ERROR = 2  # StatusCode
 _SAMPLED = 1
 _NANO = 1_000_000_000
 _MEBIBYTE = 1 << 20
-# So many of what a very wide join read from are linked; how many there are is an attribute.
-_MOST_LINKS = 100
-# A wait that is longer than this is a span of its own.
+# How many inputs of a wide join are linked; an attribute has their number.
+_MAX_LINKS = 100
+# Queueing for longer than this is a span of its own.
 _QUEUED = _NANO
 # https://opentelemetry.io/docs/specs/semconv/attributes-registry/cicd/
 _CICD_RESULTS = {"success", "failure", "error", "timeout", "cancellation", "skip"}
 
 
 class Spans:
-    """Makes the spans of one run; `home` is where the journals of the runs that it came from may be."""
+    """Makes the spans of one run; `home` may have the journals of the runs that it resumes or was triggered by."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Spans:
         self._failures: Optional[List[Optional[Attempt]]] = None
 
     def of_attempt(self, attempt: Attempt, *, run_is_over: bool) -> List[Record]:
-        """The span of an attempt that is over, and those of its parts."""
+        """The span of an attempt that has ended, and those of its parts."""
         run = self._run
         attributes = {
             **self._identity(attempt),
@@ -81,7 +81,7 @@ class Spans:
         return [Record(source.resource, _SCOPE, span), *self._parts(attempt, source.span_id)]
 
     def of_run(self) -> Record:
-        """The span of a run that is over: back-dated, because an open span is lost in a restart."""
+        """The span of a run that has ended, made afterwards because an open span would be lost in a restart."""
         run = self._run
         failed = run.result in ("failure", "error")
         origin = self._failure()
@@ -112,7 +112,7 @@ class Spans:
         return Record(self._resources.of_run(), _SCOPE, span)
 
     def _timed(self, name: str, span_id: str, kind: int, start: int, end: int) -> Span:
-        """What all spans have."""
+        """The fields of every span."""
         return {
             "traceId": self._run.trace_id,
             "spanId": span_id,
@@ -128,7 +128,7 @@ class Spans:
         return first is not None and attempt.key == first.key
 
     def _failure(self) -> Optional[Attempt]:
-        """The first failure of a run that is over; looked for once."""
+        """The first failure of a run that has ended; cached."""
         if self._failures is None:
             self._failures = [story.first_failure(self._run)]
         return self._failures[0]
@@ -149,7 +149,7 @@ class Spans:
         key = self._run.key
         run = self._run
         inputs = run.inputs_of(attempt) or attempt.inputs
-        for read in [one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one))][:_MOST_LINKS]:
+        for read in [one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one))][:_MAX_LINKS]:
             yield _link(run.trace_id, attempt_span_id(key, read), "input")
         before = story.previous(self._run, attempt)
         if before is not None:
@@ -180,12 +180,12 @@ class Spans:
         return _link(self._trace_id_of(key), run_span_id(key), kind, facts)
 
     def _trace_id_of(self, key: RunKey) -> str:
-        """The trace of another run, which its journals know better than its name if they are here."""
+        """The trace id of another run: from its journals if available, since it may continue a caller's trace."""
         folder = layout.run_folder(self._home, key)
         return load(self._home, folder).trace_id if folder.is_dir() else ids.trace_id(*key)
 
     def _saved(self) -> Optional[float]:
-        """How long the cloned tasks took in the run that is resumed, in seconds."""
+        """The duration of the cloned tasks in the resumed run, in seconds."""
         clones = [attempt.clone for attempt in self._run.attempts.values() if attempt.clone is not None]
         saved: List[int] = []
         for record in clones:
@@ -200,7 +200,7 @@ class Spans:
         return sum(saved) / _NANO if saved else None
 
     def _parts(self, attempt: Attempt, parent: str) -> Iterator[Record]:
-        """What an attempt's time went into, as far as the level of detail asks for it."""
+        """Spans for the parts of an attempt, depending on the level of detail."""
         queued = story.queue_time(self._run, attempt)
         if queued is not None and queued > _QUEUED and attempt.launch is not None:
             launched = int(attempt.launch["timeUnixNano"])
@@ -226,12 +226,12 @@ class Spans:
         return Record(self._resources.of_attempt(attempt), _SCOPE, span)
 
     def _status(self, error: Optional[str]) -> Status:
-        """Unset on success: by the conventions OK is for those who know better than the instrumentation."""
+        """Unset on success: by the conventions OK is reserved for the application."""
         return {} if error is None else {"code": _ERROR, "message": self._redaction.text(error)}
 
 
 def run_counts(run: Run) -> Dict[str, Any]:
-    """How many tasks and attempts the run had."""
+    """The numbers of tasks and attempts of the run, as attributes."""
     attempts = list(run.attempts.values())
     return {
         names.RUN_TASK_COUNT: len({attempt.key[:2] for attempt in attempts}),
@@ -263,7 +263,7 @@ def _outcome(run: Run, attempt: Attempt, *, run_is_over: bool) -> Dict[str, Any]
 
 
 def _place(attempt: Attempt, step: Dict[str, Any]) -> Dict[str, Any]:
-    """Where in the flow's graph the attempt stands, and its code in the source."""
+    """The position of the attempt in the flow's graph, and of its step in the source code."""
     start, end = attempt.start or {}, attempt.end or {}
     frames = start.get("foreach") or []
     node, count = end.get("parallel") or (None, None)
@@ -283,7 +283,7 @@ def _place(attempt: Attempt, step: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _times(run: Run, attempt: Attempt) -> Dict[str, Any]:
-    """What came one after another: waiting, starting, loading, user code, storing; in seconds, never negative."""
+    """The durations of its parts: queued, startup, load, user code, persist; in seconds, never negative."""
     launch, start, end = attempt.launch or {}, attempt.start or {}, attempt.end or {}
     queued = story.queue_time(run, attempt)
     return {
@@ -300,7 +300,7 @@ def _between(before: Optional[int], after: Optional[int]) -> Optional[float]:
 
 
 def _use(attempt: Attempt, step: Dict[str, Any], sampled_peak: int) -> Dict[str, Any]:
-    """What the attempt used, and what it had requested."""
+    """The usage of the attempt and its requested resources."""
     requested = step.get("requested") or {}
     artifacts = (attempt.end or {}).get("artifacts") or {}
     return {

@@ -1,7 +1,7 @@
-"""What user code said through OpenTelemetry, from the journals to plain records: spans and metrics.
+"""Converts spans and metrics of user code from the journals.
 
-The journal has them as OTLP does, so they pass through: secrets are masked, values made fit. Log records of user code
-go the way of all log records (model/attempt_logs.py, convert/logs.py).
+The journal has them in OTLP's form already: only secrets are masked and values converted. Log records of user code are
+converted with all other log records (model/attempt_logs.py, convert/logs.py).
 """
 
 from __future__ import annotations

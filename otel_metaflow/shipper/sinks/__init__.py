@@ -1,1 +1,1 @@
-"""How records leave: the official OTLP exporters, files."""
+"""Export telemetry: through the official OTLP exporters, or OTLP over HTTP by the standard library."""

@@ -1,4 +1,4 @@
-"""What an endpoint answered to a batch, and what follows from it.
+"""The answer of an endpoint to a batch, and what to do about it.
 
 By the OTLP specification (https://opentelemetry.io/docs/specs/otlp/#failures), with two additions: an
 answer that is no OTLP answer at all (a redirect, a login page) is a refusal, not a success; and an
@@ -21,20 +21,20 @@ class Verdict(Enum):
 
     DELIVERED = "delivered"
     RETRY = "retry"  # the same again, later
-    SPLIT = "split"  # the data is to blame: halve it until the bad record is alone
-    REFUSED = "refused"  # nothing we send will be taken until somebody changes something
-    UNFIT = "unfit"  # the endpoint was not asked, for a record among them cannot be encoded: halve it likewise
+    SPLIT = "split"  # the data was rejected: halve it until the bad record is isolated
+    REFUSED = "refused"  # nothing will be accepted until the configuration is changed
+    UNFIT = "unfit"  # not sent, because a record cannot be encoded: halve it as well
 
 
 class Answer(NamedTuple):
-    """One answer; `reason` is for people and names what to look at."""
+    """One answer; `reason` is for messages and names what to check."""
 
     verdict: Verdict
     reason: str = ""
     wait: Optional[float] = None
     rejected: int = 0
     is_late: bool = False
-    """No answer came in time: the request may have been too large for so slow an endpoint."""
+    """There was no answer in time: the request may have been too large for a slow endpoint."""
 
 
 DELIVERED = Answer(Verdict.DELIVERED)
@@ -44,10 +44,10 @@ class Exporter(Protocol):
     """Sends records of one signal: spans, log records or metrics; never raises."""
 
     def __call__(self, records: Sequence[Record]) -> Answer:
-        """Send `records` and return what became of them."""
+        """Send `records` and return the answer."""
 
 
-# What keeps a request from being answered.
+# Reasons why a request is not answered.
 TLS_FAILED = "TLS failed, check OTEL_EXPORTER_OTLP_CERTIFICATE"
 UNRESOLVED = "cannot be resolved, check OTEL_EXPORTER_OTLP_ENDPOINT"
 NO_PROXY = "cannot be reached through the proxy, check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
@@ -59,19 +59,19 @@ UNREACHABLE = "cannot be reached"
 
 
 def unfit(error: Exception) -> Answer:
-    """What follows from an error of our own making, or of the encoder's, before the endpoint was asked."""
+    """The answer for an error while encoding, before anything was sent."""
     return Answer(Verdict.UNFIT, f"{type(error).__name__}: {error}"[:300])
 
 
 def unaskable(error: BaseException) -> Answer:
-    """What follows from a request that cannot be made at all, whatever its records are."""
-    # Not its text: it quotes the header, which may be a key.
+    """The answer for a request that cannot be made, whatever its records are."""
+    # Without the error's text, which quotes the header and so may have a key.
     what = type(error).__name__
     return Answer(Verdict.REFUSED, f"rejected by the exporter ({what}); check OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT")
 
 
 def partial(rejected: int, message: str) -> Answer:
-    """Delivered, but for so many records that the endpoint rejected."""
+    """Delivered, except for the records that the endpoint rejected."""
     return Answer(Verdict.DELIVERED, message[:300], rejected=max(0, rejected))
 
 
@@ -88,7 +88,7 @@ _ADVICE = {
 
 
 def from_http(status: int, content_type: str, retry_after: Optional[str], reason: str) -> Answer:
-    """The answer that an HTTP response is."""
+    """The answer for an HTTP response."""
     if 200 <= status < 300:  # noqa: PLR2004 - HTTP
         if content_type.startswith("text/html"):
             return Answer(
@@ -106,7 +106,7 @@ def from_http(status: int, content_type: str, retry_after: Optional[str], reason
 
 
 def _seconds(retry_after: Optional[str]) -> Optional[float]:
-    """Retry-After, which is a number of seconds or a date (RFC 9110)."""
+    """The seconds of Retry-After, which is a number or a date (RFC 9110)."""
     if retry_after is None:
         return None
     try:
@@ -128,7 +128,7 @@ _GRPC_ADVICE = {
 }
 
 
-# What gRPC says of a connection that was not made, in the words that are used of HTTP.
+# gRPC's messages about failed connections, and ours.
 _GRPC_TROUBLES = (
     ("handshake failed", TLS_FAILED),
     ("errors resolving", UNRESOLVED),
@@ -138,12 +138,12 @@ _GRPC_TROUBLES = (
 
 
 def from_grpc(code: str, details: str, wait: Optional[float]) -> Answer:
-    """The answer that a gRPC status is."""
+    """The answer for a gRPC status."""
     said = f"answered {code} {details}".strip()[:300]
     if code == "UNAVAILABLE":
         said = next((words for part, words in _GRPC_TROUBLES if part in details), said)
     if code == "RESOURCE_EXHAUSTED":
-        # Without RetryInfo it may be the message that is too large, and then waiting changes nothing.
+        # Without RetryInfo the message may be too large, and then retrying is useless.
         too_large = wait is None and "larger than max" in details
         return Answer(Verdict.SPLIT, said) if too_large else Answer(Verdict.RETRY, said, wait=wait)
     if code in _GRPC_RETRYABLE:

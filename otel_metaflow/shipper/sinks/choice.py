@@ -1,4 +1,4 @@
-"""Which sink sends a signal: the official exporters where they can be imported, else that of the standard library."""
+"""Chooses the exporter of a signal: the official one if it can be imported, else that of the standard library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build(destination: Destination) -> Exporter:
 
 
 def _is_official(destination: Destination) -> bool:
-    """Whether its official exporter can be imported; where it is not installed, nothing else is imported either."""
+    """Whether its official exporter can be imported; if it is not installed, nothing else is imported either."""
     try:
         if importlib.util.find_spec(_EXPORTERS[destination.protocol]) is None:
             return False

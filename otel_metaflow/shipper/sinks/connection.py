@@ -1,4 +1,4 @@
-"""A kept-alive HTTP/1.1 connection to an endpoint, direct or through a proxy, whose every request ends in time."""
+"""A kept-alive HTTP/1.1 connection to an endpoint, direct or through a proxy, with a deadline for each request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, quote, unquote
 from otel_metaflow.shipper.sinks import answers
 from otel_metaflow.shipper.sinks.proxies import proxy_of
 
-# So much of an answer is read; an OTLP answer is some bytes, a proxy's page some thousand.
+# How much of a response is read; an OTLP response has a few bytes, a proxy's page a few thousand.
 _MOST = 1 << 16
 _PORTS = {"http": 80, "https": 443}
 # As requests has them: what a header may be, and what a URL may hold as it is.
@@ -27,7 +27,7 @@ _SAFE = "!#$%&'()*+,/:;=?@[]~"
 
 
 class Response(NamedTuple):
-    """What an endpoint answered."""
+    """The response of an endpoint."""
 
     status: int
     reason: str
@@ -45,14 +45,14 @@ class UnansweredError(Exception):
 
 
 class Trust(NamedTuple):
-    """Files in PEM format: whom the endpoint's certificate must come from, and who we are; empty for the default."""
+    """PEM files: the CA of the endpoint's certificate, and the client's certificate and key; empty for the default."""
 
     authorities: str = ""
     certificate: str = ""
     key: str = ""
 
     def context(self) -> ssl.SSLContext:
-        """Made anew for each connection, for certificates are renewed.
+        """Created anew for each connection, because certificates are renewed.
 
         Raises:
             OSError: a file cannot be read, or holds no certificate (SSLError).
@@ -66,14 +66,14 @@ class Trust(NamedTuple):
 
 
 class _Stream:
-    """A socket of which every use ends by a deadline: to a byte a second no timeout of a socket's own ever comes."""
+    """A socket whose operations end by a deadline: with one byte per second, a socket's own timeout never expires."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._socket = sock
         self.deadline = deadline
 
     def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on."""
+        """Use TLS from now on."""
         self._limit()
         self._socket = context.wrap_socket(self._socket, server_hostname=host)
 
@@ -92,7 +92,7 @@ class _Stream:
         return io.BufferedReader(_Reader(self))
 
     def is_quiet(self) -> bool:
-        """Whether nothing is to be read: neither the end of the connection nor what nobody asked for."""
+        """Whether there is nothing to read: neither the end of the connection nor unexpected data."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)
@@ -229,7 +229,7 @@ class Connection:
 
 
 def _connected(url: SplitResult, deadline: float) -> _Stream:
-    """A connection to the first of a host's addresses that takes one."""
+    """A connection to the first of a host's addresses that accepts one."""
     try:
         found = socket.getaddrinfo(url.hostname, _port(url), type=socket.SOCK_STREAM)
     except OSError as error:
@@ -276,7 +276,7 @@ def _read(stream: _Stream) -> Tuple[Response, bool]:
 
 
 def _unanswered(error: BaseException) -> BaseException:
-    """What an error of a socket or of HTTP is in the words of answers.py; any other is itself."""
+    """The reason of answers.py for an error of a socket or of HTTP; any other error as it is."""
     if isinstance(error, socket.timeout):
         return UnansweredError(answers.LATE, is_late=True)
     if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""The official OTLP exporters of the SDK's, each with a witness of what the endpoint really answered.
+"""The official OTLP exporters, wrapped so that the endpoint's actual answer is known.
 
 An exporter's `export` says only success or failure, retries by itself for ten seconds and takes a
 redirect for a success. The delivery needs to know more: what to retry, when, and what never to send
@@ -44,7 +44,7 @@ class _WatchedSession(requests.Session):
         """Send a request and end the export if the answer is anything but a success."""
         kwargs["allow_redirects"] = False
         if self.verify is not True:
-            # Said twice, or REQUESTS_CA_BUNDLE would win over OTEL_EXPORTER_OTLP_CERTIFICATE.
+            # Passed again, or REQUESTS_CA_BUNDLE would take precedence over OTEL_EXPORTER_OTLP_CERTIFICATE.
             kwargs["verify"] = self.verify
         try:
             response = super().request(*args, **kwargs)
@@ -107,7 +107,7 @@ class _GrpcExporter:
     def __init__(self, destination: Destination) -> None:
         self._convert = sdk_objects.OF[destination.signal]
         self._exporter = exporter_class(destination)()
-        # No public seam: the exporter makes its channel itself. tests/test_exporters.py guards the name.
+        # There is no public way: the exporter creates its channel itself. tests/test_exporters.py checks the name.
         self._stub = _WatchedStub(self._exporter._client, _rejection)  # noqa: SLF001
         self._exporter._client = self._stub  # noqa: SLF001
 
@@ -158,7 +158,7 @@ def _partial_success(signal: str) -> Callable[[bytes], Answer]:
 
 
 def _rejection(response: Any) -> Answer:
-    """Delivered, with the number of records that the endpoint says it rejected."""
+    """Delivered, with the number of records that the endpoint rejected."""
     partial = response.partial_success
     rejected = sum(value for field, value in partial.ListFields() if field.name.startswith("rejected"))
     return answers.partial(rejected, partial.error_message)
@@ -197,7 +197,7 @@ def _unanswered(error: Exception) -> Answer:
 
 
 def _trouble(error: BaseException) -> str:
-    """What kept a request from being answered, in words."""
+    """Why a request was not answered."""
     names: list[str] = []
     seen: Optional[BaseException] = error
     while seen is not None:

@@ -1,4 +1,4 @@
-"""OTLP http/protobuf by the standard library alone: for where the official exporters cannot be, as in a container.
+"""OTLP http/protobuf by the standard library alone, where the official exporters are not installed, as in a container.
 
 Configured by the same variables, each with the meaning that opentelemetry-exporter-otlp-proto-http gives it, and with
 the same answers for what an endpoint does. Two things are different: a request ends after OTEL_EXPORTER_OTLP_TIMEOUT

@@ -1,4 +1,4 @@
-"""Plain records as the bytes of an OTLP request, by the standard library alone.
+"""Encodes plain records as an OTLP request, by the standard library alone.
 
 Where no library can be: in a user's container, whose image has neither the SDK nor protobuf. The tables below are those
 of opentelemetry-proto 1.x (https://github.com/open-telemetry/opentelemetry-proto), each message in the order of its
@@ -19,7 +19,7 @@ from otel_metaflow.shipper.telemetry import Record, Resource, Scope
 Encode = Callable[[Any], bytes]
 Fields = Tuple[Tuple[str, Encode], ...]
 
-# So many results are remembered of a kind, none longer than so many bytes; then they are found out anew.
+# How many results of a kind are cached, and their maximum size in bytes.
 _MOST, _LONGEST = 1024, 4096
 # Resources hold on to their attributes.
 _MOST_RESOURCES = 64
@@ -33,7 +33,7 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 class _Memo(Dict[Any, bytes]):
-    """The results of a function for the arguments of late, looked up as fast as a dictionary is."""
+    """A cache of a function's results for recent arguments, as fast as a dictionary."""
 
     def __init__(self, make: Encode, most: int = _MOST) -> None:
         super().__init__()
@@ -439,11 +439,11 @@ def encode(signal: str, records: Iterable[Record]) -> bytes:
     return b"".join(request)
 
 
-# What is answered: ExportLogsServiceResponse and its two sisters
+# Responses: ExportLogsServiceResponse and those of traces and metrics
 
 
 def partial_success(response: bytes) -> Tuple[int, str]:
-    """The number of records that an endpoint rejected, and why; none where its answer cannot be read."""
+    """The number of records that an endpoint rejected, and why; 0 if its response cannot be read."""
     rejected, message = 0, ""
     try:
         for number, part in _read_fields(response):

@@ -1,4 +1,4 @@
-"""Which proxy leads to an endpoint: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, read as requests reads them."""
+"""Finds the proxy of an endpoint: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, as used by requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def proxy_of(url: SplitResult, environ: Mapping[str, str]) -> Optional[SplitResu
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:
-    """Lower case wins, also where it is empty."""
+    """Lower case takes precedence, even if it is empty."""
     return environ[name] if name in environ else environ.get(name.upper(), "")
 
 

@@ -1,4 +1,4 @@
-"""Plain records as the objects of the SDK, which its official exporters take.
+"""Converts plain records to objects of the SDK, for its official exporters.
 
 What the records of a batch have in common, resources, scopes and contexts, is made once a batch: the encoders group
 records by them.
@@ -94,7 +94,7 @@ class _Resource(Resource):
 
 @lru_cache(maxsize=1)
 def _sdk() -> Mapping[str, Any]:
-    """What the SDK says of itself; asked once, for it starts threads to find out."""
+    """The SDK's own resource attributes; cached, because detecting them starts threads."""
     found = Resource.create({}).attributes
     return {name: value for name, value in found.items() if name.startswith("telemetry.sdk.")}
 
