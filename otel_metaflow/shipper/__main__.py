@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import sys
@@ -43,8 +42,6 @@ def main(folder: Path, attempt: str = "") -> None:
     # Ctrl-C is meant for the run, and the terminal may be closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Signal workers report failures better than the exporters' own log messages.
-    logging.getLogger().addHandler(logging.NullHandler())
     if attempt:
         _ship_attempt(folder, attempt)
         return

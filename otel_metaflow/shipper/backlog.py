@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import traceback
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
@@ -42,6 +41,8 @@ def ship_guarded(environment: Settings, folder: Path, **how: Any) -> bool:
     try:
         return ship(environment, folder, **how)
     except Exception:  # noqa: BLE001 - whatever it is, it concerns this run only
+        import traceback
+
         traceback.print_exc()
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from typing import Any, Dict, Optional, Tuple
@@ -93,7 +92,7 @@ class LogRecords:
         event = _event_name(attributes) if extra else ""
         if event:
             made["eventName"] = event
-        made["severityNumber"] = _severity(record.get("severityNumber", logging.INFO))
+        made["severityNumber"] = _severity(record.get("severityNumber", _INFO))
         made["severityText"] = _LEVELS.get(level, level)
         return Record(source.resource, user_telemetry.named_scope(str(record.get("logger", "root"))), made)
 
@@ -160,15 +159,17 @@ def _event_name(attributes: Dict[str, Any]) -> str:
     return found[0] if found else ""
 
 
+# Levels of logging, which is not imported for them.
+_DEBUG, _INFO, _CRITICAL = 10, 20, 50
 # OpenTelemetry's names of levels, where they differ from logging's.
 _LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
 def _severity(level: int) -> int:
     """OTLP's severity number for a level of logging: every ten levels map to four numbers."""
-    if level < logging.DEBUG:
+    if level < _DEBUG:
         return 0
-    tens, ones = divmod(min(level, logging.CRITICAL + 3), 10)
+    tens, ones = divmod(min(level, _CRITICAL + 3), 10)
     return 4 * tens + 1 + min(ones, 3)
 
 

@@ -8,6 +8,7 @@ again. So the transport under the exporter is watched, and its first answer ends
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any, Callable, Optional, Sequence
 
 import requests
@@ -128,6 +129,9 @@ def build(destination: Destination) -> Exporter:
     Raises:
         Exception: the exporter does not accept a variable's value; its message names it.
     """
+    root = logging.getLogger()
+    if not root.handlers:  # a signal worker reports failures better than the exporters' own log messages
+        root.addHandler(logging.NullHandler())
     return _GrpcExporter(destination) if destination.protocol == "grpc" else _HttpExporter(destination)
 
 
