@@ -44,13 +44,13 @@ class Events:
         self._usage_sampler = usage_sampler
 
     def of_attempt(self, attempt: Attempt, is_new: Callable[[Subject, str], bool], *, is_over: bool) -> Iterator[Event]:
-        """What can be said of an attempt now and was not; `is_over` when nothing more will be heard of it."""
+        """The events of an attempt that are new; `is_over` when there will be no more records of it."""
         for event in self._known_of(attempt, is_over=is_over):
             if is_new(attempt.key, event.name):
                 yield event
 
     def of_run(self, is_new: Callable[[Subject, str], bool], *, is_over: bool) -> Iterator[Event]:
-        """The same of the run."""
+        """The events of the run that are new."""
         for event in self._known_of_run(is_over=is_over):
             if is_new(None, event.name):
                 yield event
@@ -117,7 +117,7 @@ class Events:
             lambda: self._of_attempt(
                 attempt,
                 names.EVENT_TASK_HEARTBEAT,
-                f"attempt runs for {elapsed} s",
+                f"attempt has been running for {elapsed} s",
                 now,
                 more=facts,
                 number=str(number),

@@ -106,11 +106,11 @@ class Resources:
         return Source(_resource(made), self._run.trace_id, span_id, self._flags)
 
     def _facts(self, attempt: Optional[Attempt]) -> Dict[str, Any]:
-        """What the attempt says of itself; most say nothing and are as their launcher, in whose words they are told."""
+        """The attempt's own resource attributes, or else the launcher's, which apply to most attempts."""
         own = (attempt.start if attempt is not None else None) or {}
-        told = {**self._run.resource, **(own.get("resource") or (self._run.start or {}).get("resource") or {})}
+        recorded = {**self._run.resource, **(own.get("resource") or (self._run.start or {}).get("resource") or {})}
         key = self._run.key
-        facts: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **told}
+        facts: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **recorded}
         facts.update({names.FLOW_NAME: key.flow, names.RUN_ID: key.run})
         if attempt is not None:
             facts.update(_own_attributes(attempt))

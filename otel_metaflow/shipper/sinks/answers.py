@@ -96,13 +96,13 @@ def from_http(status: int, content_type: str, retry_after: Optional[str], reason
                 "answered with a web page, so it is not an OTLP endpoint; check OTEL_EXPORTER_OTLP_ENDPOINT",
             )
         return DELIVERED
-    said = f"answered {status} {reason}".strip()
+    reason = f"answered {status} {reason}".strip()
     if status in _RETRYABLE:
-        return Answer(Verdict.RETRY, said, wait=_seconds(retry_after))
+        return Answer(Verdict.RETRY, reason, wait=_seconds(retry_after))
     if status in _ABOUT_DATA:
-        return Answer(Verdict.SPLIT, said)
+        return Answer(Verdict.SPLIT, reason)
     advice = _ADVICE.get(status, "check OTEL_EXPORTER_OTLP_ENDPOINT")
-    return Answer(Verdict.REFUSED, f"{said}; {advice}")
+    return Answer(Verdict.REFUSED, f"{reason}; {advice}")
 
 
 def _seconds(retry_after: Optional[str]) -> Optional[float]:
@@ -139,15 +139,15 @@ _GRPC_TROUBLES = (
 
 def from_grpc(code: str, details: str, wait: Optional[float]) -> Answer:
     """The answer for a gRPC status."""
-    said = f"answered {code} {details}".strip()[:300]
+    reason = f"answered {code} {details}".strip()[:300]
     if code == "UNAVAILABLE":
-        said = next((words for part, words in _GRPC_TROUBLES if part in details), said)
+        reason = next((words for part, words in _GRPC_TROUBLES if part in details), reason)
     if code == "RESOURCE_EXHAUSTED":
         # Without RetryInfo the message may be too large, and then retrying is useless.
         too_large = wait is None and "larger than max" in details
-        return Answer(Verdict.SPLIT, said) if too_large else Answer(Verdict.RETRY, said, wait=wait)
+        return Answer(Verdict.SPLIT, reason) if too_large else Answer(Verdict.RETRY, reason, wait=wait)
     if code in _GRPC_RETRYABLE:
-        return Answer(Verdict.RETRY, said, wait=wait, is_late=code == "DEADLINE_EXCEEDED")
+        return Answer(Verdict.RETRY, reason, wait=wait, is_late=code == "DEADLINE_EXCEEDED")
     if code in _GRPC_ABOUT_DATA:
-        return Answer(Verdict.SPLIT, said)
-    return Answer(Verdict.REFUSED, f"{said}; {_GRPC_ADVICE.get(code, 'check OTEL_EXPORTER_OTLP_ENDPOINT')}")
+        return Answer(Verdict.SPLIT, reason)
+    return Answer(Verdict.REFUSED, f"{reason}; {_GRPC_ADVICE.get(code, 'check OTEL_EXPORTER_OTLP_ENDPOINT')}")
