@@ -35,7 +35,7 @@ _CHUNK = 1 << 18  # characters of log lines that are decompressed together
 _MAX_SPANS = 20_000  # of user code
 _MAX_LENGTH = 20_000  # characters of a line
 _LAUNCHER = "launcher"
-_SCRIPTS = ("graph.js", "log_text.js", "page.js")  # one script, in this order
+_SCRIPTS = ("graph.js", "dom.js", "virtual_list.js", "header.js", "log_text.js", "page.js")  # one script, in this order
 
 
 class Part(NamedTuple):

@@ -1,187 +1,9 @@
-// Data of the run is inserted as text, by textContent, never as markup.
-
-const ROW = 27, TALL_ROW = 66, TALLEST_ROW = 84, LONG = 34, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MOST_PRINTED = 2000, MOST_LINES_PRINTED = 200;
+const ROW = 27, TALL_ROW = 66, TALLEST_ROW = 84, LONG = 34, LINE = 19, SPARE = 12, MANY = 60, FEW = 12, ROWS = 24, MAX_ROWS_PRINTED = 2000, MAX_LINES_PRINTED = 200;
 const SLOTS = 100, NODE = 58, LANE = 26, DOWN = 74, FULL = 22;
 const LEVELS = ["", "debug", "info", "warning", "error"];
 const ORDER = new Intl.Collator("en", { numeric: true });
 const LAUNCHER = "launcher";
 const NARROW = window.matchMedia("screen and (max-width: 900px)");  // as page.css has it
-
-const $ = (id) => document.getElementById(id);
-
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-function drawn(tag, attributes, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-function button(text, act, className = "link") {
-  const node = make("button", className, text);
-  node.type = "button";
-  node.addEventListener("click", act);
-  return node;
-}
-
-async function unpack(block) {
-  const bytes = Uint8Array.from(atob(block.textContent), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
-}
-
-// Figures as people read them.
-
-function seconds(value) {
-  if (value === undefined) return "";
-  if (value < 60) return `${value.toFixed(2)}s`;
-  const whole = Math.round(value), hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
-  const two = (number) => String(number).padStart(2, "0");
-  return hours ? `${hours}h${two(minutes)}m` : `${minutes}m${two(whole % 60)}s`;
-}
-
-function bytes(count) {
-  for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
-    if (count >= size) return `${(count / size).toFixed(count >= 10 * size ? 0 : 1)} ${unit}`;
-  }
-  return count ? `${count} B` : "";
-}
-
-const clock = (nano) => new Date(nano / 1e6).toLocaleString();
-
-function exactly(milliseconds) {
-  const date = new Date(milliseconds);
-  return Number.isNaN(date.getTime()) ? "" : date.toISOString();  // a damaged journal may hold any time
-}
-
-const figure = (count) => count.toLocaleString("en").replaceAll(",", " ");
-const many = (count, noun) => `${figure(count)} ${noun}${count === 1 ? "" : "s"}`;
-
-// A long list of which only what is in sight is in the document.
-
-class Window {
-  constructor(node, height, draw) {
-    this.node = node;
-    this.height = height;
-    this.draw = draw;
-    this.items = [];
-    this.printed = null;
-    this.spacer = make("div", "spacer");
-    node.append(this.spacer);
-    this.shown = new Map();
-    node.addEventListener("scroll", () => this.render(), { passive: true });
-    new ResizeObserver(() => this.render()).observe(node);
-  }
-
-  show(items) {
-    this.items = items;
-    this.spacer.style.height = `${items.length * this.height}px`;
-    this.clear();
-    this.render();
-  }
-
-  clear() {
-    for (const node of this.shown.values()) node.remove();
-    this.shown.clear();
-  }
-
-  render() {
-    const [first, last] = this.printed || this.inSight();
-    for (const [index, node] of this.shown) {
-      if (index < first || index >= last) {
-        node.remove();
-        this.shown.delete(index);
-      }
-    }
-    for (let index = first; index < last; index++) {
-      if (this.shown.has(index)) continue;
-      const node = this.draw(this.items[index], index);
-      node.style.top = `${index * this.height}px`;
-      this.shown.set(index, node);
-      this.node.append(node);
-    }
-  }
-
-  inSight() {
-    const first = Math.max(0, Math.floor(this.node.scrollTop / this.height) - SPARE);
-    return [first, Math.min(this.items.length, first + Math.ceil(this.node.clientHeight / this.height) + 2 * SPARE)];
-  }
-
-  reveal(index) {
-    const top = index * this.height, below = top + this.height - this.node.clientHeight;
-    if (this.node.scrollTop > top) this.node.scrollTop = top;
-    if (this.node.scrollTop < below) this.node.scrollTop = below;
-    this.render();
-  }
-
-  // On paper: from the first to before the last of a range, below each other as the style has them; none to go back.
-  print(range) {
-    this.printed = range;
-    this.clear();
-    this.render();
-  }
-}
-
-// The head of the page.
-
-function drawHeader(run) {
-  const resource = run.resource || {};
-  const facts = [
-    ["took", seconds(run.durationSeconds)],
-    ["started", clock(run.startTimeUnixNano)],
-    ["by", resource["user.name"]],
-    ["on", [resource["host.name"], resource["metaflow.orchestrator.name"]].filter(Boolean).join(", ")],
-    ["environment", resource["deployment.environment.name"]],
-    ["code version", resource["service.version"]],
-    ["project", [resource["metaflow.project.name"], resource["metaflow.branch.name"]].filter(Boolean).join(" / ")],
-    ["Metaflow", resource["metaflow.version"]],
-    ["Python", resource["process.runtime.version"]],
-    ["resumes", run.origin],
-    ["triggered by", (run.triggers || []).join(", ")],
-  ];
-  const about = make("dl", "about");
-  for (const [name, value] of facts) {
-    if (value) about.append(make("div", "", make("dt", "", name), make("dd", "", String(value))));
-  }
-  about.append(make("div", "", make("dt", "", "trace"), make("dd", "", traceLink(run))));
-  const theme = button("dark / light", toggleTheme, "theme");
-  theme.title = "t";
-  $("header").append(
-    make("div", "top", make("h1", "", run.flow, make("small", "", ` / ${run.run}`)), pill(run.state), make("span", "end", theme)),
-    about,
-  );
-  if (run.state === "running") {
-    const at = clock(run.drawnTimeUnixNano);
-    $("header").append(make("p", "note", `Still running; shown as of ${at}.`));
-  }
-  $("footer").append(`Drawn ${clock(run.drawnTimeUnixNano)} by otel-metaflow ${run.version}. Keys: arrows and Enter among the `
-    + "attempts, f first failed attempt, / search the log, w wrap its lines, t dark or light.");
-}
-
-function traceLink(run) {
-  if (!run.traceUrl || !/^https?:\/\//.test(run.traceUrl)) return run.traceId;
-  const link = make("a", "", run.traceId);
-  link.href = run.traceUrl;
-  link.rel = "noopener noreferrer";
-  link.target = "_blank";
-  return link;
-}
-
-const pill = (state) => make("span", `pill ${state}`, state);
-
-function setTheme(isDark) {
-  document.documentElement.dataset.theme = isDark ? "dark" : "light";
-}
-
-function toggleTheme() {
-  setTheme(document.documentElement.dataset.theme !== "dark");
-}
 
 // The page, once its data is unpacked.
 
@@ -204,8 +26,8 @@ class Page {
     this.open = new Set();
     this.active = 0;
     this.chosen = null;
-    this.rows = new Window($("rows"), this.rowHeight(), (item, index) => this.drawRow(item, index));
-    this.log = new Window($("log"), LINE, (item) => this.drawLine(item));
+    this.rows = new VirtualList($("rows"), this.rowHeight(), (item, index) => this.drawRow(item, index));
+    this.log = new VirtualList($("log"), LINE, (item) => this.drawLine(item));
     this.records = [];
   }
 
@@ -416,11 +238,11 @@ class Page {
       }
       if (isBad(one)) failed.add(Math.min(last, Math.floor(to)));
     }
-    const most = Math.max(...counts, Number.MIN_VALUE);
+    const peak = Math.max(...counts, Number.MIN_VALUE);
     const box = (index, high) => `M ${index} ${1 - high} h 1 V 1 h -1 Z`;
     const svg = drawn("svg", { viewBox: `0 0 ${SLOTS} 1`, preserveAspectRatio: "none", "aria-hidden": "true" });
-    svg.append(drawn("path", { d: counts.map((each, index) => box(index, each / most)).join("") }));
-    svg.append(drawn("path", { class: "failed", d: [...failed].map((index) => box(index, Math.max(0.3, counts[index] / most))).join("") }));
+    svg.append(drawn("path", { d: counts.map((each, index) => box(index, each / peak)).join("") }));
+    svg.append(drawn("path", { class: "failed", d: [...failed].map((index) => box(index, Math.max(0.3, counts[index] / peak))).join("") }));
     svg.append(drawn("title", {}, `at most ${figure(this.atOnce(members))} at once`));
     return svg;
   }
@@ -720,8 +542,8 @@ class Page {
     $("rows").addEventListener("mouseleave", () => this.showLinks({}));
     window.addEventListener("beforeprint", () => {
       const count = this.log.items.length;
-      this.rows.print([0, Math.min(this.rows.items.length, MOST_PRINTED)]);
-      this.log.print([Math.max(0, count - MOST_LINES_PRINTED), count]);
+      this.rows.print([0, Math.min(this.rows.items.length, MAX_ROWS_PRINTED)]);
+      this.log.print([Math.max(0, count - MAX_LINES_PRINTED), count]);
     });
     window.addEventListener("afterprint", () => {
       this.rows.print(null);
