@@ -78,7 +78,7 @@ coverage: $(STAMP) collector vendors ## which lines the tests reach, in their su
 	$(BIN)/coverage report
 
 .PHONY: bench
-bench: $(STAMP) collector ## what telemetry costs a run: docs/wall-times.md, in half an hour
+bench: $(STAMP) collector ## what telemetry costs a run: docs/wall-times.md, in two hours
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python bench
 

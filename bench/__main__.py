@@ -1,6 +1,6 @@
 """Measures what telemetry costs, prints the tables of docs/wall-times.md and draws docs/wall-times.svg.
 
-make bench                                       # everything, half an hour
+make bench                                       # everything, two hours
 python bench --only tasks --flow linear5 --rounds 5
 """
 
@@ -66,10 +66,10 @@ def main(only: tuple[str, ...], flows: tuple[str, ...], rounds: int | None) -> N
         if "imports" in parts:
             tables["Importing Metaflow"] = imports(installed, rounds or 30)
         if "tasks" in parts:
-            title = "A task that does nothing: ms a task, median (lower quartile) of interleaved rounds"
+            title = "A task that does nothing: ms a task, median (quartiles) of interleaved rounds"
             tables[title], plotted = tasks.compare(installed, reached, flows or list(tasks.WORKS), rounds)
         if "lines" in parts:
-            tables["A busy loop, endpoint up"] = lines.busy(installed, reached, 100_000, rounds or 5)
+            tables["A busy loop, endpoint up"] = lines.busy(installed, reached, 100_000, rounds or 30)
         if "million" in parts:
             tables["A very busy loop"] = lines.busy(installed, reached, 1_000_000, 1)
     if "story" in parts:

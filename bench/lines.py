@@ -51,15 +51,17 @@ def busy(installed: dict[str, Environment], urls: dict[str, str], count: int, ro
     """Loops of `count` lines each, against the same loops without telemetry."""
     url, telemetry = urls["up"], urls["collector's metrics"]
     table = Table()
-    for column in ("100,000 lines by" if count == 100_000 else f"{count:,} lines by", "loop, plain", "loop, ratio"):
+    what = "100,000 lines by" if count == 100_000 else f"{count:,} lines by"
+    for column in (what, "loop, plain", "journals only, ratio", "endpoint up, ratio"):
         table.add_column(column)
     for column in ("lost", "twice", "delivered a second", "shipper's peak"):
         table.add_column(column)
     for kind in KINDS if count == 100_000 else ("print",):
-        plain, ratios, rates, peaks, wrong = [], [], [], [], []
+        plain, alone, ratios, rates, peaks, wrong = [], [], [], [], [], []
         own = _taken_in(installed["otel"], kind, 0, url, telemetry)[0]  # what the launcher says
         for _ in track(range(rounds), description=f"{count:,} by {kind}"):
-            _, base = _loop(installed["empty"], kind, count, None)
+            _, base = _loop(installed["empty"], kind, count)
+            alone.append(_loop(installed["otel"], kind, count, "--with", "otel")[1] / base)
             accepted, began, loop = _taken_in(installed["otel"], kind, count, url, telemetry)
             rates.append(count / (time.time() - began))
             peaks.append(max(_peak(pid) for pid in shippers()))
@@ -70,7 +72,8 @@ def busy(installed: dict[str, Environment], urls: dict[str, str], count: int, ro
         table.add_row(
             kind,
             f"{statistics.median(plain):.2f} s",
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            _ratio(alone),
+            _ratio(ratios),
             str(-sum(number for number in wrong if number < 0)),
             str(sum(number for number in wrong if number > 0)),
             f"{statistics.median(rates):,.0f}",
@@ -79,14 +82,24 @@ def busy(installed: dict[str, Environment], urls: dict[str, str], count: int, ro
     return table
 
 
-def _loop(environment: Environment, kind: str, count: int, url: str | None) -> tuple[float, float]:
+def _ratio(values: list[float]) -> str:
+    """The median, and in brackets the quartiles, or the extremes of few."""
+    if len(values) < 4:
+        return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _loop(
+    environment: Environment, kind: str, count: int, *arguments: str, url: str | None = None
+) -> tuple[float, float]:
     """When the loop began, and how long it took."""
     flow = environment.path / "busy.py"
     flow.write_text(_SOURCE)
     truth = environment.path / "truth"
     env = variables(environment.path, "lines", url) | {"KIND": kind, "COUNT": str(count), "TRUTH": str(truth)}
-    otel = ["--with", "otel"] if url else []
-    measure([str(environment.python), str(flow), "--no-pylint", "run", *otel], environment.path, env, settle=False)
+    command = [str(environment.python), str(flow), "--no-pylint", "run", *arguments]
+    measure(command, environment.path, env, settle=False)
     began, took = truth.read_text().split()
     return float(began), float(took)
 
@@ -94,7 +107,7 @@ def _loop(environment: Environment, kind: str, count: int, url: str | None) -> t
 def _taken_in(environment: Environment, kind: str, count: int, url: str, telemetry: str) -> tuple[int, float, float]:
     """How many records the collector took in of a run, when its loop began, and how long it took."""
     before = _accepted(telemetry)
-    began, took = _loop(environment, kind, count, url)
+    began, took = _loop(environment, kind, count, "--with", "otel", url=url)
     folder = max(layout.run_folders(environment.path / "lines/journals"), key=lambda path: path.name)
     while not DeliveryStatus.read(folder).complete:
         time.sleep(0.02)

@@ -152,6 +152,6 @@ def _read(path: str) -> bytes:
 
 
 def quartiles(values: list[float], scale: float) -> str:
-    """Median and lower quartile."""
-    low, middle, _ = statistics.quantiles(values, n=4)
-    return f"{middle * scale:+.1f} ({low * scale:+.1f})"
+    """The median, and in brackets the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle * scale:+.1f} ({low * scale:+.1f} to {high * scale:+.1f})"

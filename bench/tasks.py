@@ -101,7 +101,8 @@ def compare(
         work = WORKS[name]
         costs: dict[str, list[Cost]] = {}
         for number in track(range((rounds or work.rounds) + 1), description=work.name):
-            for label in labels:
+            for place in range(len(labels)):
+                label = labels[(number + place) % len(labels)]  # so that none always comes after the same one
                 cost = _run(label, installed, work, urls)
                 if number:  # the first round fills caches
                     costs.setdefault(label, []).append(cost)

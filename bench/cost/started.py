@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,12 +25,14 @@ def task(environment: Environment, flow: str, *arguments: str) -> tuple[list[str
     """Command, environment and folder of the task of the step `middle`, which has been run once.
 
     Raises:
-        subprocess.CalledProcessError: the run failed.
+        RuntimeError: the run failed, or was not recorded as it should be: what does nothing costs nothing.
     """
     file, started = environment.path / "counted.py", environment.path / "started.json"
     file.write_text(_HEAD + flow)
     env = {**variables(environment.path, "counted", inherited=ENVIRONMENT), "STARTED": str(started)}
     command = [str(environment.python), str(file), "--no-pylint", "run", *arguments]
-    subprocess.run(command, env=env, cwd=environment.path, capture_output=True, check=True)
+    finished = subprocess.run(command, env=env, cwd=environment.path, capture_output=True, text=True, check=False)
+    if finished.returncode or re.search(r"^otel: .*(no telemetry|incomplete)", finished.stderr, re.MULTILINE):
+        raise RuntimeError(finished.stdout + finished.stderr)
     argv, task_env = json.loads(started.read_text())
     return argv, task_env, environment.path

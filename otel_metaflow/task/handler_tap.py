@@ -58,6 +58,8 @@ class Passage:
 
     def claim(self) -> bool:
         """Whether it has not been written yet."""
+        if not self.unclaimed:  # asked several times of each record, and an exception takes longer
+            return False
         try:
             self.unclaimed.pop()
         except IndexError:
