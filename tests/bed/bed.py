@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from argo import Workflow
 from collectors import free_ports
+from deaths import Arrived, arrived
+from kubelet import COLLECTOR, Kubelet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from cluster import Cluster
-    from kubelet import Kubelet
+    from endpoint import Endpoint
     from running import Finished, Place
     from typing_extensions import Self
 
@@ -78,6 +80,26 @@ class Bed:
     cluster: Cluster
     kubelet: Kubelet
 
+    def __post_init__(self) -> None:
+        self._before = frozenset(self.kubelet.outputs())
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """What the containers of this test printed, by `POD.CONTAINER`."""
+        return {name: text for name, text in self.kubelet.outputs().items() if name not in self._before}
+
+    def arrived(self, receiver: Endpoint, last: str) -> Arrived | None:
+        """What arrived of this test, once the span called `last` has."""
+        found = arrived(receiver, self.outputs.values())
+        return found if any(span.name == last for span in found.spans) else None
+
+    def sends_to(self, receiver: Endpoint) -> dict[str, str]:
+        """What a laptop sets whose pods reach the collector by another name."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_METAFLOW_REMOTE_ENDPOINT": f"http://{COLLECTOR}:{receiver.port}",
+        }
+
     def run(self, flow: Path | str, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
         """`flow.py run` on the laptop, to its end."""
         return self.place.run(flow, *arguments, env={**self.environment, **(env or {})}, timeout=150)
@@ -93,10 +115,10 @@ class Bed:
             "METAFLOW_KUBERNETES_SECRETS": self.SECRET,
         }
 
-    def deploy(self, flow: str, env: Mapping[str, str] | None = None) -> Workflow:
+    def deploy(self, flow: str, *options: str, env: Mapping[str, str] | None = None) -> Workflow:
         """`flow.py argo-workflows create`, and the workflow that Argo would make of it."""
         file = self.place.write(flow)
-        command = [sys.executable, str(file), "--no-pylint", "argo-workflows", "create", "--only-json"]
+        command = [sys.executable, str(file), "--no-pylint", *options, "argo-workflows", "create", "--only-json"]
         extra = {**self.environment, "METAFLOW_ARGO_WORKFLOWS_KUBERNETES_SECRETS": self.SECRET, **(env or {})}
         created = subprocess.run(
             command, cwd=self.place.path, env=self.place.environ(extra), capture_output=True, text=True, check=False

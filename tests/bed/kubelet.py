@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import threading
@@ -25,6 +26,9 @@ from parts import PODMAN, image
 if TYPE_CHECKING:
     from cluster import Cluster
     from typing_extensions import Self
+
+COLLECTOR = "collector.bed"
+"""A name that a pod knows, as the cluster's DNS would: this machine."""
 
 _NODE = "node-1"
 _LEAST_GRACE = 2  # seconds, minimumGracePeriodInSeconds of kuberuntime_container.go
@@ -63,9 +67,10 @@ class Kubelet:
         for container in [name for name in self._running if name.startswith(pod)]:
             subprocess.run([*PODMAN, "kill", "--signal=KILL", container], check=True, capture_output=True)
 
-    def output(self, pod: str) -> str:
-        """What the pod's containers printed."""
-        return "".join(path.read_text("utf-8", "replace") for path in sorted(self._folder.glob(f"{pod}.*.log")))
+    def outputs(self) -> dict[str, str]:
+        """What each container printed, by `POD.CONTAINER`."""
+        found = sorted(self._folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        return {path.stem: path.read_text("utf-8", "replace") for path in found}
 
     def volume(self, uid: str, name: str) -> Path:
         """Where a volume of the pod of that uid lies."""
@@ -119,6 +124,7 @@ class Kubelet:
     def _start(self, pod: Any, container: Any) -> subprocess.Popen[bytes]:
         name = self._name(pod, container)
         options = ["--network=host", f"--name={name}", f"--hostname={pod.metadata.name}", *_ULIMITS]
+        options.append(f"--add-host={COLLECTOR}:127.0.0.1")
         for variable, value in self._environment(pod, container).items():
             options += ["--env", f"{variable}={value}"]
         for mount in container.volume_mounts or []:
@@ -152,7 +158,8 @@ class Kubelet:
             [*PODMAN, "inspect", "--format={{.State.OOMKilled}}", name], capture_output=True, text=True, check=False
         )
         reason = "OOMKilled" if inspected.stdout.strip() == "true" else "Error" if code else "Completed"
-        subprocess.run([*PODMAN, "rm", "--force", name], check=False, capture_output=True)
+        if not os.environ.get("BED_KEEP"):
+            subprocess.run([*PODMAN, "rm", "--force", name], check=False, capture_output=True)
         self._running.discard(name)
         ended = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": _now()}
         return _status(container, {"terminated": ended})
