@@ -90,6 +90,10 @@ bench-cost: $(STAMP) ## what telemetry costs in instructions; needs valgrind, an
 cost: $(STAMP) ## whether a task costs no more than it may, with @otel and without; needs valgrind
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/cost --check --only imports --only tasks
 
+.PHONY: bench-stages
+bench-stages: $(STAMP) ## what a record costs the shipper, stage by stage, in time and instructions; needs valgrind
+	$(BIN)/python bench/stages.py
+
 .PHONY: bench-wide
 bench-wide: $(STAMP) ## what a shipper needs for a run of up to 50,000 attempts, in 25 minutes
 	$(BIN)/python bench/wide.py

@@ -39,6 +39,7 @@ from otel_metaflow.model.run import Attempt
 from otel_metaflow.shipper.convert import user_telemetry
 from otel_metaflow.shipper.sinks import sdk_objects
 from otel_metaflow.shipper.telemetry import Resource
+from otel_metaflow.shipper.user_records import UserRecord
 from otel_metaflow.task.otel_api import attempt_recorder, sdk_metrics, sdk_spans
 from otel_metaflow.testing import run
 
@@ -768,7 +769,7 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
         span.set_status(trace.StatusCode.ERROR, name)
         span.end()
     (original, _) = plain.get_finished_spans()
-    said = user_telemetry.Said(Attempt(AttemptKey("start", "1", 0)), written.records()[0])
+    said = UserRecord(Attempt(AttemptKey("start", "1", 0)), written.records()[0], 0)
     (made,) = sdk_objects.spans([user_telemetry.of_span(said, lambda _: Resource({}), Unmasked())])
     assert json.loads(made.to_json()) == {**json.loads(original.to_json()), "resource": ANY}
     assert made.instrumentation_scope == original.instrumentation_scope
@@ -799,7 +800,7 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     monkeypatch.setattr(journal._reader, "get_metrics_data", lambda: originals.append(read()) or originals[-1])
     journal.write()
     (original,) = originals
-    said_of = [user_telemetry.Said(Attempt(AttemptKey("start", "1", 0)), record) for record in written.records()]
+    said_of = [UserRecord(Attempt(AttemptKey("start", "1", 0)), record, 0) for record in written.records()]
     assert len(said_of) == 5
     resource = Resource({})
     made = encode_metrics(

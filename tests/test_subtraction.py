@@ -190,7 +190,7 @@ def test_lines_keep_the_order_of_their_stream(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=400), st.integers(0, 400))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_damage_costs_only_the_lines_it_touches(tmp_path: Path, damage: bytes, cut: int) -> None:
     """Any bytes in between, and any prefix of a journal, can be read."""
     path = tmp_path / "journal.jsonl"

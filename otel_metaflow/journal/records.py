@@ -8,7 +8,7 @@ docs/journal.md. Attributes, bodies, spans and metrics of user code are checked 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from otel_metaflow.core import otlp_values
 from otel_metaflow.journal import layout
@@ -204,17 +204,24 @@ def check(record: Any) -> Optional[Record]:
         return None
     if not 0 <= at <= _MAX_TIME:
         record["timeUnixNano"] = 0
-    fields = _FIELDS.get(record["kind"])
+    kind = record["kind"]
+    fields = _FIELDS.get(kind)
     found: Record = record if fields is None else _checked(record, fields)
-    return found if all(name in found for name in _REQUIRED.get(found["kind"], ())) else None
+    return found if kind not in _REQUIRED or all(name in found for name in _REQUIRED[kind]) else None
 
 
 def _checked(record: Record, fields: Dict[str, _Check]) -> Record:
     """`record` with `fields` checked; those that are invalid are removed."""
-    for name in fields.keys() & record.keys():
-        found = fields[name](record[name])
+    wrong: List[str] = []
+    for name, value in record.items():
+        check_field = fields.get(name)
+        if check_field is None:
+            continue
+        found = check_field(value)
         if found is _WRONG:
-            del record[name]
-        else:
+            wrong.append(name)
+        elif found is not value:
             record[name] = found
+    for name in wrong:
+        del record[name]
     return record

@@ -89,7 +89,7 @@ class AttemptLogs:
     @property
     def holds(self) -> bool:
         """Whether lines are held."""
-        return any(stream.holds for stream in self._streams.values())
+        return self._stdout.holds or self._stderr.holds
 
     def read(self, *, final: bool = False) -> Generator[LogEntry, None, None]:
         """Yield the entries so far; `final` when no process can write any more.
@@ -128,7 +128,7 @@ class AttemptLogs:
     def _comes_first(self, entry: Entry, raw: Entry) -> bool:
         """Whether the task wrote `entry` before the launcher had read `raw`."""
         # Journals of older launchers lack the length; then reports are read ahead up to the limit.
-        is_full = any(stream.pending >= MAX_PENDING for stream in self._streams.values())
+        is_full = self._stdout.pending >= MAX_PENDING or self._stderr.pending >= MAX_PENDING
         return entry.start < self._known_at(raw) and not is_full
 
     def _consume(self, entry: Entry) -> bool:

@@ -81,12 +81,14 @@ class Subtraction:
 
     def settle(self, known: int) -> None:
         """Drop the state if nothing before `known` is pending, so that a reader starting here gets the same result."""
-        if self._released or self._last_read or self._ambiguous:
-            is_pending = any(reports and reports[0].offset < known for reports in self._reports.values())
-            if not self._held and not is_pending:
-                self._released.clear()
-                self._last_read.clear()
-                self._ambiguous.clear()
+        if self._held or not (self._released or self._last_read or self._ambiguous):
+            return
+        for reports in self._reports.values():
+            if reports and reports[0].offset < known:
+                return
+        self._released.clear()
+        self._last_read.clear()
+        self._ambiguous.clear()
 
     def release(self, known: int, now: int, *, is_idle: bool = False, final: bool = False) -> Iterator[Raw]:
         """Yield the lines that were not reported, once that is certain, in order.
@@ -134,7 +136,7 @@ class Subtraction:
             return None
         # The oldest one that is the first pending report of its process, or else the oldest of all.
         fronts = [reports[0] for reports in self._reports.values() if reports and _is(reports[0], raw)]
-        report = min(fronts, key=lambda each: each.offset) if fronts else alike[0]
+        report = min(fronts, key=_offset) if len(fronts) > 1 else fronts[0] if fronts else alike[0]
         self._forget(report)
         if alike and alike[0].offset < raw.known:
             self._ambiguous.add(raw.text)
@@ -208,6 +210,10 @@ class Subtraction:
 def _is(report: Report, raw: Raw) -> bool:
     """Whether `raw` is the line of `report`, which had been reported when it was read."""
     return report.offset < raw.known and report.text == raw.text and report.length == raw.length
+
+
+def _offset(report: Report) -> int:
+    return report.offset
 
 
 def _is_passed(report: Report) -> bool:

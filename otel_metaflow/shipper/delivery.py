@@ -340,11 +340,12 @@ class Delivery:
         if not taken:
             return None
         never: List[Unfit] = []
-        made = [
-            quarantine.converted(each.name, never, partial(convert, each, self._resources.of_attempt, self._redaction))
-            for each in taken
-        ]
-        records = [record for record in made if record is not None]
+        records: List[Record] = []
+        for each in taken:
+            make = partial(convert, each, self._resources.of_attempt, self._redaction)
+            made = quarantine.converted(partial(getattr, each, "name"), never, make)
+            if made is not None:
+                records.append(made)
 
         def settled(bad: int, unfit: List[Unfit]) -> None:
             for key in keys:
@@ -417,13 +418,15 @@ class Delivery:
             and self.run.has_launcher
             and self._is_new(None, _NAMES[signal])
             and not self._ready[signal]
-            and (signal != "metrics" or self._logs_are_over())
+            and (signal != "metrics" or self._drops_are_known())
         )
 
-    def _logs_are_over(self) -> bool:
-        """Whether the number of dropped log records is final."""
-        worker = self.workers.get("logs")
-        return worker is None or worker.is_parked or (worker.is_idle and self._logs.is_read())
+    def _drops_are_known(self) -> bool:
+        """Whether the number of dropped log records is final, and that of spans, unless their endpoint fails."""
+        logs, traces = self.workers.get("logs"), self.workers.get("traces")
+        if not (logs is None or logs.is_parked or (logs.is_idle and self._logs.is_read())):
+            return False
+        return traces is None or traces.has_failed or (not traces.is_busy and self._users_are_read())
 
     def _batch_of(
         self, signal: str, subjects: Sequence[Subject], records: Sequence[Record], never: Sequence[Unfit]

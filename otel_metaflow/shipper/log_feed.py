@@ -141,7 +141,7 @@ class LogFeed:
         """The log record for a record of the journal; as a plain line if it cannot be converted."""
         records = self._records
         made = quarantine.converted(
-            f"{attempt.key if attempt else 'the launcher'} {log.uid}",
+            lambda: f"{attempt.key if attempt else 'the launcher'} {log.uid}",
             progress.unfit,
             partial(records.of_attempt, attempt, log.record, log.uid)
             if attempt

@@ -24,7 +24,7 @@ _Made = TypeVar("_Made")
 _MAX_LISTED = 20
 
 
-def converted(name: str, unfit: List[Unfit], *ways: Callable[[], _Made]) -> Optional[_Made]:
+def converted(name: Union[str, Callable[[], str]], unfit: List[Unfit], *ways: Callable[[], _Made]) -> Optional[_Made]:
     """The result of the first of `ways` that does not raise; None if all do, after adding the record to `unfit`."""
     reason = ""
     for make in ways:
@@ -32,7 +32,7 @@ def converted(name: str, unfit: List[Unfit], *ways: Callable[[], _Made]) -> Opti
             return make()
         except Exception as error:  # noqa: BLE001, PERF203 - whatever it is, it concerns this record only
             reason = reason or f"{type(error).__name__}: {error}"[:300]
-    unfit.append(Unfit(name, reason))
+    unfit.append(Unfit(name() if callable(name) else name, reason))
     return None
 
 

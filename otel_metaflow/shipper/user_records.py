@@ -15,11 +15,16 @@ from otel_metaflow.model.run import Attempt
 
 
 class UserRecord(NamedTuple):
-    """One record of an attempt, and what it is called where it is given up."""
+    """One record of an attempt, and where it begins in the journal."""
 
     attempt: Attempt
     record: Dict[str, Any]
-    name: str
+    start: int
+
+    @property
+    def name(self) -> str:
+        """What it is called where it is given up."""
+        return f"{self.attempt.key} {self.record['kind']} t{self.start}"
 
 
 class UserRecords:
@@ -64,7 +69,7 @@ class UserRecords:
         for key, end in list(self._ends.items()):
             for entry in self._next(key, end):
                 changes.cursors[key, self._kind] = Cursor(sent=(entry.end, 0))
-                taken.append(UserRecord(attempts[key], entry.record, f"{key} {self._kind} t{entry.start}"))
+                taken.append(UserRecord(attempts[key], entry.record, entry.start))
                 size += entry.end - entry.start
                 if len(taken) >= most or size >= most_bytes:
                     return taken, read
