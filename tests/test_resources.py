@@ -35,10 +35,10 @@ def test_a_run_of_any_number_of_attempts_keeps_few_resources() -> None:
     """Or a foreach of 50,000 would hold them all until its end."""
     made = Resources(Run(RunKey("F", "1")))
     before = _count()
-    for number in range(2 * resources._MOST_SOURCES):
+    for number in range(2 * resources._MAX_SOURCES):
         made.of_attempt(attempt(number))
         made.of_step(attempt(number))
-    assert _count() - before <= resources._MOST_SOURCES + 1
+    assert _count() - before <= resources._MAX_SOURCES + 1
 
 
 def _count() -> int:
