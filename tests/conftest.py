@@ -20,7 +20,7 @@ NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors
 # Modules that kill, wait for real timeouts, or build environments.
 SLOW = {
     "test_bounds", "test_deaths", "test_doctor", "test_outages", "test_package",
-    "test_providers", "test_remote_deploy", "test_remote_pods",
+    "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods",
     "test_remote_shipping", "test_seams", "test_soak", "test_standby",
     "test_unfelt",
 }  # fmt: skip

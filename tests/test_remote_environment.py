@@ -34,6 +34,7 @@ NEVER = {
     "OTEL_METAFLOW_BROKEN": "1",
     "OTEL_METAFLOW_WITNESS": "/logs/otel-witness-7",
     launch_context.VARIABLE: "[]",
+    launch_context.LAUNCHER_EXPORTS: "true",
     launch_context.WITHIN: "/home/me/journals/F/1/start.1.0.jsonl",
     "XDG_STATE_HOME": "/home/me/state",
     # How this machine's Python is instrumented; Metaflow's own tracing.

@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from running import Place, eventually
 
 from otel_metaflow.core import ids
+from otel_metaflow.core.launch_context import LAUNCHER_EXPORTS
 
 NEWEST = list(interpreters())[-1]
 FLOW = """
@@ -75,7 +76,12 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Pod:
     cluster = Cluster(Place(tmp_path_factory.mktemp("spec")), "3.8")
     finished = cluster.run(FLOW)
     assert finished.code == 0, finished.stdout
-    return cluster.pod("start")
+    pod = cluster.pod("start")
+    # As where no launcher is.
+    given = json.loads((pod.folder / "pod.json").read_text())
+    assert given["env"].pop(LAUNCHER_EXPORTS) == "true"
+    (pod.folder / "pod.json").write_text(json.dumps(given))
+    return pod
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ VARIABLE = "OTEL_METAFLOW_LAUNCHED"
 # In the environment of a task's children: the journal of that task. The nodes of a `@parallel` step are
 # children of its control task, and their output goes through its pipe.
 WITHIN = "OTEL_METAFLOW_WITHIN"
+# To a container of a run: it is not to export itself, the launcher exports what it sees of it.
+LAUNCHER_EXPORTS = "OTEL_METAFLOW_LAUNCHER_EXPORTS"
 
 
 class LaunchContext:
@@ -66,6 +68,16 @@ def decode(flow: str, run: str) -> Optional[LaunchContext]:
     if (found.flow, found.run) != (flow, run) or mark != _fingerprint(os.environ):
         return None
     return found
+
+
+def folder_of(run: str) -> Optional[Path]:
+    """The folder of the journals of `run`, which a launcher above this process runs; None if there is none."""
+    try:
+        _, *values = json.loads(os.environ[VARIABLE])
+        found = LaunchContext(*values)
+    except (KeyError, ValueError, TypeError):
+        return None
+    return Path(found.folder) if found.folder and found.run == run else None
 
 
 def _fingerprint(environ: Mapping[str, str]) -> int:

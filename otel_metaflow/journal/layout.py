@@ -171,6 +171,27 @@ def attempt_file(folder: Path, key: Tuple[str, str, int]) -> Path:
     return folder / (_attempt_name(key) + _SUFFIX)
 
 
+def streams(folder: Path, journal: str) -> Dict[str, Path]:
+    """The files of an attempt that are kept when its machine is gone, `journal` being the name of its own."""
+    stem = journal[: -len(_SUFFIX)]
+    return {
+        "journal": folder / journal,
+        "output": folder / (stem + _OUTPUT_SUFFIX),
+        "ledger": folder / LEDGER_FILE,
+    }
+
+
+def came_home(folder: Path, key: Tuple[str, str, int]) -> Dict[str, Path]:
+    """Where these files are on the machine of the launcher; the ledger is that of the attempt's own shipper."""
+    name = _attempt_name(key)
+    return {**streams(folder, name + _SUFFIX), "ledger": folder / f"{name}.ledger"}
+
+
+def relayed_file(folder: Path, key: Tuple[str, str, int]) -> Path:
+    """What the launcher reads from an attempt that exports itself: its output journal, if nothing comes home."""
+    return folder / f"{_attempt_name(key)}.relayed"
+
+
 def output_file(folder: Path, key: Tuple[str, str, int]) -> Path:
     """The journal of the lines that the launcher read from the task."""
     return folder / (_attempt_name(key) + _OUTPUT_SUFFIX)

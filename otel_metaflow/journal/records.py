@@ -139,7 +139,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "recorded": _flag,
     },
     layout.CLONE: {**_IDENTITY, "originRun": _name, "originTask": _name, "originAttempt": _number},
-    layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _map_of(_list_of(_name))},
+    layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _map_of(_list_of(_name)), "remote": _flag},
     layout.EXIT: {
         **_IDENTITY,
         "code": _integer,

@@ -40,6 +40,7 @@ DEPENDS = (
     "metaflow.datastore.task_datastore.TaskDataStore._objects",
     "metaflow.runtime.clone_task_helper",
     "metaflow.runtime.CLIArgs.env",
+    "metaflow.runtime.CLIArgs.commands",
     "metaflow.datastore.datastore_set.TaskDataStoreSet.get_with_pathspec",
     "metaflow.datastore.task_datastore.TaskDataStore.attempt",
     "metaflow.events.Trigger.events",
@@ -352,6 +353,21 @@ def set_variable(cli_args: Any, name: str, value: str) -> None:
         cli_args.env[name] = value
     except Exception as error:  # noqa: BLE001 - see above
         let_pass(error)
+
+
+@seam("where tasks run", lambda: False)
+def is_sent_away(cli_args: Any) -> bool:
+    """Whether a task's command sends it away, as `flow.py kubernetes step` does (metaflow/runtime.py, CLIArgs)."""
+    return cli_args is not None and list(cli_args.commands) != ["step"]
+
+
+@seam("the journals of remote steps", dict)
+def stored_logs(datastore: Any, task: tuple[str, str, str, int], streams: Sequence[str]) -> dict[str, bytes]:
+    """What a container stored, by stream (metaflow/datastore/task_datastore.py); `task` is run, step, task, attempt."""
+    run, step, task_id, attempt = task
+    stored = datastore.get_task_datastore(run, step, task_id, attempt=attempt, mode="r", allow_not_done=True)
+    found = {stream: stored.load_logs(["otel"], stream)[0][1] for stream in streams}
+    return {stream: bytes(data) for stream, data in found.items() if data}
 
 
 @seam("the settings of remote steps")

@@ -25,6 +25,8 @@ _QUIET = 0.5
 _MAX_QUEUED = 2_000
 _MFLOG = (b"[MFLOG|", b"[![MFLOG|")
 
+Own = Callable[[Line], None]
+
 # Bound before user code runs, which may replace it.
 _sleep = time.sleep
 
@@ -32,8 +34,12 @@ _sleep = time.sleep
 class RawLines(RawJournal):
     """The raw lines of one attempt, from `streams`; `reports` is the task's own journal."""
 
-    def __init__(self, journal: Journal, reports: Path, streams: Sequence[str], writer: Writer) -> None:
+    def __init__(
+        self, journal: Journal, reports: Path, streams: Sequence[str], writer: Writer, own: Own | None = None
+    ) -> None:
+        """Lines go to the journal; with `own`, those that another machine did not send go there instead."""
         super().__init__(journal, reports)
+        self._own = own
         self._streams = frozenset(streams)
         self._writer = writer
         self._lines: list[Line] = []
@@ -56,7 +62,13 @@ class RawLines(RawJournal):
 
     def append(self, lines: Sequence[Line], mask: Callable[[str], str], position: str = "") -> None:
         """Write lines to the journal, each that another machine sent with the time that it had there."""
-        super().append([_unwrapped(line) for line in lines], mask, position)
+        if self._own is not None:
+            for line in lines:
+                if not line[2].startswith(_MFLOG):
+                    self._own(line)
+            lines = [line for line in lines if line[2].startswith(_MFLOG)]
+        if lines:
+            super().append([_unwrapped(line) for line in lines], mask, position)
 
 
 class Writer:
@@ -70,9 +82,11 @@ class Writer:
         self._lock = threading.Lock()
         self._is_started = False
 
-    def open(self, key: AttemptKey, journal: Journal, reports: Path, streams: Sequence[str]) -> RawLines:
+    def open(
+        self, key: AttemptKey, journal: Journal, reports: Path, streams: Sequence[str], own: Own | None = None
+    ) -> RawLines:
         """Start an attempt, which reports its own lines to the journal `reports`."""
-        made = RawLines(journal, reports, streams, self)
+        made = RawLines(journal, reports, streams, self, own)
         self._attempts[key] = made
         return made
 

@@ -6,10 +6,15 @@ package (code_package.py), its environment and its command line.
 
 from __future__ import annotations
 
+import atexit
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from otel_metaflow.core import launch_context
 from otel_metaflow.core.guard import guarded, print_line
+from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import CARRIED
 from otel_metaflow.launcher import metaflow_seams, remote_environment
 
@@ -22,12 +27,20 @@ _printed: set[str] = set()
 
 
 @guarded
-def prepare_task(step: str, decorators: Any, environment: Any) -> None:
-    """Prepare one remote task of a run, in the process that sends it away; `environment` is Metaflow's, too."""
-    found = remote_environment.of(os.environ).variables
-    # The launcher exports what it knows of the task; its container would do so a second time.
-    variables = {name: value for name, value in found.items() if name not in remote_environment.ENDPOINTS}
-    variables.update(remote_environment.of_run(os.environ))
+def prepare_task(step: str, decorators: Any, environment: Any, datastore: Any, arguments: Sequence[str]) -> None:
+    """Prepare one remote task of a run, in the process that sends it away, with `arguments` on its command line.
+
+    `environment` and `datastore` are Metaflow's, too.
+    """
+    variables = {**remote_environment.of(os.environ).variables, **remote_environment.of_run(os.environ)}
+    run, task, attempt = (_option(arguments, name) for name in ("run-id", "task-id", "retry-count"))
+    folder = launch_context.folder_of(run)
+    if folder is not None and not remote_environment.exports(os.environ):
+        # Wherever its container has an endpoint from, a secret say: the launcher does not know of that.
+        variables[launch_context.LAUNCHER_EXPORTS] = "true"
+    elif folder is not None:
+        files = layout.came_home(folder, (step, task, int(attempt or 0)))
+        atexit.register(guarded(_fetch), files, datastore, (run, step, task, int(attempt or 0)))
     _prepare(step, decorators, environment, variables)
 
 
@@ -41,6 +54,26 @@ def prepare_package(step: str, decorators: Any, environment: Any, is_run: bool) 
             print_line(notice)
     if not is_run:
         _prepare(step, decorators, environment, found.variables)
+
+
+def _option(arguments: Sequence[str], name: str) -> str:
+    """The value of an option, given as `--name value` or `--name=value`."""
+    for place, argument in enumerate(arguments):
+        if argument == f"--{name}":
+            return str(arguments[place + 1]) if place + 1 < len(arguments) else ""
+        if str(argument).startswith(f"--{name}="):
+            return str(argument).partition("=")[2]
+    return ""
+
+
+def _fetch(files: Mapping[str, Path], datastore: Any, task: tuple[str, str, str, int]) -> None:
+    """Fetch what a container stored of its attempt; its own journal last, by which it is known to be there."""
+    found = metaflow_seams.stored_logs(datastore, task, list(files))
+    if found.get("journal"):
+        for stream in sorted(found, key=lambda stream: stream == "journal"):
+            part = files[stream].with_name(files[stream].name + ".part")
+            part.write_bytes(found[stream])
+            os.replace(part, files[stream])
 
 
 def _prepare(step: str, decorators: Any, environment: Any, variables: dict[str, str]) -> None:

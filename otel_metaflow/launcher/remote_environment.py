@@ -82,6 +82,11 @@ def of(environ: Mapping[str, str]) -> RemoteEnvironment:
     return RemoteEnvironment({name: value for name, value in found.items() if value}, tuple(notices))
 
 
+def exports(environ: Mapping[str, str]) -> bool:
+    """Whether containers export themselves: whether an endpoint travels to them."""
+    return bool(of(environ).variables.keys() & set(ENDPOINTS))
+
+
 def of_run(environ: Mapping[str, str]) -> dict[str, str]:
     """What the containers of one run get besides: the trace that it was started in."""
     joined = trace_context.read(environ)

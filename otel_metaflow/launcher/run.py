@@ -22,7 +22,7 @@ from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.launcher import metaflow_seams, provenance, summary, tracing
+from otel_metaflow.launcher import metaflow_seams, provenance, remote_environment, summary, tracing
 from otel_metaflow.launcher.output import Output
 
 _run: Run | None = None
@@ -41,13 +41,24 @@ class Run:
         self._mask = secrets.Mask(secrets.known(os.environ))
         self._steps: dict[str, Sequence[str]] = {}
         self._output = Output(
-            folder, self._journal, self._mask, self._report_unwritten, environment.journal_max_bytes, self._steps.get
+            folder,
+            self._journal,
+            self._mask,
+            self._report_unwritten,
+            environment.journal_max_bytes,
+            self._steps.get,
+            self._is_remote,
         )
+        self.launching: Any = None  # the command line of the task that is launched next, as Metaflow has it
         self._unrecorded: dict[str, str] = {}
         self._unfinished = 0
         self._is_parallel = True  # unless the graph shows that no step is
         self._shipper: subprocess.Popen[bytes] | None = None  # the last that was started
         self._pid = os.getpid()
+
+    def _is_remote(self) -> bool:
+        """Whether the task that was launched just now runs in a container that exports itself."""
+        return metaflow_seams.is_sent_away(self.launching) and remote_environment.exports(os.environ)
 
     def start(self) -> None:
         """Write the first record, watch Metaflow's workers and start the shipper."""
@@ -186,6 +197,7 @@ def launching(cli_args: Any) -> None:
     """A task is about to be launched: pass it the launch context, and make sure that a shipper is running."""
     if _run is not None:
         _run.ensure_shipper()
+        _run.launching = cli_args
     if _launch_context is not None:
         metaflow_seams.set_variable(
             cli_args, launch_context.VARIABLE, launch_context.encode(_launch_context, os.environ)

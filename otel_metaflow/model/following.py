@@ -17,7 +17,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail, facts
 from otel_metaflow.model import story
-from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.model.run import Attempt, Record, Run
 
 # Listing the folder takes at most this part of the time.
 _LISTING_SHARE = 0.005
@@ -29,6 +29,8 @@ _COARSE = 2_000_000_000
 class News:
     """What a look found of attempts, in its order."""
 
+    returned: List[AttemptKey] = field(default_factory=list)
+    """They exported themselves in a container, and are over."""
     appeared: List[AttemptKey] = field(default_factory=list)
     settled: List[AttemptKey] = field(default_factory=list)
     """Nothing more will be heard of them."""
@@ -54,6 +56,7 @@ class Following:
         self._active: Dict[AttemptKey, Tail] = {}
         self._last_looks: Dict[AttemptKey, Tail] = {}  # settled with the last look
         self._undecided: Set[AttemptKey] = set()
+        self._away: Dict[AttemptKey, Record] = {}  # launches of attempts that export themselves and are not over
 
     def look(self, *, most_bytes: Optional[int] = None, thorough: bool = False) -> News:
         """Take in what the journals hold now, of the launcher's at most about so many bytes.
@@ -90,14 +93,29 @@ class Following:
             if most_bytes is not None and before - start >= most_bytes:
                 return False
             for entry in self._launcher.read():
-                attempt = self.run.add(None, entry.record)
-                if attempt is not None:
-                    self._begin(attempt, news)
+                for record in self._known_here(entry.record, news):
+                    attempt = self.run.add(None, record)
+                    if attempt is not None:
+                        self._begin(attempt, news)
         return True
+
+    def _known_here(self, record: Record, news: News) -> List[Record]:
+        """What is taken in with a record of the launcher: of an attempt that exports itself all at once, at its end."""
+        if record["kind"] not in (layout.LAUNCH, layout.EXIT):
+            return [record]
+        key = AttemptKey(record["step"], record["task"], record["attempt"])
+        if record["kind"] == layout.LAUNCH and record.get("remote"):
+            self._away[key] = record
+            return []
+        launch = self._away.pop(key, None)
+        if launch is None:
+            return [record]
+        news.returned.append(key)
+        return [launch, record]
 
     def _list(self, news: News) -> bool:
         """Whether the folder holds journals of attempts that were unknown."""
-        found = self._listing.unknown(self.run.attempts)
+        found = [key for key in self._listing.unknown(self.run.attempts) if key not in self._away]
         for key in found:
             self._begin(self.run.attempt(key), news)
         return bool(found)

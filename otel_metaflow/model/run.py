@@ -29,6 +29,7 @@ class Attempt:
     end: Optional[Record] = None
     launch: Optional[Record] = None
     exit: Optional[Record] = None
+    witnessed: Optional[Record] = None  # its exit as its container saw it, whose process it was
     clone: Optional[Record] = None
     last_seen: int = 0
     is_settled: bool = False
@@ -96,7 +97,7 @@ class Attempt:
     @property
     def exit_code(self) -> Optional[int]:
         """The exit code of its process, negative for a signal that killed it; None if unknown."""
-        code = (self.exit or {}).get("code")
+        code = (self.witnessed or self.exit or {}).get("code")
         return code if isinstance(code, int) else None
 
     @property
@@ -113,7 +114,7 @@ class Attempt:
     @property
     def is_out_of_memory(self) -> bool:
         """Whether it failed and the kernel killed a process of its container because it was out of memory."""
-        return bool((self.exit or {}).get("outOfMemory")) and self.exit_code != 0
+        return bool((self.witnessed or {}).get("outOfMemory")) and self.exit_code != 0
 
     @property
     def is_lost(self) -> bool:
@@ -305,8 +306,9 @@ class Run:
                 attempt.start = record
             elif record["kind"] == layout.END:
                 attempt.end = record
-            elif record["kind"] == layout.EXIT and attempt.exit is None:  # of a container's witness
-                attempt.exit = record
+            elif record["kind"] == layout.EXIT:  # of a container's witness
+                attempt.witnessed = record
+                attempt.exit = attempt.exit or record
         else:
             attempt = self._add_launcher(record)
         if attempt is not None and self.start is None:

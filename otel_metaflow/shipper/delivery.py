@@ -217,6 +217,8 @@ class Delivery:
         self._take_in(self._following.look(most_bytes=0 if is_flowing else _LAUNCHER_BYTES, thorough=thorough))
 
     def _take_in(self, news: News) -> None:
+        for key in news.returned:  # what of them was acknowledged to their own shippers
+            self._ledger.adopt(layout.came_home(self._folder, key)["ledger"], key)
         for key in news.appeared:
             self._begin(key)
         for key, end in news.user_records.items():

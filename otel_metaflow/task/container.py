@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, MutableMapping, NamedTuple
 
-from otel_metaflow.core import settings, trace_context
+from otel_metaflow.core import launch_context, settings, trace_context
 from otel_metaflow.core.guard import print_line
 from otel_metaflow.journal import spawn
 from otel_metaflow.journal.keys import AttemptKey
@@ -44,6 +44,8 @@ class Alone(NamedTuple):
 
     def ensure_shipper(self, folder: Path) -> None:
         """Make sure that `folder` is delivered; for a container's task, by a shipper that also reads its output."""
+        if launch_context.LAUNCHER_EXPORTS in os.environ:
+            return
         environment = settings.read()
         for problem in environment.problems:
             print_line(problem)

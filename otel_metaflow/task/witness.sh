@@ -40,6 +40,7 @@ _otel_file_name() {
 }
 
 _otel_is_shipping() {
+  [ -z "$OTEL_METAFLOW_LAUNCHER_EXPORTS" ] || return 1
   case $(printf %s "$OTEL_SDK_DISABLED" | tr A-Z a-z) in true | 1 | yes | on) return 1 ;; esac
   [ -n "$OTEL_EXPORTER_OTLP_ENDPOINT$OTEL_EXPORTER_OTLP_TRACES_ENDPOINT$OTEL_EXPORTER_OTLP_METRICS_ENDPOINT$OTEL_EXPORTER_OTLP_LOGS_ENDPOINT$OTEL_METAFLOW_LOG_DIR" ]
 }
@@ -110,6 +111,8 @@ _otel_exit() {
   while [ -n "$shipper" ] && ((ticks-- > 0)) && _otel_runs "$shipper"; do
     sleep 0.05
   done
+  # For whoever stores Metaflow's own log files next (task/homecoming.py).
+  printf '%s\n%s\n' "$folder" "${journal##*/}" > "$_otel_logs/otel-over"
 }
 
 # Starts a shipper, whose pid is in $shipper then, where the step could start none; by the Python of the image.

@@ -73,7 +73,7 @@ class OtelDecorator(StepDecorator):
         self._flow = flow
         self._command = _command()
         if any(each.name == self._command for each in decorators):  # as `flow.py kubernetes step`: sends a task away
-            _call("launcher.remote", "prepare_task", step_name, decorators, environment)
+            _call("launcher.remote", "prepare_task", step_name, decorators, environment, flow_datastore, _arguments())
 
     # Where Metaflow makes its code package: for `flow.py run` and for deployments, which have given each step by now
     # the decorator that sends it away. In a thread, whose end both wait for where a step is remote.
@@ -165,10 +165,14 @@ def _is_remote(decorator):
 
 def _command():
     """The command that the flow was given, such as run or argo-workflows; None where that is not known."""
+    return _arguments()[0]
+
+
+def _arguments():
     try:
-        return sys.modules["metaflow._vendor.click"].get_current_context().find_root().saved_args[0]
+        return list(sys.modules["metaflow._vendor.click"].get_current_context().find_root().saved_args) or [None]
     except Exception:  # noqa: BLE001 - another Metaflow: nothing is prepared for other machines
-        return None
+        return [None]
 
 
 def _meet_witness():
@@ -266,3 +270,9 @@ def _checked_flag(name, value):
     if str(value).lower() not in ("true", "false"):
         raise MetaflowException("@otel(%s=...) must be True or False, not %r." % (name, value))
     return str(value).lower() == "true"
+
+
+# In the last process of a container, which stores Metaflow's log files: the step's shell has left word of its journals.
+_OVER = os.path.join(os.path.dirname(os.environ.get("MFLOG_STDOUT", "")), "otel-over")
+if os.path.isabs(_OVER) and os.path.exists(_OVER):
+    _call("task.homecoming", "send", _OVER)
