@@ -113,7 +113,7 @@ def test_without_the_official_exporter_everything_is_delivered_by_ours(place: Pl
         assert counter - found[signal] == Counter()
         assert found[signal] - counter == Counter()
     for signal in ("logs", "traces"):
-        assert ours.checkpoint.delivered[signal] == theirs.checkpoint.delivered[signal] == found[signal].total()
+        assert ours.status.delivered[signal] == theirs.status.delivered[signal] == found[signal].total()
 
 
 def test_grpc_where_it_cannot_be_imported_is_one_line_and_everything_is_kept(place: Place) -> None:

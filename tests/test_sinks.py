@@ -317,7 +317,7 @@ def test_both_have_the_same_patience(stalls_while: str, sink: str, monkeypatch: 
     with after_a_second(stalls_while) as url:
         began = time.monotonic()
         assert answer_of(sink, url, monkeypatch, batch) == expected
-        assert 0.6 < time.monotonic() - began < 4
+        assert 0.6 < time.monotonic() - began < 20  # a stall is of thirty
 
 
 def test_an_endpoint_that_answers_a_byte_at_a_time_ends_our_patience_and_not_theirs(
