@@ -44,7 +44,7 @@ _NAMES = {"traces": "span", "metrics": "metrics"}
 # While an endpoint takes what it is sent, no more of the launcher's journal is read than it takes: so many bytes at a
 # time, and nothing as long as so many attempts can be delivered.
 _LAUNCHER_BYTES = 1 << 18
-_MOST_DELIVERABLE = 2_000
+_MOST_DELIVERABLE = 500
 # What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
 _LOOK_SHARE = 0.05
 _LONGEST_PAUSE = 0.8

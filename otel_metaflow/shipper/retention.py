@@ -66,10 +66,12 @@ def prune(home: Path, max_bytes: int, max_days: float) -> List[Path]:
 def _candidates(home: Path) -> List[Candidate]:
     found: List[Candidate] = []
     for folder in filter(layout.is_open_to_us, layout.run_folders(home)):
-        files = [entry.stat() for entry in os.scandir(folder)]
+        files = {entry.name: entry.stat() for entry in os.scandir(folder)}
         is_undelivered = (folder / layout.LOCK_FILE).exists() and not DeliveryStatus.read(folder).complete
-        changed = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
-        found.append(Candidate(folder, sum(file.st_size for file in files), changed, is_undelivered))
+        # Whoever takes the lock writes into it, which is no change of the run.
+        changes = [file.st_mtime for name, file in files.items() if name != layout.LOCK_FILE]
+        changed = max(changes, default=folder.stat().st_mtime)
+        found.append(Candidate(folder, sum(file.st_size for file in files.values()), changed, is_undelivered))
     return found
 
 
