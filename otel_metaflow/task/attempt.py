@@ -233,6 +233,11 @@ def _result(error: Optional[BaseException]) -> str:
     return "timeout" if metaflow_seams.is_timeout(error) else "failure"
 
 
+def _has_launcher(folder: Optional[Path]) -> bool:
+    """Whether a launcher records this run here, although the task did not get its context."""
+    return folder is not None and (folder / layout.RUN_FILE).exists()
+
+
 def begin(
     *,
     flow: Any,
@@ -262,7 +267,7 @@ def begin(
         from otel_metaflow.core import resource
 
         described["resource"] = resource.describe(name, run, shared.facts())
-        if launch_context.VARIABLE not in os.environ:
+        if launch_context.VARIABLE not in os.environ and not _has_launcher(context.folder):
             from otel_metaflow.journal.keys import AttemptKey
             from otel_metaflow.task import container
 
