@@ -222,7 +222,7 @@ def test_the_code_of_a_task_and_its_shipper_travels_with_a_remote_step(deployer:
     folder = ".mf_code/otel-metaflow/otel_metaflow/"
     assert all(name.startswith(folder) for name in ours)
     assert {name.removeprefix(folder).split("/")[0] for name in ours} == {
-        "__init__.py", "core", "journal", "launcher", "model", "shipper", "task",
+        "__init__.py", "core", "journal", "model", "shipper", "task",
     }  # fmt: skip
     assert f"{folder}task/witness.sh" in ours
     assert found[""] < 200_000

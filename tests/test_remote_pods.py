@@ -80,9 +80,8 @@ def test_a_task_in_a_bare_container_records_itself(place: Place, version: str) -
     assert "the module of the user " + otel_metaflow.trace_id("A", "1") in path.read_text()
     (nested,) = (pod.home / "NestedFlow").glob("*/start.1.0.jsonl")
     assert "of a run in a container" in nested.read_text()
-    assert (nested.parent / layout.RUN_FILE).exists() == (version != "3.8")  # a launcher needs Python 3.10
-    told = [line for line in (pod.stdout + pod.stderr).splitlines() if line.startswith("otel: ")]
-    assert len(told) == (version != "3.8")  # the closing line of that run
+    assert not (nested.parent / layout.RUN_FILE).exists()  # no launcher of ours travels
+    assert "otel: " not in pod.stdout + pod.stderr
     assert list(pod.home.parent.glob("otel-witness*")) == []
 
 

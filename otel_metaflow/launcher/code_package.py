@@ -11,8 +11,8 @@ from pathlib import Path
 import otel_metaflow
 from otel_metaflow.journal.layout import CARRIED
 
-# Rooms that a container needs: a task and its shipper, and the launcher of a run that a step starts.
-_ROOMS = ("core", "journal", "launcher", "model", "shipper", "task")
+# What a container needs: a task and its shipper. A run that a step starts there has no launcher of ours.
+_ROOMS = ("core", "journal", "model", "shipper", "task")
 _KINDS = (".py", ".sh")
 
 

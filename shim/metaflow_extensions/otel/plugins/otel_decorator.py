@@ -196,8 +196,7 @@ def _call(module, hook, *args, **kwargs):
     The hooks contain their own errors. This catches an installation that is broken, or of another version than this
     file: it is reported in one line, and the run goes on without telemetry.
     """
-    # A launcher with an older Python is one in a container; its tasks record themselves.
-    if os.environ.get(_BROKEN) or (module.startswith("launcher.") and sys.version_info < (3, 10)):
+    if os.environ.get(_BROKEN):
         return None
     try:
         if module not in _modules:
@@ -217,7 +216,8 @@ def _imported(name):
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name == "otel_metaflow":
+        # What travels to a container has no launcher (otel_metaflow/launcher/code_package.py).
+        if error.name in ("otel_metaflow", "otel_metaflow.launcher"):
             return None
         raise
 
