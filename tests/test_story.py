@@ -14,6 +14,7 @@ from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.launcher import metaflow_seams
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run
+from otel_metaflow.shipper.convert.spans import run_counts
 from otel_metaflow.task import metaflow_seams as seams_of_task
 
 
@@ -88,6 +89,35 @@ def test_waiting_is_never_negative_and_begins_when_the_last_input_is_over(run: R
         ready = max((one.ended_at for one in story.prerequisites(run, attempt)), default=0)
         assert waited == attempt.started_at - ready
         assert waited >= 0
+
+
+@given(runs(), st.data())
+@settings(max_examples=200, deadline=None)
+def test_outlines_of_delivered_attempts_tell_the_same_story(run: Run, data: st.DataObject) -> None:
+    """Whichever attempts were delivered, in whatever order, and whichever failed."""
+    ran = [one for one in run.attempts.values() if one.end is not None]
+    for attempt in data.draw(st.lists(st.sampled_from(ran), unique_by=lambda one: one.key)) if ran else []:
+        why = {"type": "ValueError", "message": f"of {attempt.key}"}
+        attempt.end = record(attempt.ended_at, result="failure", exception=why)
+    run.end = record(10**6, result=data.draw(st.sampled_from(["success", "failure"])))
+    before = facts(run)
+    for key in data.draw(st.lists(st.sampled_from(list(run.attempts)), unique=True)):
+        run.keep_outline(key)
+    assert facts(run) == before
+
+
+def facts(run: Run) -> dict[str, object]:
+    """What the end of a run reports."""
+    first, path = story.first_failure(run), story.critical_path(run)
+    return {
+        "result": run.result,
+        "failed first": first and (first.key, first.error_type, first.error_message),
+        "path": ([one.key for one in path.attempts], path.duration, path.queued),
+        "counts": run_counts(run),
+        "recorded": [run.is_recorded(one) for one in run.attempts.values()],
+        "times": [(one.started_at, one.ended_at, one.over_at) for one in run.attempts.values()],
+        "prerequisites": [[before.key for before in story.prerequisites(run, one)] for one in run.attempts.values()],
+    }
 
 
 def test_a_clock_that_goes_backwards_gives_no_negative_time() -> None:
