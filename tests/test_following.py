@@ -29,7 +29,7 @@ def opened(following: Following, folder: Path) -> set[str]:
     """What a look opens, of the run's files, or lists."""
     global OPENED  # noqa: PLW0603 - an audit hook stays for the life of a process
     OPENED = []
-    following.look()
+    following.poll()
     seen, OPENED = OPENED, None
     return {Path(name).name for name in seen if name.startswith(str(folder))}
 
@@ -46,8 +46,8 @@ def settle(following: Following, folder: Path) -> None:
     """Look until all is read, and the folder has not changed for so long that it need not be listed again."""
     os.utime(folder, (1, 1))
     for _ in range(3):
-        following.look()
-    following.look(thorough=True)
+        following.poll()
+    following.poll(thorough=True)
 
 
 def test_a_look_opens_the_journals_of_attempts_that_run_and_no_other(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_attempts_that_no_launcher_announced_are_found_by_their_journals(tmp_pat
         journal = Journal(layout.attempt_file(run.folder, key), _fail)
         journal.append(layout.START, {"timeUnixNano": 1, **key._asdict(), "within": "work.2.0", "pid": os.getpid()})
         journal.close()
-    news = following.look(thorough=True)
-    assert sorted(news.appeared) == sorted(nodes)
-    assert following.look(thorough=True).appeared == []
+    update = following.poll(thorough=True)
+    assert sorted(update.appeared) == sorted(nodes)
+    assert following.poll(thorough=True).appeared == []
     assert not following.run_is_over
     run.end(3)
 
@@ -97,13 +97,13 @@ def test_a_run_is_over_with_its_launchers_last_record_and_not_before(tmp_path: P
     run.attempt("start", 1, 0, 1, result="failure")
     run.attempt("start", 1, 2, 1, attempt=1, result="failure")
     following = Following(tmp_path, run.folder)
-    first = following.look()
+    first = following.poll()
     assert first.settled == [AttemptKey("start", "1", 0), AttemptKey("start", "1", 1)]
     assert first.decided == [AttemptKey("start", "1", 0)]
-    assert following.look().read == first.settled
+    assert following.poll().read == first.settled
     assert not following.run_is_over
     run.end(4, "failure")
-    last = following.look()
+    last = following.poll()
     assert following.run_is_over
     assert last.decided == [AttemptKey("start", "1", 1)]
 
@@ -115,13 +115,13 @@ def test_much_of_a_launchers_journal_is_read_bit_by_bit_where_only_some_is_wante
         run.launched("work", task, task, 1)
     run.end(3_001)
     following = Following(tmp_path, run.folder)
-    following.look(most_bytes=1)
+    following.poll(max_bytes=1)
     assert 0 < len(following.run.attempts) < 3_000
     assert following.is_behind
     assert not following.run_is_over
     looks = 1
     while not following.run_is_over:
-        following.look(most_bytes=1)
+        following.poll(max_bytes=1)
         looks += 1
     assert looks > 2
     assert len(following.run.attempts) == 3_000

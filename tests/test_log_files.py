@@ -47,7 +47,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def of(directory: Path, ended: Finished) -> log_files.Files:
     """The files of a run, as its delivery makes them."""
     following = Following(ended.home, ended.folder)
-    following.look()
+    following.poll()
     resources, redaction = Resources(following.run), Redaction()
     events = Events(following.run, resources, redaction, UsageSampler())
     files = log_files.Files(directory, following, LogRecords(following.run, resources), events)

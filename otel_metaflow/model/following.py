@@ -26,24 +26,24 @@ _COARSE = 2_000_000_000
 
 
 @dataclass
-class News:
-    """What a look found of attempts, in its order."""
+class Update:
+    """The attempts that a poll found to have changed, in order."""
 
     returned: List[AttemptKey] = field(default_factory=list)
     """They exported themselves in a container, and are over."""
     appeared: List[AttemptKey] = field(default_factory=list)
     settled: List[AttemptKey] = field(default_factory=list)
-    """Nothing more will be heard of them."""
+    """Nothing more will be recorded of them."""
     decided: List[AttemptKey] = field(default_factory=list)
     """They are settled, and it is known whether another attempt of the task follows."""
     read: List[AttemptKey] = field(default_factory=list)
-    """They are settled, and their journals were looked at for the last time."""
+    """They are settled, and their journals were read for the last time."""
     user_records: Dict[AttemptKey, int] = field(default_factory=dict)
-    """Where the last span or metric of user code ends in the journals of those in which there are new ones."""
+    """Offsets in the journals that have new spans or metrics of user code: the end of the last one."""
 
 
 class Following:
-    """The facts of one run, as far as they are known."""
+    """Follows the journals of one run and keeps its facts up to date."""
 
     def __init__(self, home: Path, folder: Path) -> None:
         self.folder = folder
@@ -54,53 +54,53 @@ class Following:
         self._launcher = Tail(folder / layout.RUN_FILE, facts_only=True)
         self._listing = _Listing(folder)
         self._active: Dict[AttemptKey, Tail] = {}
-        self._last_looks: Dict[AttemptKey, Tail] = {}  # settled with the last look
+        self._last_reads: Dict[AttemptKey, Tail] = {}  # settled by the last poll
         self._undecided: Set[AttemptKey] = set()
         self._away: Dict[AttemptKey, Record] = {}  # launches of attempts that export themselves and are not over
 
-    def look(self, *, most_bytes: Optional[int] = None, thorough: bool = False) -> News:
-        """Take in what the journals hold now, of the launcher's at most about so many bytes.
+    def poll(self, *, max_bytes: Optional[int] = None, thorough: bool = False) -> Update:
+        """Read what was added to the journals, of the launcher's about `max_bytes` at most.
 
         If `thorough`, the folder is listed in any case.
         """
-        news = News()
-        # Asked before its journal is read: what is gone then writes nothing more.
+        update = Update()
+        # Checked before its journal is read: a launcher that has ended by then writes nothing more.
         is_known = self.run.start is not None
         is_gone = is_known and not self.run.launcher_is_alive()
-        self.is_behind = not self._read_launcher(news, most_bytes)
+        self.is_behind = not self._read_launcher(update, max_bytes)
         if not is_known and not self.is_behind and self.run.start is not None:
             is_gone = not self.run.launcher_is_alive()
-            self._read_launcher(news, None)
+            self._read_launcher(update, None)
         is_gone = not self.is_behind and (is_gone or self.run.start is None or self.run.closed)
         if thorough or self._listing.is_due():
-            self._list(news)
-        self._read_attempts(news)
-        self._settle(news, is_launcher_gone=is_gone)
-        if is_gone and not self._active and not self.run_is_over and self._list(news):
-            self._read_attempts(news)
-            self._settle(news, is_launcher_gone=True)
+            self._list(update)
+        self._read_attempts(update)
+        self._settle(update, is_launcher_gone=is_gone)
+        if is_gone and not self._active and not self.run_is_over and self._list(update):
+            self._read_attempts(update)
+            self._settle(update, is_launcher_gone=True)
         self.run_is_over = self.is_run_over(is_launcher_gone=is_gone)
         if self.run_is_over:
-            news.decided.extend(self._undecided)
+            update.decided.extend(self._undecided)
             self._undecided.clear()
-        return news
+        return update
 
-    def _read_launcher(self, news: News, most_bytes: Optional[int]) -> bool:
-        """Whether its journal is read to the end."""
+    def _read_launcher(self, update: Update, max_bytes: Optional[int]) -> bool:
+        """Read the launcher's journal; whether its end was reached."""
         start, before = self._launcher.offset, -1
         while _has_more(self._launcher) and self._launcher.offset != before:
             before = self._launcher.offset
-            if most_bytes is not None and before - start >= most_bytes:
+            if max_bytes is not None and before - start >= max_bytes:
                 return False
             for entry in self._launcher.read():
-                for record in self._known_here(entry.record, news):
+                for record in self._known_here(entry.record, update):
                     attempt = self.run.add(None, record)
                     if attempt is not None:
-                        self._begin(attempt, news)
+                        self._begin(attempt, update)
         return True
 
-    def _known_here(self, record: Record, news: News) -> List[Record]:
-        """What is taken in with a record of the launcher: of an attempt that exports itself all at once, at its end."""
+    def _known_here(self, record: Record, update: Update) -> List[Record]:
+        """The records to add for a record of the launcher; of attempts that export themselves, both at the exit."""
         if record["kind"] not in (layout.LAUNCH, layout.EXIT):
             return [record]
         key = AttemptKey(record["step"], record["task"], record["attempt"])
@@ -110,74 +110,74 @@ class Following:
         launch = self._away.pop(key, None)
         if launch is None:
             return [record]
-        news.returned.append(key)
+        update.returned.append(key)
         return [launch, record]
 
-    def _list(self, news: News) -> bool:
-        """Whether the folder holds journals of attempts that were unknown."""
+    def _list(self, update: Update) -> bool:
+        """List the folder; whether it holds journals of attempts that were unknown."""
         found = [key for key in self._listing.unknown(self.run.attempts) if key not in self._away]
         for key in found:
-            self._begin(self.run.attempt(key), news)
+            self._begin(self.run.attempt(key), update)
         return bool(found)
 
-    def _begin(self, attempt: Attempt, news: News) -> None:
-        """An attempt is mentioned, perhaps for the first time."""
+    def _begin(self, attempt: Attempt, update: Update) -> None:
+        """Follow an attempt, unless it is followed or settled."""
         if attempt.is_settled or attempt.key in self._active:
             return
         self._active[attempt.key] = Tail(layout.attempt_file(self.folder, attempt.key), facts_only=True)
-        news.appeared.append(attempt.key)
+        update.appeared.append(attempt.key)
         before = story.previous(self.run, attempt)
         if before is not None and before.key in self._undecided:
             self._undecided.discard(before.key)
-            news.decided.append(before.key)
+            update.decided.append(before.key)
 
-    def _read_attempts(self, news: News) -> None:
-        for key, tail in self._last_looks.items():
-            self._read(key, tail, news)
-            news.read.append(key)
-        self._last_looks.clear()
+    def _read_attempts(self, update: Update) -> None:
+        for key, tail in self._last_reads.items():
+            self._read(key, tail, update)
+            update.read.append(key)
+        self._last_reads.clear()
         for key, tail in self._active.items():
-            self._read(key, tail, news)
+            self._read(key, tail, update)
 
-    def _read(self, key: AttemptKey, tail: Tail, news: News) -> None:
+    def _read(self, key: AttemptKey, tail: Tail, update: Update) -> None:
         skipped_to, before = tail.skipped_to, -1
         while _has_more(tail) and tail.offset != before:
             before = tail.offset
             for entry in tail.read():
                 self.run.add(key, entry.record)
         if tail.skipped_to != skipped_to:
-            news.user_records[key] = tail.skipped_to
+            update.user_records[key] = tail.skipped_to
 
-    def _settle(self, news: News, *, is_launcher_gone: bool) -> None:
-        """Find the attempts of which nothing more will be heard."""
+    def _settle(self, update: Update, *, is_launcher_gone: bool) -> None:
+        """Find the attempts of which nothing more will be recorded."""
         for key in list(self._active):
             attempt = self.run.attempts[key]
             if self.is_over(attempt, is_launcher_gone=is_launcher_gone):
-                self._end(attempt, news)
+                self._end(attempt, update)
 
     def is_over(self, attempt: Attempt, *, is_launcher_gone: bool) -> bool:
-        """Whether nothing more will be heard of an attempt."""
-        # The launcher's word comes after all that it read from the task; where it will not speak, because it
-        # is gone or because another task started this one (@parallel), the process's end decides.
-        is_unheard = is_launcher_gone or attempt.is_within_another
-        return attempt.is_cloned or attempt.exit is not None or (is_unheard and not attempt.is_running())
+        """Whether nothing more will be recorded of an attempt."""
+        # The launcher records a task's exit after all of its output. If it will not, because it is gone or because
+        # another task started this one (@parallel), the end of the task's process decides.
+        is_unwatched = is_launcher_gone or attempt.is_within_another
+        return attempt.is_cloned or attempt.exit is not None or (is_unwatched and not attempt.is_running())
 
     def is_run_over(self, *, is_launcher_gone: bool) -> bool:
-        """Whether nothing more will be heard of the run."""
+        """Whether nothing more will be recorded of the run."""
         return is_launcher_gone and not self._active
 
-    def _end(self, attempt: Attempt, news: News) -> None:
+    def _end(self, attempt: Attempt, update: Update) -> None:
         attempt.is_settled = True
-        self._last_looks[attempt.key] = self._active.pop(attempt.key)
+        self._last_reads[attempt.key] = self._active.pop(attempt.key)
         if attempt.end is None and attempt.exit is None:
-            # Nobody saw when it ended: at the earliest when the launcher last read from it.
+            # Its end was not recorded: it was, at the earliest, when the launcher last read from it.
             for record in facts(layout.output_file(self.folder, attempt.key)):
                 self.run.add(attempt.key, record)
-        news.settled.append(attempt.key)
+        update.settled.append(attempt.key)
         if story.is_final(self.run, attempt, run_is_over=False) is None:
             self._undecided.add(attempt.key)
         else:
-            news.decided.append(attempt.key)
+            update.decided.append(attempt.key)
 
 
 class _Listing:

@@ -22,10 +22,10 @@ from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.raw_journal import Line, RawJournal
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.model.following import Following, News
+from otel_metaflow.model.following import Following, Update
 from otel_metaflow.model.run import Attempt
 
-# How often the journals are looked at, in seconds: that much is lost where the whole container is killed at once.
+# How often the journals are polled, in seconds: as much is lost if the whole container is killed at once.
 POLL = 0.1
 # An attempt that has ended is over when its output does not grow for so long, in seconds: `tee` may lag behind.
 _QUIET = 0.1
@@ -55,8 +55,8 @@ class Output:
         self._journal = RawJournal(journal, self._reports)
         self.grew = time.monotonic()
 
-    def look(self, *, is_over: bool = False) -> None:
-        """Take in what was printed since the last look; once the attempt `is_over`, a line without an end, too."""
+    def poll(self, *, is_over: bool = False) -> None:
+        """Read the output since the last poll; once the attempt `is_over`, a line without an end, too."""
         while True:
             lines: List[Line] = []
             for stream in self._paths:
@@ -145,19 +145,19 @@ class ContainerFollowing(Following):
         self._own = key
         self._output = Output(folder, key, environment, os.environ)
         self._ended: Optional[float] = None  # when the attempt was seen to have
-        # Of a step that never came up nothing else says where it was.
+        # If a step never starts, nothing else records where it was.
         self.run.resource = {
             **resource.describe(self.run.key.flow, self.run.key.run, Facts()),
             **_log_stream(os.environ),
         }
 
-    def look(self, *, most_bytes: Optional[int] = None, thorough: bool = False) -> News:
-        """Take in what the attempt printed, and what the journals say now."""
-        self._output.look(is_over=self._ended is not None)
-        return super().look(most_bytes=most_bytes, thorough=thorough)
+    def poll(self, *, max_bytes: Optional[int] = None, thorough: bool = False) -> Update:
+        """Read what was added to the attempt's output and to the journals."""
+        self._output.poll(is_over=self._ended is not None)
+        return super().poll(max_bytes=max_bytes, thorough=thorough)
 
     def is_over(self, attempt: Attempt, *, is_launcher_gone: bool) -> bool:
-        """Whether nothing more will be heard of an attempt: of this container's, once all of its output was read."""
+        """Whether nothing more will be recorded of an attempt: of this container's, once all of its output was read."""
         if not super().is_over(attempt, is_launcher_gone=is_launcher_gone):
             return False
         if attempt.key != self._own:

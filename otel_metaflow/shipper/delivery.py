@@ -17,7 +17,7 @@ from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger, Subject
-from otel_metaflow.model.following import Following, News
+from otel_metaflow.model.following import Following, Update
 from otel_metaflow.shipper import quarantine
 from otel_metaflow.shipper.convert import sampling, user_telemetry
 from otel_metaflow.shipper.convert.events import Events
@@ -44,7 +44,7 @@ _NAMES = {"traces": "span", "metrics": "metrics"}
 # While an endpoint takes what it is sent, no more of the launcher's journal is read than it takes: so many bytes at a
 # time, and nothing as long as so many attempts can be delivered.
 _LAUNCHER_BYTES = 1 << 18
-_MOST_DELIVERABLE = 500
+_MAX_DELIVERABLE = 500
 # What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
 _LOOK_SHARE = 0.05
 _LONGEST_PAUSE = 0.8
@@ -84,7 +84,7 @@ class Delivery:
         self._following = Following(home, folder) if following is None else following
         self._poll = poll
         self._has_hurried = False
-        news = self._following.look(most_bytes=_LAUNCHER_BYTES)
+        update = self._following.poll(max_bytes=_LAUNCHER_BYTES)
         run = self.run = self._following.run
         self._submitted: Set[Tuple[Subject, str]] = set()  # submitted to signal workers and not acknowledged
         self._is_sampled = sampling.is_sampled(run, environment)
@@ -119,7 +119,7 @@ class Delivery:
         # Attempts whose span, or whose metrics, can be made.
         self._ready: Dict[str, Deque[AttemptKey]] = {signal: deque() for signal in _NAMES}
         self._has_more_logs = False  # than went into the last batch
-        self._take_in(news)
+        self._take_in(update)
 
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until everything is sent, or until nothing can be sent for `linger` seconds after the run's end.
@@ -213,29 +213,29 @@ class Delivery:
     # Following the run
 
     def _look(self, *, thorough: bool = False) -> None:
-        is_flowing = self._deliverable >= _MOST_DELIVERABLE and self._is_sampled and not self._trouble()
-        self._take_in(self._following.look(most_bytes=0 if is_flowing else _LAUNCHER_BYTES, thorough=thorough))
+        is_flowing = self._deliverable >= _MAX_DELIVERABLE and self._is_sampled and not self._trouble()
+        self._take_in(self._following.poll(max_bytes=0 if is_flowing else _LAUNCHER_BYTES, thorough=thorough))
 
-    def _take_in(self, news: News) -> None:
-        for key in news.returned:  # what of them was acknowledged to their own shippers
+    def _take_in(self, update: Update) -> None:
+        for key in update.returned:  # what of them was acknowledged to their own shippers
             self._ledger.adopt(layout.came_home(self._folder, key)["ledger"], key)
-        for key in news.appeared:
+        for key in update.appeared:
             self._begin(key)
-        for key, end in news.user_records.items():
+        for key, end in update.user_records.items():
             if key not in self._ledger.done:
                 for records in self._user_records.values():
                     records.note(key, end)
-        for key in news.settled:
+        for key in update.settled:
             if self._undelivered[key].parts <= _FACTS:  # of what is to be sent only its start says that it is
                 self._begin(key)
             self._put_in_order("metrics", key)
-        for key in news.decided:
+        for key in update.decided:
             self._put_in_order("traces", key)
             self._logs.decided(key)
             if self._files is not None:
                 self._files.decided(key)
-        self._deliverable += len(news.decided)
-        done = [*self._finish(news.decided, "decided"), *self._finish(news.read, "read")]
+        self._deliverable += len(update.decided)
+        done = [*self._finish(update.decided, "decided"), *self._finish(update.read, "read")]
         self._ledger.take(Changes(done=done))
 
     def _begin(self, key: AttemptKey) -> None:

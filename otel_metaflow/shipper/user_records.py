@@ -1,4 +1,4 @@
-"""The spans and metrics of user code in the journals of a run, each handed out once."""
+"""The spans and metrics of user code in the journals of a run, each returned once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_metaflow.model.run import Attempt
 
 
 class UserRecord(NamedTuple):
-    """One record of an attempt, and where it begins in the journal."""
+    """One record of an attempt, and its offset in the journal."""
 
     attempt: Attempt
     record: Dict[str, Any]
@@ -28,23 +28,23 @@ class UserRecord(NamedTuple):
 
 
 class UserRecords:
-    """The records of one kind; attempts that have none are not looked at."""
+    """The records of one kind; journals without any are not opened."""
 
     def __init__(self, folder: Path, kind: str, cursor_of: Callable[[Subject, str], Cursor]) -> None:
-        """`cursor_of` answers how far the records of an attempt, of this kind, were acknowledged before."""
+        """`cursor_of` returns how far the records of an attempt, of this kind, were acknowledged before."""
         self._folder = folder
         self._kind = kind
         self._cursor_of = cursor_of
-        self._ends: Dict[AttemptKey, int] = {}  # up to where those journals go that may hold more
+        self._ends: Dict[AttemptKey, int] = {}  # of journals that may have unread records
         self._tails: Dict[AttemptKey, Tail] = {}
-        self._entries: Dict[AttemptKey, Deque[Entry]] = {}  # those that are read and not handed out
+        self._entries: Dict[AttemptKey, Deque[Entry]] = {}  # read and not yet returned
 
     def note(self, key: AttemptKey, end: int) -> None:
-        """Of an attempt's records one ends at `end`; whether it is of this kind, nobody has looked."""
+        """A record of user code, of this kind or another, ends at `end` in the attempt's journal."""
         self._ends[key] = end
 
     def is_read(self) -> bool:
-        """Whether all that was noted was handed out."""
+        """Whether all noted records were returned."""
         return not self._ends
 
     def is_read_of(self, key: AttemptKey) -> bool:
@@ -52,16 +52,16 @@ class UserRecords:
         return key not in self._ends
 
     def forget(self, key: AttemptKey) -> None:
-        """No more of the attempt will be asked for."""
+        """Forget an attempt of which no more records will be taken."""
         self._tails.pop(key, None)
         self._entries.pop(key, None)
 
     def take(
-        self, attempts: Mapping[AttemptKey, Attempt], changes: Changes, most: int, most_bytes: int
+        self, attempts: Mapping[AttemptKey, Attempt], changes: Changes, limit: int, max_bytes: int
     ) -> Tuple[List[UserRecord], List[AttemptKey]]:
-        """The next records, at most about so many, and the attempts that were read to their end meanwhile.
+        """The next records, within `limit` and `max_bytes`, and the attempts whose journals were read to their end.
 
-        `changes` notes how far that is.
+        The new cursors are noted in `changes`.
         """
         taken: List[UserRecord] = []
         read: List[AttemptKey] = []
@@ -71,7 +71,7 @@ class UserRecords:
                 changes.cursors[key, self._kind] = Cursor(sent=(entry.end, 0))
                 taken.append(UserRecord(attempts[key], entry.record, entry.start))
                 size += entry.end - entry.start
-                if len(taken) >= most or size >= most_bytes:
+                if len(taken) >= limit or size >= max_bytes:
                     return taken, read
             del self._ends[key]
             read.append(key)
@@ -86,7 +86,7 @@ class UserRecords:
                 return
             before = tail.offset
             entries.extend(tail.read())
-            if tail.offset == before:  # the file is gone: what it held will not be read any more
+            if tail.offset == before:  # the file is gone
                 tail.offset = end
                 return
 

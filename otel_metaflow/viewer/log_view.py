@@ -66,7 +66,7 @@ class Feed:
 
     def read(self) -> Iterator[Entry]:
         """The lines since the last call, ordered by time."""
-        self._following.look()
+        self._following.poll()
         found: list[Entry] = []
         if self._launcher is not None:
             before = -1

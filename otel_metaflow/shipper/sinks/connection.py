@@ -19,7 +19,7 @@ from otel_metaflow.shipper.sinks import answers
 from otel_metaflow.shipper.sinks.proxies import proxy_of
 
 # How much of a response is read; an OTLP response has a few bytes, a proxy's page a few thousand.
-_MOST = 1 << 16
+_MAX_BODY = 1 << 16
 _PORTS = {"http": 80, "https": 443}
 # As requests has them: what a header may be, and what a URL may hold as it is.
 _NAME, _TEXT = re.compile(r"[^:\s][^:\r\n]*"), re.compile(r"(?:\S[^\r\n]*)?")
@@ -266,8 +266,8 @@ def _read(stream: _Stream) -> Tuple[Response, bool]:
     """An answer, and whether another request can be sent on the same connection."""
     response = http.client.HTTPResponse(stream, method="POST")  # type: ignore[arg-type]
     response.begin()
-    body = response.read(_MOST)
-    if response.length and len(body) < _MOST:
+    body = response.read(_MAX_BODY)
+    if response.length and len(body) < _MAX_BODY:
         raise http.client.IncompleteRead(body, response.length)
     headers = {name.lower(): value for name, value in response.getheaders()}
     is_kept = response.isclosed() and not response.will_close

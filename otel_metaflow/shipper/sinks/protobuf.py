@@ -20,9 +20,9 @@ Encode = Callable[[Any], bytes]
 Fields = Tuple[Tuple[str, Encode], ...]
 
 # How many results of a kind are cached, and their maximum size in bytes.
-_MOST, _LONGEST = 1024, 4096
+_MAX_RESULTS, _MAX_LENGTH = 1024, 4096
 # Resources hold on to their attributes.
-_MOST_RESOURCES = 64
+_MAX_RESOURCES = 64
 # Who sends (https://opentelemetry.io/docs/specs/semconv/resource/#telemetry-sdk); elsewhere the SDK names itself.
 SENDER = {
     "telemetry.sdk.language": "python",
@@ -35,14 +35,14 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 class _Memo(Dict[Any, bytes]):
     """A cache of a function's results for recent arguments, as fast as a dictionary."""
 
-    def __init__(self, make: Encode, most: int = _MOST) -> None:
+    def __init__(self, make: Encode, limit: int = _MAX_RESULTS) -> None:
         super().__init__()
-        self._make, self._most = make, most
+        self._make, self._limit = make, limit
 
     def __missing__(self, key: Any) -> bytes:
         made = self._make(key)
-        if len(made) <= _LONGEST:
-            if len(self) >= self._most:
+        if len(made) <= _MAX_LENGTH:
+            if len(self) >= self._limit:
                 self.clear()
             self[key] = made
         return made
@@ -403,8 +403,8 @@ def _scope(scope: Scope) -> bytes:
     return b"\x0a" + _SIZES[len(made)] + made
 
 
-_RESOURCES = _Memo(_resource, _MOST_RESOURCES)
-_SCOPES = _Memo(_scope, _MOST_RESOURCES)
+_RESOURCES = _Memo(_resource, _MAX_RESOURCES)
+_SCOPES = _Memo(_scope, _MAX_RESOURCES)
 
 
 def encode(signal: str, records: Iterable[Record]) -> bytes:
