@@ -63,6 +63,7 @@ ELSEWHERE = {
     names.TASK_MEMORY,
     names.EVENT_TASK_HEARTBEAT,
     names.EVENT_TASK_LOST, names.METRIC_TELEMETRY_DROPPED, names.SIGNAL, names.REASON, names.REQUESTED_GPU,
+    *(name.name for name in names.CATALOG if name.on == "summary"),  # tests/test_span_limit.py
     names.TASK_GPU_MEMORY, names.TASK_GPU_MEMORY_PEAK, names.TASK_GPU_UTILIZATION, names.PARTIAL,
     names.CONTAINER_ID, names.K8S_NAMESPACE_NAME, names.K8S_POD_NAME, names.K8S_POD_UID, names.CLOUD_PROVIDER,
     names.CLOUD_PLATFORM, names.CLOUD_REGION, names.AWS_LOG_GROUP_NAMES, names.AWS_LOG_STREAM_NAMES,

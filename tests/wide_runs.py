@@ -87,11 +87,11 @@ def plan(shape: Shape) -> list[Planned]:
         fails = number % 100 < shape.failures and key.attempt == 0 and number < wide - shape.at_once
         result = ("failure", "killed")[number % 2] if fails else "success"
         begins = took + number / pace
-        last[turn] = Planned(key, begins, begins + took, result)
+        last[turn] = Planned(key, begins, begins + took * (1 - number % 7 / 14), result)
         made.append(last[turn])
     for step in ("join", "end"):
         task += 1
-        begins = made[-1].ends
+        begins = max(one.ends for one in made)
         made.append(Planned(AttemptKey(step, str(task), 0), begins, begins + took, "success"))
     return made
 

@@ -9,6 +9,7 @@ def page() -> str:
     """`docs/names.md`."""
     lines = [_HEAD.rstrip()]
     for title, found in (("Resource", "resource"), ("Spans of attempts", "attempt"), ("Spans of runs", "run"),
+                         ("Spans that summarize attempts of a step", "summary"),
                          ("Spans of user code, in addition to their own", "user"),
                          ("Links", "links"), ("Log records", "logs"), ("Metric points", "metrics")):  # fmt: skip
         rows = [name for name in names.CATALOG if found in name.on.split(", ")]
@@ -47,6 +48,9 @@ RUN FanoutFlow                       the run
   collect                            linked to its inputs
   end
 ```
+
+Of a step with more attempts than `OTEL_METAFLOW_MAX_ATTEMPT_SPANS` a span called `work summary` stands for those that
+have none.
 """
 
 

@@ -271,6 +271,31 @@ SAVED_DURATION = _define(
     "the duration of the cloned tasks in the origin run, if its journals are available",
 )
 
+# Spans that summarize a step: ours
+SUMMARY_ATTEMPT_COUNT = _define(
+    "summary", "metaflow.summary.attempt.count", "int", "the attempts that it stands for; those have no spans"
+)
+SUMMARY_FAILED_COUNT = _define("summary", "metaflow.summary.failed.count", "int", "those of them that failed")
+SUMMARY_ERROR_TYPES = _define(
+    "summary", "metaflow.summary.error.types", "string[]", "their `error.type`, the most frequent ten"
+)
+SUMMARY_ERROR_COUNTS = _define("summary", "metaflow.summary.error.counts", "int[]", "how often each occurred")
+SUMMARY_DURATION_SUM = _define("summary", "metaflow.summary.duration.sum", "double, s", "of the attempts, together")
+SUMMARY_DURATION_MIN = _define("summary", "metaflow.summary.duration.min", "double, s", "of the quickest")
+SUMMARY_DURATION_MAX = _define("summary", "metaflow.summary.duration.max", "double, s", "of the slowest")
+SUMMARY_DURATION_BOUNDS = _define(
+    "summary",
+    "metaflow.summary.duration.bounds",
+    "double[]",
+    "the upper boundaries of the buckets of a histogram of their durations, in seconds",
+)
+SUMMARY_DURATION_COUNTS = _define(
+    "summary",
+    "metaflow.summary.duration.bucket_counts",
+    "int[]",
+    "how many attempts are in each bucket; the last one is beyond all boundaries",
+)
+
 # Links
 LINK_TYPE = _define(
     "links",

@@ -59,6 +59,7 @@ class Settings(NamedTuple):
     flush_timeout: float = 0.0
     standby: float = 30.0
     detail: int = 1
+    max_attempt_spans: int = 2_000
     sampler: str = "parentbased_always_on"
     sampler_ratio: float = 1.0
     keep_failed: bool = False
@@ -108,6 +109,7 @@ def read(environ: Optional[Mapping[str, str]] = None) -> Settings:
         flush_timeout=_seconds(env, "OTEL_METAFLOW_FLUSH_TIMEOUT", 5.0 if in_container(env) else 0.0, problems),
         standby=_seconds(env, "OTEL_METAFLOW_STANDBY", 30.0, problems),
         detail=int(_chosen(env, "OTEL_METAFLOW_DETAIL", ("1", "2"), problems)),
+        max_attempt_spans=_max_attempt_spans(env, problems),
         sampler=_chosen(env, "OTEL_TRACES_SAMPLER", SAMPLERS, problems),
         sampler_ratio=_ratio(env, problems),
         keep_failed=_flag(env, "OTEL_METAFLOW_KEEP_FAILED", problems),
@@ -270,6 +272,11 @@ def _ratio(env: Mapping[str, str], problems: List[str]) -> float:
         problems.append(f"OTEL_TRACES_SAMPLER_ARG is {ratio:g}, which is more than 1; set it to {form}")
         return 1.0
     return ratio
+
+
+def _max_attempt_spans(env: Mapping[str, str], problems: List[str]) -> int:
+    form = "a number of spans, such as 2000"
+    return int(_number(env, "OTEL_METAFLOW_MAX_ATTEMPT_SPANS", 2000.0, form, problems))
 
 
 def _pattern(env: Mapping[str, str], problems: List[str]) -> str:

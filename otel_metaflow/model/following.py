@@ -18,6 +18,7 @@ from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail, facts
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Record, Run
+from otel_metaflow.model.span_limit import SpanLimit
 
 # Listing the folder takes at most this part of the time.
 _LISTING_SHARE = 0.005
@@ -45,8 +46,10 @@ class Update:
 class Following:
     """Follows the journals of one run and keeps its facts up to date."""
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path, folder: Path, span_limit: Optional[SpanLimit] = None) -> None:
+        """`span_limit` decides about the attempts' spans, for whoever asks."""
         self.folder = folder
+        self._span_limit = span_limit
         self.run = Run(layout.run_key(home, folder))
         self.run_is_over = False
         self.is_behind = False
@@ -96,6 +99,8 @@ class Following:
                 for record in self._known_here(entry.record, update):
                     attempt = self.run.add(None, record)
                     if attempt is not None:
+                        if self._span_limit is not None:
+                            self._span_limit.take(attempt, record["kind"])
                         self._begin(attempt, update)
         return True
 
@@ -169,6 +174,8 @@ class Following:
     def _end(self, attempt: Attempt, update: Update) -> None:
         attempt.is_settled = True
         self._last_reads[attempt.key] = self._active.pop(attempt.key)
+        if attempt.exit is None and not attempt.is_cloned:
+            attempt.has_span = True  # it is lost, or no launcher sees its end
         if attempt.end is None and attempt.exit is None:
             # Its end was not recorded: it was, at the earliest, when the launcher last read from it.
             for record in facts(layout.output_file(self.folder, attempt.key)):

@@ -34,6 +34,8 @@ class Attempt:
     last_seen: int = 0
     is_settled: bool = False
     """Nothing more will be heard of it, as far as whoever follows the run knows."""
+    has_span: bool = True
+    """Whether it has a span of its own; span_limit.py decides."""
 
     @property
     def is_cloned(self) -> bool:
@@ -238,6 +240,7 @@ class DeliveredAttempt(Attempt):
     def __init__(self, attempt: Attempt, inputs: Sequence[AttemptKey]) -> None:
         """Of `attempt`, which read from `inputs`."""
         self.key, self.clone = attempt.key, attempt.clone
+        self.has_span = attempt.has_span
         self.start = None if attempt.start is None else _NO_RECORD
         self.started_at, self.ended_at, self.over_at = attempt.started_at, attempt.ended_at, attempt.over_at
         self.result = sys.intern(attempt.result)

@@ -18,6 +18,7 @@ from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger, Subject
 from otel_metaflow.model.following import Following, Update
+from otel_metaflow.model.span_limit import Slowest, SpanLimit, summarized
 from otel_metaflow.shipper import quarantine
 from otel_metaflow.shipper.convert import sampling, user_telemetry
 from otel_metaflow.shipper.convert.events import Events
@@ -81,7 +82,8 @@ class Delivery:
         self.status.complete = self.status.stalled = False
         self._corrupt_before = self.status.corrupt
         self._note(Changes())
-        self._following = Following(home, folder) if following is None else following
+        limit = SpanLimit(environment.max_attempt_spans)
+        self._following = Following(home, folder, limit) if following is None else following
         self._poll = poll
         self._has_hurried = False
         update = self._following.poll(max_bytes=_LAUNCHER_BYTES)
@@ -118,6 +120,8 @@ class Delivery:
         self._deliverable = 0  # those of them for which nothing more is to be found out
         # Attempts whose span, or whose metrics, can be made.
         self._ready: Dict[str, Deque[AttemptKey]] = {signal: deque() for signal in _NAMES}
+        self._slowest = Slowest()  # of those without spans
+        self._held_back: Dict[AttemptKey, int] = {}  # up to where the records of user code go, of those
         self._has_more_logs = False  # than went into the last batch
         self._take_in(update)
 
@@ -223,20 +227,49 @@ class Delivery:
             self._begin(key)
         for key, end in update.user_records.items():
             if key not in self._ledger.done:
-                for records in self._user_records.values():
-                    records.note(key, end)
+                self._note_user_records(key, end)
         for key in update.settled:
             if self._undelivered[key].parts <= _FACTS:  # of what is to be sent only its start says that it is
                 self._begin(key)
             self._put_in_order("metrics", key)
+        self._deliverable += len(update.decided)
+        without_span = [key for key in map(self._decide_span, update.decided) if key is not None]
         for key in update.decided:
-            self._put_in_order("traces", key)
             self._logs.decided(key)
             if self._files is not None:
                 self._files.decided(key)
-        self._deliverable += len(update.decided)
-        done = [*self._finish(update.decided, "decided"), *self._finish(update.read, "read")]
-        self._ledger.take(Changes(done=done))
+        if self._following.run_is_over:
+            for key in self._slowest.take():
+                self._deliverable += 1
+                self._send_span(key)
+        done = [*self._finish(without_span, "traces"), *self._finish(update.decided, "decided")]
+        self._ledger.take(Changes(done=[*done, *self._finish(update.read, "read")]))
+
+    def _note_user_records(self, key: AttemptKey, end: int) -> None:
+        """Of what user code recorded in an attempt there is more; its spans go with the attempt's own."""
+        for signal, records in self._user_records.items():
+            if signal == "traces" and not self.run.attempts[key].has_span:
+                self._held_back[key] = end
+            else:
+                records.note(key, end)
+
+    def _decide_span(self, key: AttemptKey) -> Optional[AttemptKey]:
+        """An attempt is over and its span can be made; one, itself or another, that is known to get none."""
+        attempt = self.run.attempts[key]
+        if attempt.has_span or "traces" not in self._undelivered[key].parts:
+            self._send_span(key)
+            return None
+        self._deliverable -= 1  # it may have to wait for the run's end
+        dropped = self._slowest.offer(attempt)
+        if dropped is not None:
+            self._deliverable += 1
+            self._held_back.pop(dropped, None)
+        return dropped
+
+    def _send_span(self, key: AttemptKey) -> None:
+        self._put_in_order("traces", key)
+        if key in self._held_back:
+            self._user_records["traces"].note(key, self._held_back.pop(key))
 
     def _begin(self, key: AttemptKey) -> None:
         """An attempt is new."""
@@ -378,6 +411,9 @@ class Delivery:
             spans += quarantine.converted(f"{key} span", never, make) or ()
         if self._run_is_due("traces"):
             subjects.append(None)
+            for step, attempts in summarized(self.run.recorded.values()).items():
+                make = partial(self._spans.of_step, step, attempts)
+                spans += quarantine.converted(f"{step} summary", never, make) or ()
             spans += quarantine.converted("the run's span", never, lambda: [self._spans.of_run()]) or ()
         return self._batch_of("traces", subjects, spans, never)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
@@ -12,6 +13,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Run, load
+from otel_metaflow.shipper.convert.aggregation import Histogram
 from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
 from otel_metaflow.shipper.telemetry import Link, Record, Scope, Span, Status
 
@@ -26,6 +28,7 @@ _NANO = 1_000_000_000
 _MEBIBYTE = 1 << 20
 # How many inputs of a wide join are linked; an attribute has their number.
 _MAX_LINKS = 100
+_MAX_ERROR_TYPES = 10
 # Queueing for longer than this is a span of its own.
 _QUEUED = _NANO
 # https://opentelemetry.io/docs/specs/semconv/attributes-registry/cicd/
@@ -110,6 +113,39 @@ class Spans:
         if joined:
             span["parentSpanId"] = joined[1]
         return Record(self._resources.of_run(), _SCOPE, span)
+
+    def of_step(self, step: str, attempts: Sequence[Attempt]) -> List[Record]:
+        """The one span that stands for attempts of a step that have none."""
+        run = self._run
+        durations = Histogram(names.TASK_DURATION_BOUNDARIES)
+        for attempt in attempts:
+            durations.add((attempt.ended_at - attempt.started_at) / _NANO)
+        point = durations.point()
+        errors = Counter(attempt.error_type for attempt in attempts if attempt.failed).most_common(_MAX_ERROR_TYPES)
+        failed = sum(attempt.failed for attempt in attempts)
+        attributes: Dict[str, Any] = {
+            names.STEP_NAME: step,
+            names.SUMMARY_ATTEMPT_COUNT: len(attempts),
+            names.SUMMARY_FAILED_COUNT: failed,
+            names.SUMMARY_ERROR_TYPES: [kind for kind, _ in errors] or None,
+            names.SUMMARY_ERROR_COUNTS: [count for _, count in errors] or None,
+            names.SUMMARY_DURATION_SUM: point["sum"],
+            names.SUMMARY_DURATION_MIN: point["min"],
+            names.SUMMARY_DURATION_MAX: point["max"],
+            names.SUMMARY_DURATION_BOUNDS: point["explicitBounds"],
+            names.SUMMARY_DURATION_COUNTS: point["bucketCounts"],
+        }
+        began = max(run.started_at, min(attempt.started_at for attempt in attempts))
+        ended = max(attempt.ended_at for attempt in attempts)
+        key = run.key
+        span_id = ids.summary_span_id(key.flow, key.run, step, key.namespace)
+        span: Span = {
+            **self._timed(f"{step} summary", span_id, _INTERNAL, began, max(began, ended)),
+            "parentSpanId": run_span_id(key),
+            "attributes": _known(attributes),
+            "status": self._status(f"{failed:,} attempts failed" if failed else None),
+        }
+        return [Record(self._resources.of_step(attempts[0]), _SCOPE, span)]
 
     def _timed(self, name: str, span_id: str, kind: int, start: int, end: int) -> Span:
         """The fields of every span."""
