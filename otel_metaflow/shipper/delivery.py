@@ -44,7 +44,7 @@ _MAX_BYTES = 1_000_000
 _NAMES = {"traces": "span", "metrics": "metrics"}
 # While an endpoint takes what it is sent, no more of the launcher's journal is read than it takes: so many bytes at a
 # time, and nothing as long as so many attempts can be delivered.
-_LAUNCHER_BYTES = 1 << 18
+_LAUNCHER_BYTES = 1 << 17
 _MAX_DELIVERABLE = 500
 # What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
 _LOOK_SHARE = 0.05
