@@ -30,7 +30,7 @@ RUN = "1"
 def deterministic(telemetry: Telemetry) -> Telemetry:
     """The same telemetry with numbered ids and times; spans and log records are in the order of the tree.
 
-    Metrics and the output of the flow are left unchanged.
+    Spans of attempts that were queued are left out. Metrics and the output of the flow are left unchanged.
     """
     return _Renumbering(telemetry).result()
 

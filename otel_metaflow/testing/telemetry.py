@@ -60,7 +60,8 @@ class Telemetry:
         """The spans as indented text, equal in every run of a flow.
 
         Each line is a span: its name, the indexes of its foreach, its result, and after `<` the spans that it links to.
-        Ids, times, hosts and figures are left out. Siblings are ordered by name.
+        Ids, times, hosts and figures are left out, and the spans of attempts that were queued for more than a second,
+        which depend on the machine. Siblings are ordered by name.
         """
         return "\n".join(Tree(self.spans).lines())
 
@@ -69,7 +70,7 @@ class Tree:
     """The spans of a run in the order of their tree, which is equal in every run of a flow."""
 
     def __init__(self, spans: Sequence[ReadableSpan]) -> None:
-        self._spans = {span.context.span_id: span for span in spans}
+        self._spans = {span.context.span_id: span for span in spans if not _is_queued(span)}
 
     def walk(self) -> Iterator[tuple[int, ReadableSpan]]:
         """Each span and its depth, parents before their children."""
@@ -127,3 +128,9 @@ class Tree:
         name = self._name(target) if target is not None else "another run"
         # Links of user code's own spans have no type.
         return name if kind in ("input", None) else f"{name} ({kind})"
+
+
+def _is_queued(span: ReadableSpan) -> bool:
+    step = (span.attributes or {}).get(names.STEP_NAME)
+    scope = span.instrumentation_scope
+    return span.name == f"{step} queued" and scope is not None and scope.name == names.SCOPE

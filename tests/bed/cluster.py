@@ -37,6 +37,7 @@ class Cluster:
         self._etcd, self._peer, port, self._manager = free_ports(4)
         self.url = f"https://127.0.0.1:{port}"
         self.port = port
+        self._certificates = folder / "certificates"
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ class Cluster:
         self._start(
             binary("kube-apiserver"),
             f"--etcd-servers={etcd}",
-            *("--bind-address=127.0.0.1", f"--secure-port={self.port}", f"--cert-dir={self.folder / 'certificates'}"),
+            *("--bind-address=127.0.0.1", f"--secure-port={self.port}", f"--cert-dir={self._certificates}"),
             *(f"--token-auth-file={self.folder / 'tokens.csv'}", "--authorization-mode=AlwaysAllow"),
             *("--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={public}"),
             *(f"--service-account-signing-key-file={key}", "--disable-admission-plugins=ServiceAccount"),
@@ -87,9 +88,8 @@ class Cluster:
     def client(self) -> kubernetes.client.ApiClient:
         """A client of the API server, with all rights."""
         configuration = kubernetes.client.Configuration(host=self.url)
-        configuration.verify_ssl = False
+        configuration.ssl_ca_cert = str(self._certificates / "apiserver.crt")  # of its own authority
         configuration.api_key = {"authorization": f"Bearer {_TOKEN}"}
-        urllib3.disable_warnings()
         return kubernetes.client.ApiClient(configuration)
 
     def _start(self, *command: object) -> None:
@@ -99,12 +99,11 @@ class Cluster:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        core = kubernetes.client.CoreV1Api(self.client)
         while True:
             try:
-                core.read_namespace("default")
+                kubernetes.client.CoreV1Api(self.client).read_namespace("default")
                 return
-            except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError) as error:
+            except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
                 ended = [process.args for process in self._processes if process.poll() is not None]
                 if ended or time.monotonic() > deadline:
                     raise RuntimeError(

@@ -88,8 +88,9 @@ class Arrived:
         return sorted(self.lines - self.printed)
 
     def results(self) -> Counter[tuple[str, str]]:
-        """How often a span of each name had each result."""
-        return Counter((span.name, _attributes(span).get("metaflow.task.result", "")) for span in self.spans)
+        """How often a span of each name had each result; spans of waiting, which a busy machine has, are left out."""
+        found = ((span.name, _attributes(span).get("metaflow.task.result", "")) for span in self.spans)
+        return Counter((name, result) for name, result in found if not name.endswith(" queued"))
 
 
 def how(death: str) -> str:

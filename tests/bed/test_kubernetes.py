@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from bed import Bed
 from deaths import FLOW, how
+from endpoint import Endpoint
+from running import eventually
 
 
 def test_a_flow_without_otel_runs(bed: Bed) -> None:
@@ -11,3 +14,20 @@ def test_a_flow_without_otel_runs(bed: Bed) -> None:
     finished = bed.run(FLOW, "--with", how("kill -9"))
     assert finished.code == 0, finished.stdout + finished.stderr
     assert sum(name.endswith(".work") for name in bed.outputs) == 3
+
+
+@pytest.mark.parametrize("death", ["", "kill -9", "out of memory"])
+def test_each_line_arrives_once_and_each_attempt_has_a_span(bed: Bed, receiver: Endpoint, death: str) -> None:
+    finished = bed.run(FLOW, "--with", "otel", "--with", how(death), env=bed.sends_to(receiver))
+    assert finished.code == 0, finished.stdout + finished.stderr
+    found = eventually(lambda: bed.arrived(receiver, "RUN PodFlow"))
+    assert (found.lost, found.twice) == ([], [])
+    died = {("work", "error"): 1} if death else {}
+    assert found.results() == {
+        ("start", "success"): 1,
+        ("work", "success"): 2,
+        **died,
+        ("join", "success"): 1,
+        ("end", "success"): 1,
+        ("RUN PodFlow", ""): 1,
+    }
