@@ -92,7 +92,7 @@ class LogRecords:
         event = _event_name(attributes) if extra else ""
         if event:
             made["eventName"] = event
-        made["severityNumber"] = _severity(record.get("severityNumber", _INFO))
+        made["severityNumber"] = _severity(record.get("severityNumber", _LOGGING_INFO))
         made["severityText"] = _LEVELS.get(level, level)
         return Record(source.resource, user_telemetry.named_scope(str(record.get("logger", "root"))), made)
 
@@ -160,16 +160,16 @@ def _event_name(attributes: Dict[str, Any]) -> str:
 
 
 # Levels of logging, which is not imported for them.
-_DEBUG, _INFO, _CRITICAL = 10, 20, 50
+_LOGGING_DEBUG, _LOGGING_INFO, _LOGGING_CRITICAL = 10, 20, 50
 # OpenTelemetry's names of levels, where they differ from logging's.
 _LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
 def _severity(level: int) -> int:
     """OTLP's severity number for a level of logging: every ten levels map to four numbers."""
-    if level < _DEBUG:
+    if level < _LOGGING_DEBUG:
         return 0
-    tens, ones = divmod(min(level, _CRITICAL + 3), 10)
+    tens, ones = divmod(min(level, _LOGGING_CRITICAL + 3), 10)
     return 4 * tens + 1 + min(ones, 3)
 
 
