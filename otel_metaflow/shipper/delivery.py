@@ -240,7 +240,7 @@ class Delivery:
                 self._files.decided(key)
         if self._following.run_is_over:
             for key in self._slowest.take():
-                self._deliverable += 1
+                self._deliverable += self._awaits_span(key)
                 self._send_span(key)
         done = [*self._finish(without_span, "traces"), *self._finish(update.decided, "decided")]
         self._ledger.take(Changes(done=[*done, *self._finish(update.read, "read")]))
@@ -256,15 +256,22 @@ class Delivery:
     def _decide_span(self, key: AttemptKey) -> Optional[AttemptKey]:
         """An attempt is over and its span can be made; one, itself or another, that is known to get none."""
         attempt = self.run.attempts[key]
-        if attempt.has_span or "traces" not in self._undelivered[key].parts:
+        if attempt.has_span:
             self._send_span(key)
             return None
-        self._deliverable -= 1  # it may have to wait for the run's end
+        # Also if an earlier shipper has sent its span: another attempt is not to take its place among the slowest.
         dropped = self._slowest.offer(attempt)
-        if dropped is not None:
-            self._deliverable += 1
-            self._held_back.pop(dropped, None)
+        self._deliverable -= self._awaits_span(key)  # it may have to wait for the run's end
+        if dropped is None or not self._awaits_span(dropped):
+            return None
+        self._deliverable += 1
+        self._held_back.pop(dropped, None)
         return dropped
+
+    def _awaits_span(self, key: AttemptKey) -> bool:
+        """Whether the span of an attempt is wanted and was not sent."""
+        undelivered = self._undelivered.get(key)
+        return undelivered is not None and "traces" in undelivered.parts
 
     def _send_span(self, key: AttemptKey) -> None:
         self._put_in_order("traces", key)
@@ -289,7 +296,8 @@ class Delivery:
 
     def _put_in_order(self, signal: str, key: AttemptKey) -> None:
         """What is made of an attempt for `signal` can be made."""
-        if signal in self._undelivered[key].parts:
+        undelivered = self._undelivered.get(key)
+        if undelivered is not None and signal in undelivered.parts:
             self._ready[signal].append(key)
 
     def _finish(self, keys: Sequence[AttemptKey], part: str) -> List[AttemptKey]:
