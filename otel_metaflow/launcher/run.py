@@ -22,7 +22,7 @@ from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.launcher import metaflow_seams, provenance, remote_environment, summary, tracing
+from otel_metaflow.launcher import metaflow_seams, provenance, summary, tracing
 from otel_metaflow.launcher.output import Output
 
 _run: Run | None = None
@@ -58,7 +58,11 @@ class Run:
 
     def _is_remote(self) -> bool:
         """Whether the task that was launched just now runs in a container that exports itself."""
-        return metaflow_seams.is_sent_away(self.launching) and remote_environment.exports(os.environ)
+        if not metaflow_seams.is_sent_away(self.launching):
+            return False
+        from otel_metaflow.launcher import remote_environment
+
+        return remote_environment.exports(os.environ)
 
     def start(self) -> None:
         """Write the first record, watch Metaflow's workers and start the shipper."""
