@@ -150,6 +150,19 @@ def test_lines_that_fell_into_each_other_are_taken_apart(
     assert Counter(record["body"] for _, record in read_all(tmp_path)) == Counter(body for _, body in reported)
 
 
+def test_what_ends_a_line_may_be_reported_by_a_process_of_which_nothing_else_was_read_yet(tmp_path: Path) -> None:
+    """The last lines of a process that writes into those of another one, which goes on."""
+    task = [line(1, "ours 1", pid=1), line(2, "theirs", pid=2), line(3, "ours 2", pid=1)]
+    places = [sum(len(json.dumps(each)) + 1 for each in task)]
+    read = {"kind": "read", "timeUnixNano": 5, "lines": 3, "monotonicNano": 5, "reported": places[0]}
+    later = {"kind": "read", "timeUnixNano": SECOND, "lines": 1, "monotonicNano": SECOND // 4, "reported": places[0]}
+    output = [read, line(5, "ours 1theirs"), line(5, ""), line(5, "ours 2"), later, line(SECOND, "of a subprocess")]
+    write(layout.attempt_file(tmp_path, KEY), task)
+    write(layout.output_file(tmp_path, KEY), output)
+    found = Counter(record["body"] for _, record in read_all(tmp_path))
+    assert found == Counter(["ours 1", "theirs", "ours 2", "of a subprocess"])
+
+
 def test_a_subprocess_that_writes_into_a_reported_line_keeps_its_part(tmp_path: Path) -> None:
     write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "mine"), {"kind": "end", "timeUnixNano": SECOND + 10}])
     write(layout.output_file(tmp_path, KEY), [line(SECOND + 5, "minetheirs"), line(SECOND + 6, "")])

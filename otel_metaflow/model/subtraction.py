@@ -106,10 +106,10 @@ class Subtraction:
             if raw.until is None:
                 raw.until = known
             if self.pending:
-                is_over = is_idle or final
-                missing = self._missing(raw, known, is_over=is_over or age >= HOLD_SUSPICIOUS)
+                is_over = is_idle or final or age >= HOLD_SUSPICIOUS
+                missing = self._missing(raw, known, is_over=is_over)
                 garbled = Garbled(self._held, missing, self._released, self._ambiguous)
-                if garbled.resolve(is_alive=not final):
+                if garbled.resolve(is_alive=not final) and (is_over or not self._may_be_reported(garbled.rest)):
                     for report in garbled.found:
                         self._forget(report)
                     for taken in garbled.taken:
@@ -118,7 +118,7 @@ class Subtraction:
                         self._released.append(garbled.rest)
                         yield garbled.rest
                     continue
-                if not is_over and age < HOLD_SUSPICIOUS and self._is_suspicious(raw):
+                if not is_over and self._is_suspicious(raw):
                     return
             self._released.append(self._held.popleft())
             yield raw
@@ -196,6 +196,13 @@ class Subtraction:
                     found.append(report)
         found.sort(key=lambda report: report.offset)
         return found
+
+    def _may_be_reported(self, rest: Optional[Raw]) -> bool:
+        """Whether what is left of a line may be the next line of a process of which no later one was read yet."""
+        if rest is None:
+            return False
+        pending = (next((each for each in reports if each.before is None), None) for reports in self._reports.values())
+        return any(each.text in rest.text for each in pending if each is not None and each.text)
 
     def _is_suspicious(self, raw: Raw) -> bool:
         """Whether a line is missing that had been reported when this one was first considered."""
