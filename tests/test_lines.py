@@ -84,7 +84,8 @@ FLOW = r"""
         alone("far", logging.handlers.QueueHandler(line))
 
     def far_work(number):
-        say(f"pooled process print {number}")
+        # At once: nobody reports what a spawned process writes, and its newline alone may be anybody's.
+        truth("stdout", f"pooled process print {number}"); sys.stdout.write(f"pooled process print {number}\n")
         record(logging.getLogger("far"), f"pooled process through a queue {number}", logging.ERROR)
         return os.getpid()
 
