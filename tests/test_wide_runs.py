@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from running import Place, eventually
-from wide_runs import Shape
+from wide_runs import UNLIMITED, Shape
 
 from otel_metaflow.core import names
 from otel_metaflow.journal.delivery_status import DeliveryStatus
@@ -49,7 +49,7 @@ def test_each_attempt_and_each_line_arrives_once(place: Place) -> None:
     """Spans, metrics and lines are counted: those of killed and of retried attempts, and of subprocesses, too."""
     shape = Shape(1_000, RATE)
     with Endpoint() as endpoint, wide_runs.running(place.home, shape) as wide:
-        shipper = place.start_shipper(wide.folder, endpoint.url)
+        shipper = place.start_shipper(wide.folder, endpoint.url, **UNLIMITED)
         wide.wait_written()
         wide.end()
         assert shipper.wait(PATIENCE) == 0
@@ -67,11 +67,11 @@ def test_nothing_is_lost_when_a_shipper_is_killed_and_the_endpoint_is_away_meanw
     """The batch that was in flight may come twice, no other."""
     shape = Shape(attempts, RATE)
     with Endpoint() as endpoint, wide_runs.running(place.home, shape) as wide:
-        shipper = place.start_shipper(wide.folder, endpoint.url)
+        shipper = place.start_shipper(wide.folder, endpoint.url, **UNLIMITED)
         endpoint.wait_for(lambda: len(endpoint.span_ids) > attempts // 4, PATIENCE)
         shipper.kill()
         shipper.wait()
-        shipper = place.start_shipper(wide.folder, endpoint.url)
+        shipper = place.start_shipper(wide.folder, endpoint.url, **UNLIMITED)
         endpoint.wait_for(lambda: len(endpoint.span_ids) > attempts // 2, PATIENCE)
         endpoint.fault = "503"
         refused = endpoint.seen + 6
@@ -146,7 +146,7 @@ def test_a_shipper_needs_little_while_nothing_happens_and_little_memory_at_any_t
     """However many attempts are over while the launcher lives."""
     shape = Shape(attempts, RATE)
     with Endpoint(keeps_messages=False) as endpoint, wide_runs.running(place.home, shape) as wide:
-        shipper = place.start_shipper(wide.folder, endpoint.url)
+        shipper = place.start_shipper(wide.folder, endpoint.url, **UNLIMITED)
         wide.wait_written()
         spans = len(wide_runs.span_ids(shape)) - 1  # all but the run's own
         endpoint.wait_for(lambda: len(endpoint.span_ids) == spans, PATIENCE)

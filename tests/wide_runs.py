@@ -29,6 +29,8 @@ from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
 
 FLOW, RUN = "WideFlow", "1"
+UNLIMITED = {"OTEL_METAFLOW_MAX_ATTEMPT_SPANS": "1000000"}
+"""For shippers whose work is counted by spans: each attempt has one, however wide the run."""
 _NANO = 10**9
 # The pace by which a run is dated that is written as fast as it can be: so many attempts a second.
 _PACE = 50.0
