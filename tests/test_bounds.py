@@ -299,7 +299,7 @@ def shipped(place: Place, finished: Finished, written: int) -> None:
     assert dropped == {("logs", "unwritten"): written - arrived}
     assert finished.status.given_up == dropped
     shown = place.cli("view", f"{finished.flow}/{finished.run}").stdout
-    assert f"{written - arrived} logs lost, the journal took no more" in shown
+    assert f"{written - arrived} logs lost, the journal could not be written" in shown
 
 
 def points(endpoint: Endpoint, name: str) -> Iterator[tuple[dict[str, str], Any]]:

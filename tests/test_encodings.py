@@ -108,7 +108,7 @@ def test_bars_and_arrows_are_drawn_in_ascii_and_columns_stay(place: Place) -> No
         assert re.search(r"::+##+=", shown)
         assert [len(line) for line in shown.splitlines()] == [len(line) for line in plain.splitlines()]
     assert re.search(
-        r"HandFlow  =#  the last 2", typed(place, ["view"], PYTHONIOENCODING="ascii").stdout.decode("ascii")
+        r"HandFlow  =#  last 2, longest", typed(place, ["view"], PYTHONIOENCODING="ascii").stdout.decode("ascii")
     )
     compared = typed(place, ["compare", "HandFlow/1", "HandFlow/2"], PYTHONIOENCODING="latin-1").stdout.decode(
         "latin-1"
