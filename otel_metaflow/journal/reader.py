@@ -30,6 +30,23 @@ class Entry(NamedTuple):
     end: int
 
 
+def read_chunk(path: Path, offset: int, limit: int = CHUNK) -> bytes:
+    """About `limit` bytes of the file at `path` from `offset`; if a single line is longer, all of it that there is.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(limit)
+        while data and b"\n" not in data:
+            more = file.read(limit)
+            if not more:
+                break
+            data += more
+    return data
+
+
 class Tail:
     """Follows one journal from an offset, line by line."""
 
@@ -58,15 +75,7 @@ class Tail:
         record and is left for the next call.
         """
         try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read(limit)
-                # A single record may be longer than a chunk: read on to its end, or the file's.
-                while data and b"\n" not in data:
-                    more = file.read(limit)
-                    if not more:
-                        return
-                    data += more
+            data = read_chunk(self.path, self.offset, limit)
         except _NO_JOURNAL:
             return
         whole = data.rfind(b"\n") + 1

@@ -20,7 +20,7 @@ from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.raw_journal import Line, RawJournal
-from otel_metaflow.journal.reader import Tail
+from otel_metaflow.journal.reader import Tail, read_chunk
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.following import Following, Update
 from otel_metaflow.model.run import Attempt
@@ -29,7 +29,6 @@ from otel_metaflow.model.run import Attempt
 POLL = 0.1
 # An attempt that has ended is over when its output does not grow for so long, in seconds: `tee` may lag behind.
 _QUIET = 0.1
-_CHUNK = 1 << 18
 _STREAMS = {"stdout": "MFLOG_STDOUT", "stderr": "MFLOG_STDERR"}
 # metaflow/mflog/mflog.py
 _MFLOG = re.compile(rb"(?:\[!)?\[MFLOG\|0\|(.+?)Z\|.+?\|.+?\](.*\n?)", re.DOTALL)
@@ -44,7 +43,7 @@ class Output:
         self._mask = secrets.Mask(secrets.known(environ))
         streams = _streams(self._reports, environment.logs)
         self._paths = {
-            stream: environ[name] for stream, name in _STREAMS.items() if stream in streams and name in environ
+            stream: Path(environ[name]) for stream, name in _STREAMS.items() if stream in streams and name in environ
         }
         path = layout.output_file(folder, key)
         self._offsets: Dict[str, int] = dict.fromkeys(self._paths, 0)
@@ -71,14 +70,7 @@ class Output:
 
     def _read(self, stream: str, *, is_over: bool) -> List[Line]:
         try:
-            with open(self._paths[stream], "rb") as file:
-                file.seek(self._offsets[stream])
-                data = file.read(_CHUNK)
-                while data and b"\n" not in data:
-                    more = file.read(_CHUNK)
-                    if not more:
-                        break
-                    data += more
+            data = read_chunk(self._paths[stream], self._offsets[stream])
         except OSError:  # not there yet
             return []
         end = data.rfind(b"\n") + 1
