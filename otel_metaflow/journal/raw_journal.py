@@ -16,7 +16,8 @@ from otel_metaflow.core.long_lines import truncated
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal, quoted
 
-_QUIET = 0.5
+QUIET = 0.5
+"""After how many seconds without lines that is noted."""
 
 Line = Tuple[int, str, bytes]
 """When a line was written or read, in nanoseconds since 1970, its stream, and its bytes with their newline."""
@@ -40,7 +41,7 @@ class RawJournal:
         """Note, once, that nothing has been read for a while; return whether that is done."""
         if self._written:
             at = clock.monotonic()
-            if at - self._written < _QUIET * 1e9:
+            if at - self._written < QUIET * 1e9:
                 return False
             self._written = 0
             self._journal.append_line(self._note(at, 0))

@@ -15,12 +15,11 @@ from pathlib import Path
 from otel_metaflow.core import clock
 from otel_metaflow.core.guard import contain
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.raw_journal import Line, RawJournal
+from otel_metaflow.journal.raw_journal import QUIET, Line, RawJournal
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher import metaflow_seams
 
 _DELAY = 0.05
-_QUIET = 0.5
 # With this many lines in the queue the launcher writes them itself, so that a burst does not accumulate in memory.
 _MAX_QUEUED = 2_000
 _MFLOG = (b"[MFLOG|", b"[![MFLOG|")
@@ -125,7 +124,7 @@ class Writer:
     def _work(self) -> None:
         is_quiet = True
         while True:
-            if self._news.wait(None if is_quiet else _QUIET):
+            if self._news.wait(None if is_quiet else QUIET):
                 _sleep(_DELAY)
                 self._news.clear()
             try:

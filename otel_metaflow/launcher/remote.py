@@ -32,10 +32,11 @@ def prepare_task(step: str, decorators: Any, environment: Any, datastore: Any, a
 
     `environment` and `datastore` are Metaflow's, too.
     """
-    variables = {**remote_environment.of(os.environ).variables, **remote_environment.of_run(os.environ)}
+    found = remote_environment.of(os.environ)
+    variables = {**found.variables, **remote_environment.of_run(os.environ)}
     run, task, attempt = (_option(arguments, name) for name in ("run-id", "task-id", "retry-count"))
     folder = launch_context.folder_of(run)
-    if folder is not None and not remote_environment.exports(os.environ):
+    if folder is not None and not found.exports:
         # Wherever its container has an endpoint from, a secret say: the launcher does not know of that.
         variables[launch_context.LAUNCHER_EXPORTS] = "true"
     elif folder is not None:

@@ -55,6 +55,11 @@ class RemoteEnvironment(NamedTuple):
     variables: dict[str, str]
     notices: tuple[str, ...]
 
+    @property
+    def exports(self) -> bool:
+        """Whether containers export themselves: whether an endpoint travels to them."""
+        return not self.variables.keys().isdisjoint(ENDPOINTS)
+
 
 def of(environ: Mapping[str, str]) -> RemoteEnvironment:
     """What `environ` says to containers."""
@@ -80,11 +85,6 @@ def of(environ: Mapping[str, str]) -> RemoteEnvironment:
         # Always with the endpoint: Argo Workflows' own executor reads these variables too, and would speak gRPC.
         found.setdefault(_PROTOCOL, "http/protobuf")
     return RemoteEnvironment({name: value for name, value in found.items() if value}, tuple(notices))
-
-
-def exports(environ: Mapping[str, str]) -> bool:
-    """Whether containers export themselves: whether an endpoint travels to them."""
-    return bool(of(environ).variables.keys() & set(ENDPOINTS))
 
 
 def of_run(environ: Mapping[str, str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ class Run:
             return False
         from otel_metaflow.launcher import remote_environment
 
-        return remote_environment.exports(os.environ)
+        return remote_environment.of(os.environ).exports
 
     def start(self) -> None:
         """Write the first record, watch Metaflow's workers and start the shipper."""
