@@ -140,6 +140,18 @@ class Endpoint:
         """All spans, each with its resource."""
         return [pair for message in self.of(ExportTraceServiceRequest) for pair in _spans(message)]
 
+    def observations(self, name: str) -> int:
+        """How many observations the histograms of that name have counted."""
+        return sum(
+            int(point.count)
+            for message in self.of(ExportMetricsServiceRequest)
+            for resource in message.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.histogram.data_points
+        )
+
     def largest_batch(self, kind: type) -> int:
         """How many log records, or spans, the largest request held."""
         records = _logs if kind is ExportLogsServiceRequest else _spans

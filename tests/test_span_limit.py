@@ -10,7 +10,6 @@ import wide_runs
 from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from running import Place, eventually
 from wide_runs import FLOW, RUN, Planned, Shape
 
@@ -96,20 +95,7 @@ def test_first_failed_retried_and_slowest_attempts_have_spans_and_a_summary_stan
     assert set(wide_runs.bodies(SHAPE)) <= set(endpoint.said)
     if not kills:
         assert set(endpoint.span_ids.values()) == {1}
-        assert measured(endpoint) == SHAPE.attempts
-
-
-def measured(endpoint: Endpoint) -> int:
-    """How many attempts the histogram of their durations has counted."""
-    return sum(
-        int(point.count)
-        for message in endpoint.of(ExportMetricsServiceRequest)
-        for resource in message.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == names.METRIC_TASK_DURATION
-        for point in metric.histogram.data_points
-    )
+        assert endpoint.observations(names.METRIC_TASK_DURATION) == SHAPE.attempts
 
 
 def test_a_step_within_the_limit_has_no_summary(place: Place) -> None:

@@ -13,7 +13,6 @@ import pytest
 import wide_runs
 from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from running import Place, eventually
 from wide_runs import UNLIMITED, Shape
@@ -32,19 +31,6 @@ def lines(endpoint: Endpoint) -> Counter[str]:
     return Counter({body: count for body, count in endpoint.said.items() if wide_runs.is_line(body)})
 
 
-def attempts_measured(endpoint: Endpoint) -> int:
-    """How many attempts the histogram of their durations has counted."""
-    return sum(
-        int(point.count)
-        for message in endpoint.of(ExportMetricsServiceRequest)
-        for resource in message.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == names.METRIC_TASK_DURATION
-        for point in metric.histogram.data_points
-    )
-
-
 def test_each_attempt_and_each_line_arrives_once(place: Place) -> None:
     """Spans, metrics and lines are counted: those of killed and of retried attempts, and of subprocesses, too."""
     shape = Shape(1_000, RATE)
@@ -57,7 +43,7 @@ def test_each_attempt_and_each_line_arrives_once(place: Place) -> None:
     assert endpoint.span_ids == Counter(wide_runs.span_ids(shape))
     assert lines(endpoint) == Counter(wide_runs.bodies(shape))
     assert set(endpoint.uids.values()) == {1}
-    assert attempts_measured(endpoint) == shape.attempts
+    assert endpoint.observations(names.METRIC_TASK_DURATION) == shape.attempts
 
 
 @pytest.mark.parametrize("attempts", SIZES)

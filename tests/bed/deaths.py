@@ -69,6 +69,13 @@ FLOW = f"""
 _LINE = re.compile(r"line PodFlow/\S+ .+")
 
 
+def expected(death: str) -> Counter[tuple[str, str]]:
+    """How often a span of each name has each result; one attempt of `work` died, and was retried."""
+    died = [("work", "error")] if death else []
+    steps = ["start", "work", "work", "join", "end"]
+    return Counter([*((step, "success") for step in steps), *died])
+
+
 @dataclass
 class Arrived:
     """What an endpoint received, beside what the containers printed."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from bed import Bed
-from deaths import FLOW, LINES, how
+from deaths import FLOW, LINES, expected, how
 from endpoint import Endpoint
 from running import eventually
 
@@ -21,19 +21,11 @@ def test_a_workflow_without_otel_runs(bed: Bed) -> None:
 
 @pytest.mark.parametrize("death", ["", "kill -9", "out of memory"])
 def test_each_line_arrives_once_and_each_attempt_has_a_span(bed: Bed, receiver: Endpoint, death: str) -> None:
-    """The `end` task records the run."""
     workflow = bed.deploy(FLOW, "--with", "otel", "--with", how(death), env=bed.sends_to(receiver))
     assert workflow.run() == "Succeeded", workflow.failures
     found = eventually(lambda: bed.arrived(receiver, "end"))
     assert (found.lost, found.twice) == ([], [])
-    died = {("work", "error"): 1} if death else {}
-    assert found.results() == {
-        ("start", "success"): 1,
-        ("work", "success"): 2,
-        **died,
-        ("join", "success"): 1,
-        ("end", "success"): 1,
-    }
+    assert found.results() == expected(death)
 
 
 def test_what_a_container_printed_before_it_was_killed_at_once_arrives(bed: Bed, receiver: Endpoint) -> None:
