@@ -12,6 +12,7 @@ from running import Finished, Place
 from otel_metaflow.core import names
 from otel_metaflow.journal import layout
 from otel_metaflow.model import endings, story
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.testing import Telemetry, run
 
@@ -105,7 +106,7 @@ def test_a_task_without_a_journal_is_what_metaflow_says(place: Place, blind: str
     assert start.exit
     waited = attempt.launch["timeUnixNano"] - start.exit["timeUnixNano"]
     assert story.queue_time(told, attempt) == waited
-    assert [one.key for one in story.critical_path(told).attempts][:2] == [start.key, attempt.key]
+    assert [one.key for one in critical_path(told).attempts][:2] == [start.key, attempt.key]
 
 
 @pytest.mark.parametrize(

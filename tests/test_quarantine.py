@@ -23,7 +23,7 @@ from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
 from otel_metaflow.shipper.sinks import answers, sdk_objects
@@ -433,7 +433,7 @@ _OF_TASKS = ("start.1.0.jsonl", "end.2.1.jsonl")
 def _look_at(home: Path, folder: Path) -> None:
     """What the viewer reads of such a run: nothing of it raises."""
     run = load(home, folder)
-    story.critical_path(run)
+    critical_path(run)
     json.dumps(report.of_run(run, Redaction("")), default=str)
 
 

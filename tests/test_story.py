@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.launcher import metaflow_seams
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.convert.spans import run_counts
 from otel_metaflow.task import metaflow_seams as seams_of_task
@@ -66,7 +67,7 @@ def chains(run: Run, last: Attempt) -> list[list[Attempt]]:
 def test_the_critical_path_is_the_chain_in_which_each_waited_for_the_last_of_what_it_needed(run: Run) -> None:
     """Of all chains to the end, the one whose members ended latest, compared from the back."""
     ran = [one for one in run.attempts.values() if not one.is_cloned]
-    path = story.critical_path(run)
+    path = critical_path(run)
     if not ran:
         assert path.attempts == []
         return
@@ -108,7 +109,7 @@ def test_outlines_of_delivered_attempts_tell_the_same_story(run: Run, data: st.D
 
 def facts(run: Run) -> dict[str, object]:
     """What the end of a run reports."""
-    first, path = story.first_failure(run), story.critical_path(run)
+    first, path = story.first_failure(run), critical_path(run)
     return {
         "result": run.result,
         "failed first": first and (first.key, first.error_type, first.error_message),
@@ -132,7 +133,7 @@ def test_a_clock_that_goes_backwards_gives_no_negative_time() -> None:
     assert attempt.ended_at >= attempt.started_at
     assert run.ended_at >= run.started_at
     assert story.queue_time(run, attempt) == 0
-    path = story.critical_path(run)
+    path = critical_path(run)
     assert (path.duration, path.queued) == (0, 0)
 
 
@@ -149,7 +150,7 @@ def test_attempts_that_name_each_other_in_a_circle_end() -> None:
     for task, other in (("1", "2"), ("2", "1")):
         key = AttemptKey("step", task, 0)
         run.attempts[key] = Attempt(key, start=record(1, inputs=[["step", other, 0]]), end=record(5, result="success"))
-    assert len(story.critical_path(run).attempts) == 2
+    assert len(critical_path(run).attempts) == 2
 
 
 class Read(NamedTuple):
@@ -187,7 +188,7 @@ def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int,
     join = Attempt(AttemptKey("join", "j", 0), launch=launch, start=start, end=record(900, result="success"))
     run.attempts[join.key] = join
     assert story.queue_time(run, join) == 10
-    path = story.critical_path(run)
+    path = critical_path(run)
     assert [story.name(one.key) for one in path.attempts] == [f"work/{slowest}", f"work/{slowest}/1", "join/j"]
     assert (path.duration, join.input_count, len(run.inputs_of(join) or ())) == (900, width, width)
 
@@ -213,4 +214,4 @@ def test_a_join_of_nodes_that_nobody_saw_waited_for_their_control_task() -> None
     join = Attempt(AttemptKey("join", "8", 0), launch=launch, end=record(900, result="success"))
     run.attempts[join.key] = join
     assert story.queue_time(run, join) == 50
-    assert [one.key for one in story.critical_path(run).attempts] == [control, join.key]
+    assert [one.key for one in critical_path(run).attempts] == [control, join.key]

@@ -1,4 +1,4 @@
-"""How the attempts of a run relate: retries, inputs, queue times, the first failure, the critical path.
+"""How the attempts of a run relate: retries, inputs, queue times, the first failure.
 
 Times are nanoseconds since 1970. Of attempts of steps without `@otel` the launcher records launch, inputs and end,
 which is sufficient here.
@@ -6,8 +6,7 @@ which is sufficient here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterator, List, Optional
+from typing import Iterator, Optional
 
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model.run import Attempt, Run
@@ -82,45 +81,6 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
     return max(0, int(attempt.launch["timeUnixNano"]) - ready)
 
 
-@dataclass(frozen=True)
-class CriticalPath:
-    """The chain that determined when the run ended: no attempt in it could start before the previous one had ended."""
-
-    attempts: List[Attempt]
-    duration: int
-    queued: int
-
-    @property
-    def steps(self) -> List[str]:
-        """`step/task` of each, without duplicates."""
-        return list(dict.fromkeys(f"{one.key.step}/{one.key.task}" for one in self.attempts))
-
-
-def critical_path(run: Run) -> CriticalPath:
-    """Follow the run backwards from the attempt that ended last, each time to the prerequisite that ended last.
-
-    `duration` is the time from the run's start to that end, `queued` the part of it during which none of the chain ran.
-    """
-    ran = [one for one in run.attempts.values() if not one.is_cloned]
-    if not ran:
-        return CriticalPath([], 0, 0)
-    chain = [max(ran, key=_rank)]
-    seen = {chain[0].key}
-    while True:
-        # A journal that was tampered with may contain a cycle.
-        before = [one for one in prerequisites(run, chain[-1]) if not one.is_cloned and one.key not in seen]
-        if not before:
-            break
-        chain.append(max(before, key=_rank))
-        seen.add(chain[-1].key)
-    chain.reverse()
-    queued, until = 0, run.started_at
-    for attempt in chain:
-        queued += max(0, attempt.started_at - until)
-        until = max(until, attempt.ended_at)
-    return CriticalPath(chain, max(0, until - run.started_at), queued)
-
-
 def _is_known(run: Run, key: AttemptKey) -> bool:
     """Whether the end of an attempt is known.
 
@@ -131,7 +91,3 @@ def _is_known(run: Run, key: AttemptKey) -> bool:
 
 def _runs(attempt: Attempt) -> bool:
     return attempt.end is None and attempt.is_running()
-
-
-def _rank(attempt: Attempt) -> tuple[int, AttemptKey]:
-    return attempt.ended_at, attempt.key

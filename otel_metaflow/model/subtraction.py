@@ -1,4 +1,4 @@
-"""Subtracts the lines that a task reported from the lines that the launcher read, so that each counts once.
+"""Subtracts the lines that a task reported from the lines that the launcher read, so that no line is a duplicate.
 
 A task reports a line to its journal just before it writes it; the launcher reads it from the pipe and records the
 length of the task's journal at that time. So the report of a line that was read is before that position: the order

@@ -23,6 +23,7 @@ from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.core.version import __version__
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.viewer import log_lines, report, spans
 from otel_metaflow.viewer.log_lines import Line
@@ -160,7 +161,7 @@ def _parts(folder: Path, run: Run, pattern: str) -> Iterator[Part]:
 
 
 def _rank(run: Run) -> Any:
-    critical = {attempt.key for attempt in story.critical_path(run).attempts}
+    critical = {attempt.key for attempt in critical_path(run).attempts}
 
     def rank(attempt: Attempt) -> tuple[bool, bool, int, Any]:
         return not attempt.failed, attempt.key not in critical, attempt.started_at, attempt.key

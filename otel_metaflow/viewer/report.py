@@ -13,6 +13,7 @@ from otel_metaflow.core import ids, trace_links
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import Attempt, Run
 
 Values = dict[str, Any]
@@ -67,7 +68,7 @@ def of_run(run: Run, redaction: Redaction, template: str = "") -> Values:
     `template` is OTEL_METAFLOW_TRACE_URL.
     """
     key = run.key
-    path = story.critical_path(run)
+    path = critical_path(run)
     failure = story.first_failure(run)
     critical = {attempt.key for attempt in path.attempts}
     attempts = list(run.in_order)

@@ -12,6 +12,7 @@ from otel_metaflow.journal import layout, lock
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import CriticalPath, critical_path
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import formatting, report, table
 from otel_metaflow.viewer.formatting import STYLES, clock, first_line, plain, seconds, size
@@ -34,7 +35,7 @@ def show(folder: Path, run: Run, *, step: str = "", trace_url: str = "", whole: 
     attempts = [attempt for attempt in run.in_order if step in ("", attempt.key.step)]
     _head(console, run, step, trace_url)
     if attempts:
-        path = story.critical_path(run)
+        path = critical_path(run)
         Waterfall(folder, run, path, whole=whole).show(console, attempts)
         legend = f"bar: {QUEUED} queued  {START} starting  {CODE} user code  {STORE} storing"
         unseen = f"  {UNSEEN} not recorded" if any(map(is_unseen, attempts)) else ""
@@ -101,7 +102,7 @@ def graph(run: Run) -> str:
     return " > ".join(names[0] if len(names) == 1 else f"({' | '.join(names)})" for _, names in sorted(levels.items()))
 
 
-def _critical_path(run: Run, path: story.CriticalPath) -> str:
+def _critical_path(run: Run, path: CriticalPath) -> str:
     """The line about the critical path, whose attempts are marked in the table."""
     if not path.attempts:
         return "critical path: nothing ran"

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import log_view, report
 from otel_metaflow.viewer.formatting import STYLES, clock, plain, seconds, size
@@ -23,7 +24,7 @@ PARTLY = "its own journal has no end record; the result is the launcher's"
 def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redaction) -> None:
     """Print the attempts of one task."""
     console = Console(highlight=False, soft_wrap=True)
-    critical = {attempt.key for attempt in story.critical_path(run).attempts}
+    critical = {attempt.key for attempt in critical_path(run).attempts}
     for attempt in attempts:
         values = report.of_attempt(run, attempt, redaction, critical)
         console.print(

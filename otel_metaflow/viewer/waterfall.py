@@ -13,6 +13,7 @@ from rich.text import Text
 
 from otel_metaflow.journal import layout
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import CriticalPath
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import log_view, report, table
 from otel_metaflow.viewer.formatting import STYLES, first_line, plain, seconds, size
@@ -49,7 +50,7 @@ class _Row(NamedTuple):
 class Waterfall:
     """Attempts, each with a bar; with `whole`, each has its own row, however many there are."""
 
-    def __init__(self, folder: Path, run: Run, path: story.CriticalPath, *, whole: bool) -> None:
+    def __init__(self, folder: Path, run: Run, path: CriticalPath, *, whole: bool) -> None:
         self._folder = folder
         self._run = run
         self._whole = whole

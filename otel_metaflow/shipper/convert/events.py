@@ -9,7 +9,8 @@ from otel_metaflow.core import names
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.version import __version__
 from otel_metaflow.journal.ledger import Subject
-from otel_metaflow.model import endings, story
+from otel_metaflow.model import endings
+from otel_metaflow.model.critical_path import critical_path
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.shipper.convert import spans
 from otel_metaflow.shipper.convert.resources import Resources
@@ -141,7 +142,7 @@ class Events:
         return self._of_run(names.EVENT_RUN_END, f"run ended: {result}", self._run.ended_at, severity, facts)
 
     def _summary(self) -> Record:
-        path = story.critical_path(self._run)
+        path = critical_path(self._run)
         counts = spans.run_counts(self._run)
         tasks, failed, retried, cloned = counts.values()
         body = (

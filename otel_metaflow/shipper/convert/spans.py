@@ -12,6 +12,7 @@ from otel_metaflow.core.version import __version__
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.model import story
+from otel_metaflow.model.critical_path import CriticalPath, critical_path
 from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.shipper.convert.aggregation import Histogram
 from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
@@ -88,7 +89,7 @@ class Spans:
         run = self._run
         failed = run.result in ("failure", "error")
         origin = self._failure()
-        path = story.critical_path(run)
+        path = critical_path(run)
         resumed = run.origin
         triggers = (run.start or {}).get("triggers") or []
         attributes: Dict[str, Any] = {
@@ -277,7 +278,7 @@ def run_counts(run: Run) -> Dict[str, Any]:
     }
 
 
-def critical(path: story.CriticalPath) -> Dict[str, Any]:
+def critical(path: CriticalPath) -> Dict[str, Any]:
     """The critical path as attributes."""
     return {
         names.CRITICAL_STEPS: path.steps,
