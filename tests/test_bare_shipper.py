@@ -96,4 +96,4 @@ def test_a_run_is_delivered_by_every_python(
     assert metrics(endpoint) == metrics(expected)
     assert status.complete
     assert status.delivered == expected_status.delivered
-    assert not status.given_up
+    assert not status.dropped

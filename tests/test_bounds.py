@@ -26,7 +26,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey, RunKey
-from otel_metaflow.journal.layout import GIVEN_UP
+from otel_metaflow.journal.layout import DROPPED_LOG
 from otel_metaflow.journal.ledger import Changes, Ledger
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.reader import Tail
@@ -64,8 +64,8 @@ def keep(
     return folder
 
 
-def given_up(home: Path) -> str:
-    file = home / GIVEN_UP
+def dropped(home: Path) -> str:
+    file = home / DROPPED_LOG
     return file.read_text() if file.exists() else ""
 
 
@@ -75,7 +75,7 @@ def test_runs_beyond_the_age_go_and_only_those_that_were_waiting_are_named(tmp_p
     assert sorted(prune(tmp_path, 1 << 30, 14)) == sorted(old)
     assert not any(folder.exists() for folder in old)
     assert all(folder.exists() for folder in young)
-    (line,) = given_up(tmp_path).splitlines()
+    (line,) = dropped(tmp_path).splitlines()
     assert "KeptFlow/old-waiting was deleted before it was exported" in line
 
 
@@ -84,9 +84,9 @@ def test_beyond_the_size_delivered_runs_go_first_and_the_oldest_of_them(tmp_path
     waiting = [keep(tmp_path, f"waiting-{days}", days=days, state="waiting") for days in (9, 8)]
     done = [keep(tmp_path, f"done-{days}", days=days, state=state) for days, state in ((3, "delivered"), (2, "local"))]
     assert prune(tmp_path, 35 * KILOBYTE, 14) == [done[0]]
-    assert given_up(tmp_path) == ""
+    assert dropped(tmp_path) == ""
     assert prune(tmp_path, 15 * KILOBYTE, 14) == [done[1], waiting[0]]
-    assert [line.split()[2] for line in given_up(tmp_path).splitlines()] == ["KeptFlow/waiting-9"]
+    assert [line.split()[2] for line in dropped(tmp_path).splitlines()] == ["KeptFlow/waiting-9"]
     assert prune(tmp_path, 15 * KILOBYTE, 14) == []
     assert waiting[1].exists()
 
@@ -297,7 +297,7 @@ def shipped(place: Place, finished: Finished, written: int) -> None:
     assert 0 < arrived < written
     assert set(endpoint.uids.values()) == {1}
     assert dropped == {("logs", "unwritten"): written - arrived}
-    assert finished.status.given_up == dropped
+    assert finished.status.dropped == dropped
     shown = place.cli("view", f"{finished.flow}/{finished.run}").stdout
     assert f"{written - arrived} logs lost, the journal could not be written" in shown
 
@@ -400,7 +400,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
             for point_of, point in points(endpoint, "metaflow.telemetry.dropped")
         ]
     assert dropped == [("logs", "corrupt", 3)]
-    assert finished.status.given_up == {("logs", "corrupt"): 3}
+    assert finished.status.dropped == {("logs", "corrupt"): 3}
     assert "3 logs lost, the journal is damaged" in place.cli("view", f"{finished.flow}/{finished.run}").stdout
 
 

@@ -192,7 +192,7 @@ def numbered(sizes: Sequence[int]) -> list[list[int]]:
 
 @given(st.sets(st.integers(0, 59)), st.lists(st.integers(1, 30), min_size=1, max_size=4))
 @settings(deadline=None)
-def test_what_cannot_be_encoded_is_given_up_one_by_one_and_never_blamed_on_the_endpoint(
+def test_what_cannot_be_encoded_is_dropped_one_by_one_and_never_blamed_on_the_endpoint(
     broken: set[int], sizes: list[int]
 ) -> None:
     """However many in a row: the worker goes on, and all others are delivered."""
@@ -252,7 +252,7 @@ def test_bad_records_never_block_the_others(sizes: list[int], data: st.DataObjec
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 1, 1], [1000], [1] * 50, [3, 1000, 5]])
-def test_an_endpoint_that_blames_everything_costs_few_requests_and_nothing_is_given_up(sizes: list[int]) -> None:
+def test_an_endpoint_that_blames_everything_costs_few_requests_and_nothing_is_dropped(sizes: list[int]) -> None:
     ledger, made = run(lambda _: BAD, numbered(sizes))
     assert not ledger.settled
     assert not made.is_done

@@ -133,7 +133,7 @@ def test_an_endpoint_that_takes_small_requests_only_gets_everything(
     assert kept.status.rejected == {}
 
 
-def test_a_byte_a_second_is_given_up_and_asked_again(
+def test_a_byte_a_second_times_out_and_is_retried(
     place: Place, kept: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte keeps the client's own timeout from passing; the worker's patience ends it, and it is named."""

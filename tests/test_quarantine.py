@@ -154,7 +154,7 @@ def test_a_line_that_nobody_can_digest_is_delivered_and_so_are_the_others(tmp_pa
     bodies = receiver.bodies()
     assert bodies["before"] == bodies["after"] == 1
     assert sum("hello" in body or body == line for body in bodies.elements()) == 1
-    assert status.given_up == {}
+    assert status.dropped == {}
     written = [json.loads(text, parse_constant=pytest.fail) for text in _files(tmp_path / "log-files")]
     assert len(written) == len(receiver.logs())
 
@@ -191,7 +191,7 @@ def test_what_otlp_cannot_carry_arrives_as_text_wherever_it_stands(tmp_path: Pat
     journals.attempt("start", 1, 1, 1, records=records, attributes=given_attributes)
     journals.end(3)
     receiver, status = deliver(tmp_path, journals.folder)
-    assert status.given_up == {}
+    assert status.dropped == {}
     found = [attributes for message in receiver.messages for attributes in _attributes(message)]
     assert len(found) >= 14
     for attributes in found:
@@ -220,7 +220,7 @@ def _attributes(message: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["span", "metric"])
-def test_spans_and_metrics_that_cannot_be_converted_are_given_up_by_name(tmp_path: Path, kind: str) -> None:
+def test_spans_and_metrics_that_cannot_be_converted_are_dropped_and_listed_by_name(tmp_path: Path, kind: str) -> None:
     """More in a row than a worker takes from an endpoint, and each of another kind of wrong."""
     at = BEGIN + 10**9
     good = {
@@ -244,11 +244,11 @@ def test_spans_and_metrics_that_cannot_be_converted_are_given_up_by_name(tmp_pat
     signal = {"span": "traces", "metric": "metrics"}[kind]
     delivered = {"span": receiver.spans, "metric": receiver.metrics}[kind]()
     assert delivered["good"] == 2
-    given_up = status.given_up[signal, "unconvertible"]
-    assert given_up + delivered["bad"] == len(wrong)
-    told = (tmp_path / layout.GIVEN_UP).read_text().splitlines()
-    assert len(told) == given_up
-    for line in told:  # by its place, if it could not be converted, by its own name, if it could not be encoded
+    dropped = status.dropped[signal, "unconvertible"]
+    assert dropped + delivered["bad"] == len(wrong)
+    listed = (tmp_path / layout.DROPPED_LOG).read_text().splitlines()
+    assert len(listed) == dropped
+    for line in listed:  # by its place, if it could not be converted, by its own name, if it could not be encoded
         assert f"{signal}: dropped start/1/0 {kind} t" in line or f"{signal}: dropped bad, " in line
     assert receiver.metrics()["metaflow.telemetry.dropped"] == 1
 
@@ -410,14 +410,14 @@ def test_whatever_stands_in_the_journals_every_good_record_is_delivered_and_the_
         )
         assert set(uids.values()) == {1}
         assert len(receiver.logs()) == status.delivered["logs"]
-        # What is no record of the journal's is counted as damage, every span and metric is there or given up.
+        # What is no record of the journal's is counted as damage, every span and metric is there or dropped.
         lines = [(file, record) for file, record in written if not isinstance(record, bytes)]
         for kind, signal in (("span", "traces"), ("metric", "metrics")):
             said = sum(
                 record["kind"] == kind and record["timeUnixNano"].__class__ is int and file in _OF_TASKS
                 for file, record in lines
             )
-            never = status.given_up.get((signal, "unconvertible"), 0)
+            never = status.dropped.get((signal, "unconvertible"), 0)
             found = receiver.spans() if kind == "span" else receiver.metrics()
             assert never <= said
             assert status.delivered[signal] >= said - never

@@ -97,4 +97,4 @@ def test_nothing_is_lost_and_only_what_was_in_flight_comes_twice(place: Place) -
     assert kills > 5
     folders = list(layout.run_folders(place.home))
     assert len(folders) == RUNS
-    assert not any(DeliveryStatus.read(folder).given_up for folder in folders)
+    assert not any(DeliveryStatus.read(folder).dropped for folder in folders)

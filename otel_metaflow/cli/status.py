@@ -38,7 +38,7 @@ def status(*, as_json: bool) -> None:
         runs.append({"flow": key.flow, "run": key.run, "state": state, "errors": errors, "reason": reason})
         if not as_json:
             echo(f"{key}  {state}" + (f"  ({reason})" if reason else ""))
-    path = environment.home / layout.GIVEN_UP
+    path = environment.home / layout.DROPPED_LOG
     dropped = path.read_text("utf-8", "replace") if path.exists() else ""
     if as_json:
         print_json({"runs": runs, "dropped": dropped.splitlines()})

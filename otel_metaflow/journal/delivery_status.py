@@ -56,7 +56,7 @@ class DeliveryStatus:
         return asdict(self)
 
     @property
-    def given_up(self) -> Dict[Tuple[str, str], int]:
+    def dropped(self) -> Dict[Tuple[str, str], int]:
         """How many records were dropped, by signal and reason.
 
         The endpoint rejected them, they cannot be converted, they could not be written to the journal, or it was

@@ -38,7 +38,7 @@ UNWRITTEN_MARK = "unwritten"
 INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, one per line
 # The errors of flock(2) on a file system without it, such as Lustre and some NFS mounts.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-GIVEN_UP = "given-up.log"  # in HOME
+DROPPED_LOG = "dropped.log"  # in HOME
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
 # A file name has at most 255 bytes (NAME_MAX), of which the suffix, the attempt's number and dots take up to 25.

@@ -50,7 +50,7 @@ def line(folder: Path, key: RunKey, environment: Settings, recorded: int, ran: i
         return f"recorded {attempts}, not exported ({why}). {view}"
     hosts = environment.targets
     status = DeliveryStatus.read(folder)
-    dropped = sum(status.given_up.values())
+    dropped = sum(status.dropped.values())
     logs = f"{status.delivered.get('logs') or status.delivered.get('files', 0):,} log records".replace(",", " ")
     if status.complete:
         return f"recorded {attempts}, exported to {hosts} ({logs}, {dropped} dropped). {view}"

@@ -446,7 +446,7 @@ class Delivery:
             subjects.append(None)
             quarantine.converted("the run's metrics", never, self._metrics.add_run)
             self._note_corrupt()
-            self._metrics.add_dropped(self.status.given_up, self.run.ended_at)
+            self._metrics.add_dropped(self.status.dropped, self.run.ended_at)
         return self._batch_of("metrics", subjects, self._metrics.take(), never)
 
     def _next(self, signal: str) -> List[AttemptKey]:
@@ -503,10 +503,10 @@ class Delivery:
         status.delivered[signal] = status.delivered.get(signal, 0) + count - bad - len(unfit)
         if bad:
             status.rejected[signal] = status.rejected.get(signal, 0) + bad
-        given_up = [*unfit, *never]
-        if given_up:
-            status.unconvertible[signal] = status.unconvertible.get(signal, 0) + len(given_up)
-            quarantine.report(self._home, self.run.key, signal, given_up)
+        dropped = [*unfit, *never]
+        if dropped:
+            status.unconvertible[signal] = status.unconvertible.get(signal, 0) + len(dropped)
+            quarantine.report(self._home, self.run.key, signal, dropped)
         self._note_corrupt()
         self._note(changes)
         self._submitted -= changes.sent

@@ -2,7 +2,7 @@
 
 Journals contain arbitrary telemetry of user code, and may be damaged. Any conversion error concerns only the one
 record: a log record is then sent as a plain line; other records are dropped, counted by signal and listed in the
-shipper's log and in given-up.log.
+shipper's log and in dropped.log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Callable, List, Optional, Sequence, TypeVar, Union
 
 from otel_metaflow.core import names
 from otel_metaflow.journal.keys import RunKey
-from otel_metaflow.journal.layout import GIVEN_UP
+from otel_metaflow.journal.layout import DROPPED_LOG
 from otel_metaflow.shipper.signal_worker import Unfit
 from otel_metaflow.shipper.telemetry import Record
 
@@ -45,7 +45,7 @@ def report(home: Path, run: RunKey, signal: str, unfit: Sequence[Unfit]) -> None
     # The message of an exception may have several lines.
     lines = [" ".join(line.split()) for line in lines]
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - shipper.log
-    with contextlib.suppress(OSError), (home / GIVEN_UP).open("a", encoding="utf-8", errors="replace") as log:
+    with contextlib.suppress(OSError), (home / DROPPED_LOG).open("a", encoding="utf-8", errors="replace") as log:
         log.writelines(f"{moment} {run} {line}\n" for line in lines)
 
 

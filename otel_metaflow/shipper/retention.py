@@ -1,7 +1,7 @@
 """`python -m otel_metaflow.shipper.retention HOME`: keeps the folder of journals within its limits.
 
 It deletes runs older than OTEL_METAFLOW_JOURNAL_MAX_DAYS, and the oldest runs while all together are larger than
-OTEL_METAFLOW_JOURNAL_MAX_MB: first those that are delivered or had no endpoint, then, with a line in given-up.log,
+OTEL_METAFLOW_JOURNAL_MAX_MB: first those that are delivered or had no endpoint, then, with a line in dropped.log,
 those that are not delivered. Runs that are running or have ended recently are kept.
 """
 
@@ -19,7 +19,7 @@ from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
-from otel_metaflow.journal.layout import GIVEN_UP
+from otel_metaflow.journal.layout import DROPPED_LOG
 from otel_metaflow.model.run import load
 
 _DAY = 86_400.0
@@ -78,7 +78,7 @@ def _candidates(home: Path) -> List[Candidate]:
 def _report(home: Path, run: Candidate) -> None:
     key = layout.run_key(home, run.folder)
     day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
-    with (home / GIVEN_UP).open("a", encoding="utf-8", errors="replace") as log:
+    with (home / DROPPED_LOG).open("a", encoding="utf-8", errors="replace") as log:
         log.write(f"{day} {key} was deleted before it was exported, {run.size} bytes, to keep journals within limits\n")
 
 

@@ -23,7 +23,7 @@ class UserRecord(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called where it is given up."""
+        """How messages call it if it is dropped."""
         return f"{self.attempt.key} {self.record['kind']} t{self.start}"
 
 

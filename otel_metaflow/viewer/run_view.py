@@ -18,7 +18,7 @@ from otel_metaflow.viewer import formatting, report, table
 from otel_metaflow.viewer.formatting import STYLES, clock, first_line, plain, seconds, size
 from otel_metaflow.viewer.waterfall import CODE, QUEUED, START, STORE, UNSEEN, Waterfall, is_unseen
 
-_GIVEN_UP = {
+_DROPPED = {
     "rejected": "rejected by the endpoint",
     "unwritten": "lost, the journal could not be written",
     "corrupt": "lost, the journal is damaged",
@@ -152,7 +152,5 @@ def _delivery(folder: Path) -> str:
     else:
         state = "partly exported" if sent else "not exported"
     reasons = "; ".join(f"{signal} {reason}" for signal, reason in sorted(status.trouble.items()))
-    given_up = ", ".join(
-        f"{count} {signal} {_GIVEN_UP[why]}" for (signal, why), count in sorted(status.given_up.items())
-    )
-    return f"telemetry: {state}" + "".join(f"; {part}" for part in (sent, reasons, given_up) if part)
+    dropped = ", ".join(f"{count} {signal} {_DROPPED[why]}" for (signal, why), count in sorted(status.dropped.items()))
+    return f"telemetry: {state}" + "".join(f"; {part}" for part in (sent, reasons, dropped) if part)
