@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from collectors import ROOT
@@ -46,3 +48,45 @@ def test_files_of_the_design_are_there() -> None:
     assert len(files) > 12
     for name in files:
         assert any((ROOT / folder / name).is_file() for folder in ("otel_metaflow", ".")), name
+
+
+# Not names of the left column themselves, but where these were to be met.
+CONTEXT = {
+    "compare --json", "doctor --json", "metaflow.link.type", "metaflow.telemetry.dropped", "ship --json",
+    "status --json", "view --json", "view HelloFlow --logs",
+}  # fmt: skip
+# The page that explains what an update changes, and a list of variables without their prefix.
+ALLOWED = {("checkpoint.json", "docs/journal.md"), ("log-files.json", "docs/journal.md"), ("REDACT", "docs/remote.md")}
+PLACEHOLDER = r"…|\d+|\bX\b|'x'|\ba and b\b"
+
+
+def old_names() -> set[str]:
+    """Names and phrases of three words and more; of words like `kept` a search finds all that are right."""
+    table = (ROOT / "CHANGELOG.md").read_text().partition("### Old and new names")[2].partition("###")[0]
+    cells = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| ")]
+    names: set[str] = set()
+    for text in set(re.findall(r"`([^`]+)`", " ".join(cells))) - CONTEXT:
+        if re.fullmatch(r"[A-Z]{4,}_?…?|[\w.-]*(\w[._-]\w|[a-z]{3}[A-Z])[\w.-]*", text):
+            names.add(re.sub(r"^\w+\.(?=[a-z]+[A-Z])", "", text))  # waitingSeconds, wherever it stood
+        else:
+            phrase = max((piece.strip(" ;:,.()") for piece in re.split(PLACEHOLDER, text)), key=len)
+            names.update([phrase] if len(re.findall(r"\w+", phrase)) > 2 else [])
+    return names
+
+
+def holds(text: str, old: str) -> bool:
+    """Whether the name is in the text, and not just as a part of another."""
+    literal = old.rstrip("…")
+    after = "" if old.endswith("…") else r"(?![\w-])"
+    return literal in text and bool(re.search(rf"(?<![\w.-]){re.escape(literal)}{after}", text))
+
+
+def test_no_old_name_is_left() -> None:
+    """What CHANGELOG.md calls old is nowhere in the tree: a reader, or a query, would look for it in vain."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    here = Path(__file__).relative_to(ROOT).as_posix()
+    files = [name for name in listed.split("\0") if (ROOT / name).is_file() and name not in (here, "CHANGELOG.md")]
+    texts = {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in files}
+    found = {(old, name) for old in old_names() for name, text in texts.items() if holds(text, old)}
+    assert len(old_names()) > 60
+    assert found == ALLOWED
