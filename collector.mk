@@ -23,7 +23,7 @@ go_build = cd $(1) && CGO_ENABLED=0 go build $(go_flags) -o $(abspath $@) .
 collector: $(COLLECTOR) ## the collector, collector/dist/otelcol-metaflow
 vendors: $(VENDORS) ## the vendors' own receivers, for the tests
 
-OURS := destinations listenerauth environment variables runlookup ackgate storage disklimiter reservedattributes histogrambuckets delivery finitevalues series
+OURS := destinations listenerauth variableprovider variables runlookup ackgate storage disklimiter reservedattributes histogrambuckets delivery finitevalues series
 collector_sources := $(wildcard $(foreach module,distribution $(OURS),collector/$(module)/*.go collector/$(module)/*/*.go collector/$(module)/go.*))
 
 $(COLLECTOR): $(collector_sources)
@@ -47,7 +47,7 @@ bench-collector: $(COLLECTOR) $(VENDORS) ## what an outage of a vendor costs, an
 # the checksum database either: the sums that get committed are what is checked from then on.
 collector-generate: export GONOSUMDB = *
 collector-generate: ## write its Go module anew, after a change of version or manifest
-	$(foreach ours,destinations listenerauth environment variables,cd $(CURDIR)/collector/$(ours) && \
+	$(foreach ours,destinations listenerauth variableprovider variables,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,$(CONFMAP),go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) && go mod tidy &&) true
 	$(foreach ours,runlookup reservedattributes histogrambuckets finitevalues,cd $(CURDIR)/collector/$(ours) && \
 		go get $(foreach module,component consumer pdata processor,go.opentelemetry.io/collector/$(module)@$(COLLECTOR_CORE)) \

@@ -42,7 +42,6 @@ require (
 	otel-metaflow.local/delivery v0.0.0
 	otel-metaflow.local/destinations v0.0.0
 	otel-metaflow.local/disklimiter v0.0.0
-	otel-metaflow.local/environment v0.0.0
 	otel-metaflow.local/finitevalues v0.0.0
 	otel-metaflow.local/histogrambuckets v0.0.0
 	otel-metaflow.local/listenerauth v0.0.0
@@ -50,6 +49,7 @@ require (
 	otel-metaflow.local/runlookup v0.0.0
 	otel-metaflow.local/series v0.0.0
 	otel-metaflow.local/storage v0.0.0
+	otel-metaflow.local/variableprovider v0.0.0
 	otel-metaflow.local/variables v0.0.0
 )
 
@@ -424,7 +424,7 @@ replace otel-metaflow.local/destinations => ../destinations
 
 replace otel-metaflow.local/listenerauth => ../listenerauth
 
-replace otel-metaflow.local/environment => ../environment
+replace otel-metaflow.local/variableprovider => ../variableprovider
 
 replace otel-metaflow.local/reservedattributes => ../reservedattributes
 

@@ -13,8 +13,8 @@ import (
 	"go.opentelemetry.io/collector/otelcol"
 	relay "otel-metaflow.local/delivery/relay"
 	destinations "otel-metaflow.local/destinations"
-	environment "otel-metaflow.local/environment"
 	listenerauth "otel-metaflow.local/listenerauth"
+	variableprovider "otel-metaflow.local/variableprovider"
 	variables "otel-metaflow.local/variables"
 )
 
@@ -31,7 +31,7 @@ func main() {
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{
 			ResolverSettings: confmap.ResolverSettings{
 				ProviderFactories: []confmap.ProviderFactory{
-					environment.NewFactory(),
+					variableprovider.NewFactory(),
 					fileprovider.NewFactory(),
 					yamlprovider.NewFactory(),
 				},
@@ -44,9 +44,9 @@ func main() {
 			},
 		},
 		ProviderModules: map[string]string{
-			environment.NewFactory().Create(confmap.ProviderSettings{}).Scheme():  "otel-metaflow.local/environment v0.0.0",
-			fileprovider.NewFactory().Create(confmap.ProviderSettings{}).Scheme(): "go.opentelemetry.io/collector/confmap/provider/fileprovider v1.50.0",
-			yamlprovider.NewFactory().Create(confmap.ProviderSettings{}).Scheme(): "go.opentelemetry.io/collector/confmap/provider/yamlprovider v1.50.0",
+			variableprovider.NewFactory().Create(confmap.ProviderSettings{}).Scheme(): "otel-metaflow.local/variableprovider v0.0.0",
+			fileprovider.NewFactory().Create(confmap.ProviderSettings{}).Scheme():     "go.opentelemetry.io/collector/confmap/provider/fileprovider v1.50.0",
+			yamlprovider.NewFactory().Create(confmap.ProviderSettings{}).Scheme():     "go.opentelemetry.io/collector/confmap/provider/yamlprovider v1.50.0",
 		},
 		ConverterModules: []string{
 			"otel-metaflow.local/variables v0.0.0",

@@ -159,7 +159,9 @@ class Run:
 def _result(exception: BaseException | None) -> str:
     if exception is None:
         return "success"
-    return "cancellation" if isinstance(exception, KeyboardInterrupt) else "failure"
+    if isinstance(exception, KeyboardInterrupt):  # Ctrl-C
+        return "cancellation"
+    return "failure"
 
 
 @guarded

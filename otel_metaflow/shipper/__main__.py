@@ -39,9 +39,7 @@ def main(folder: Path, attempt: str = "") -> None:
     """
     _lower_priority()
     sdk_variables.remove_unused(os.environ)
-    # Ctrl-C is meant for the run, and the terminal may be closed.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _ignore_ctrl_c()
     if attempt:
         _ship_attempt(folder, attempt)
         return
@@ -58,6 +56,12 @@ def main(folder: Path, attempt: str = "") -> None:
         if request is None:
             return
         folder, lock = request
+
+
+def _ignore_ctrl_c() -> None:
+    """Go on after Ctrl-C, which is meant for the run, and after the terminal is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _lower_priority() -> None:

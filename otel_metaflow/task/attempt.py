@@ -228,7 +228,7 @@ def _described(error: BaseException, mask: secrets.Mask) -> Dict[str, str]:
 
 
 def _result(error: Optional[BaseException]) -> str:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):  # Ctrl-C
         return "cancellation"
     return "timeout" if metaflow_seams.is_timeout(error) else "failure"
 

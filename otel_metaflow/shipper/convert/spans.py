@@ -65,7 +65,7 @@ class Spans:
             **self._identity(attempt),
             **_outcome(run, attempt, run_is_over=run_is_over),
             names.FIRST_FAILURE: True if run_is_over and run.has_launcher and self._is_first_failure(attempt) else None,
-            **_place(attempt, run.steps.get(attempt.key.step, {})),
+            **_graph_position(attempt, run.steps.get(attempt.key.step, {})),
             **_times(run, attempt),
             **_use(attempt, run.steps.get(attempt.key.step, {}), self._usage_sampler.peak(attempt.key)),
             names.TASK_GPU_MEMORY_PEAK: self._usage_sampler.gpu_peak(attempt.key) or None,
@@ -299,7 +299,7 @@ def _outcome(run: Run, attempt: Attempt, *, run_is_over: bool) -> Dict[str, Any]
     }
 
 
-def _place(attempt: Attempt, step: Dict[str, Any]) -> Dict[str, Any]:
+def _graph_position(attempt: Attempt, step: Dict[str, Any]) -> Dict[str, Any]:
     """The position of the attempt in the flow's graph, and of its step in the source code."""
     start, end = attempt.start or {}, attempt.end or {}
     frames = start.get("foreach") or []

@@ -1,4 +1,4 @@
-module otel-metaflow.local/environment
+module otel-metaflow.local/variableprovider
 
 go 1.24.0
 

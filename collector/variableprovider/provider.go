@@ -1,11 +1,11 @@
-// Package environment reads variables into the configuration, as `${env:NAME:-default}`.
+// Package variableprovider reads environment variables into the configuration, as `${env:NAME:-default}`.
 //
 // It is the collector's own provider with three differences. An empty variable counts as not set, as the
 // OpenTelemetry specification requires of all SDKs: Compose files, Helm charts and task definitions pass on empty
 // variables where nobody set any, and the default is meant for those too. Whitespace around a value is removed,
 // such as the newline at the end of a Kubernetes secret. And a value is literal: in a token, $$ is two dollar
 // signs, and ${…} is not another variable.
-package environment
+package variableprovider
 
 import (
 	"context"
