@@ -114,6 +114,21 @@ AWS_LOG_STREAM_NAMES = _define(
     "resource", "aws.log.stream.names", "string[]", "the stream with the container's output", _DEVELOPMENT
 )
 
+# Resource: of a run that was recorded afterwards, from what Metaflow had stored
+SOURCE = _define(
+    "resource", "metaflow.telemetry.source", "string", "`backfill` if it was made afterwards from what Metaflow stored"
+)
+IN_DOUBT = _define(
+    "resource",
+    "metaflow.telemetry.in_doubt",
+    "boolean",
+    "of a backfilled attempt with `@otel` that left no ledger: its container may have exported a part of it",
+)
+RUN_TAGS = _define("resource", "metaflow.run.tags", "string[]", "the run's own tags, if it was backfilled")
+CODE_PACKAGE = _define("resource", "metaflow.code_package.sha", "string", "of Metaflow's code package, if backfilled")
+VCS_REVISION = _define("resource", "vcs.ref.head.revision", "string", "the commit, if backfilled", _CANDIDATE)
+VCS_URL = _define("resource", "vcs.repository.url.full", "string", "its repository, if backfilled", _CANDIDATE)
+
 # Spans: conventions
 ERROR_TYPE = _define(
     "attempt, run, metrics",

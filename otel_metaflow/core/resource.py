@@ -22,8 +22,7 @@ def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.
     and run, by which all telemetry of a run is correlated.
     """
     uname = os.uname()
-    attributes: Dict[str, Any] = {
-        names.SERVICE_NAME: "metaflow",
+    place = {
         names.HOST_NAME: uname.nodename,
         names.HOST_ARCH: _ARCHITECTURES.get(uname.machine, uname.machine),
         names.OS_TYPE: sys.platform,
@@ -33,6 +32,14 @@ def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.
         names.ORCHESTRATOR_NAME: "local",
         **platform_facts.of(environ),
     }
+    return elsewhere(flow, run, facts, place, environ)
+
+
+def elsewhere(
+    flow: str, run: str, facts: Facts, place: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> Dict[str, Any]:
+    """Like `describe`, of a process that ran at another time and place; `place` has attributes of that."""
+    attributes: Dict[str, Any] = {names.SERVICE_NAME: "metaflow", **place}
     _put(attributes, names.METAFLOW_VERSION, facts.version)
     _put(attributes, names.PROJECT_NAME, facts.project)
     _put(attributes, names.SERVICE_NAMESPACE, facts.project)

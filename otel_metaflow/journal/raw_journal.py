@@ -37,6 +37,14 @@ class RawJournal:
         note = self._note(self._written, len(lines), position)
         self._journal.append_lines([note, *(_record(line, mask) for line in lines)])
 
+    def append_stored(self, lines: Sequence[Tuple[str, Line]], mask: Callable[[str], str], at: int) -> None:
+        """Write lines of Metaflow's log files, each with its id there, as one batch after which nothing followed.
+
+        `at` is when that was, in nanoseconds of a clock that runs evenly.
+        """
+        records = [_record(line, mask, f',"id":{quoted(identity)}') for identity, line in lines]
+        self._journal.append_lines([self._note(at, len(lines)), *records, self._note(at + int(QUIET * 1e9), 0)])
+
     def note_quiet(self) -> bool:
         """Note, once, that nothing has been read for a while; return whether that is done."""
         if self._written:
@@ -68,10 +76,11 @@ class RawJournal:
         self._journal.close()
 
 
-def _record(line: Line, mask: Callable[[str], str]) -> str:
+def _record(line: Line, mask: Callable[[str], str], more: str = "") -> str:
     at, stream, data = line
     text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
     length = len(text)
     body = quoted(mask(truncated(text, length)))
-    more = f',"length":{length}' if length > long_lines.LONGEST_LINE else ""
+    if length > long_lines.LONGEST_LINE:
+        more += f',"length":{length}'
     return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body}{more}}}'

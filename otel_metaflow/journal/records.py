@@ -103,6 +103,7 @@ _LINE: Dict[str, _Check] = {
     "length": _count,
     "pid": _pid,
     "covered": _flag,
+    "id": _string,
 }
 _FIELDS: Dict[str, Dict[str, _Check]] = {
     layout.START: {
@@ -127,6 +128,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "within": _string,
         "processSpace": _string,
         "witness": _map_of(_count),
+        "backfilled": _flag,
     },
     layout.STEP: {
         "step": _name,

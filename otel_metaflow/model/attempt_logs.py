@@ -187,7 +187,8 @@ class AttemptLogs:
         text = str(record.get("body", ""))
         self._unread.discard(entry.start)
         length = _number(record, "length", len(text))
-        of.read(Raw(text, length, record["timeUnixNano"], entry.start, self._known, self._clock))
+        line = Raw(text, length, record["timeUnixNano"], entry.start, self._known, self._clock, id=record.get("id", ""))
+        of.read(line)
         # Earlier lines are decided only when the whole batch is known.
         self._batch -= 1
         self._is_due = not self._batch and self.holds
@@ -203,7 +204,7 @@ class AttemptLogs:
                         "body": raw.text,
                         "length": raw.length,
                     }
-                    yield LogEntry(f"o{raw.offset}", record)
+                    yield LogEntry(raw.id or f"o{raw.offset}", record)
 
     def _is_new(self, offset: int) -> bool:
         """Whether a line of the launcher's journal was undecided when this reader started."""

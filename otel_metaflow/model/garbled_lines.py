@@ -50,7 +50,7 @@ class Raw:
 
     `known` is the length of the task's journal when it was read, `until` its length when the line was first considered.
     `read` is the time of reading, by the launcher's monotonic clock. `at` is the time of writing, as far as it follows
-    from the lines around it.
+    from the lines around it. `id` is its id in Metaflow's log files, if it is from there.
     """
 
     text: str
@@ -60,6 +60,7 @@ class Raw:
     known: int = NEVER
     read: int = 0
     until: Optional[int] = None
+    id: str = ""
 
 
 class Garbled:

@@ -396,6 +396,11 @@ class Run:
         return self.start is not None
 
     @property
+    def is_backfilled(self) -> bool:
+        """Whether its journals were made afterwards, from what Metaflow had stored."""
+        return self.start is not None and bool(self.start.get("backfilled"))
+
+    @property
     def started_at(self) -> int:
         """Start of the run, in nanoseconds since 1970."""
         if self.start is not None:
@@ -448,8 +453,8 @@ class Run:
             self.last_seen = max(self.last_seen, now)
 
     def launcher_is_alive(self) -> bool:
-        """Whether the process that launched the run is alive."""
-        return self.start is not None and _alive(self.start)
+        """Whether the process that launched the run is alive; of a backfilled one, always."""
+        return self.start is not None and (self.is_backfilled or _alive(self.start))
 
     def is_running(self) -> bool:
         """Whether its launcher, or a task that outlived the launcher, is alive."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
-from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from otel_metaflow.core import clock, names, resource, secrets
+from otel_metaflow.core import clock, mflog, names, resource, secrets
 from otel_metaflow.core.metaflow_seams import Facts
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout
@@ -30,9 +29,6 @@ POLL = 0.1
 # An attempt that has ended is over when its output does not grow for so long, in seconds: `tee` may lag behind.
 _QUIET = 0.1
 _STREAMS = {"stdout": "MFLOG_STDOUT", "stderr": "MFLOG_STDERR"}
-# metaflow/mflog/mflog.py
-_MFLOG = re.compile(rb"(?:\[!)?\[MFLOG\|0\|(.+?)Z\|.+?\|.+?\](.*\n?)", re.DOTALL)
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Output:
@@ -77,7 +73,7 @@ class Output:
         if is_over and not end:
             end = len(data)
         self._offsets[stream] += end
-        return [_line(stream, text) for text in data[:end].splitlines(keepends=True)]
+        return [_line(stream, text) for text in BytesIO(data[:end])]
 
 
 def _log_stream(environ: Mapping[str, str]) -> Dict[str, Any]:
@@ -97,18 +93,10 @@ def _log_stream(environ: Mapping[str, str]) -> Dict[str, Any]:
 
 
 def _line(stream: str, data: bytes) -> Line:
-    found = _MFLOG.fullmatch(data)
+    found = mflog.parse(data)
     if found is None:
         return clock.now(), stream, data
-    return _time(found.group(1)), stream, found.group(2)
-
-
-def _time(text: bytes) -> int:
-    try:
-        at = datetime.fromisoformat(text.decode("ascii")).replace(tzinfo=timezone.utc)
-    except ValueError:
-        return clock.now()
-    return (at - _EPOCH) // timedelta(microseconds=1) * 1_000
+    return clock.now() if found.at is None else found.at, stream, found.data
 
 
 def _streams(reports: Path, otherwise: Sequence[str]) -> Sequence[str]:

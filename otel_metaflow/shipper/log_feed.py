@@ -110,7 +110,8 @@ class LogFeed:
         for entry in self._launcher.read():
             progress.changes.cursors[None, LOGS] = Cursor(sent=(entry.end, 0))
             if entry.record["kind"] == layout.LINE:
-                yield from self._made(None, LogEntry(f"r{entry.start}", entry.record), progress)
+                uid = entry.record.get("id") or f"r{entry.start}"
+                yield from self._made(None, LogEntry(uid, entry.record), progress)
         for key in list(self._open):
             yield from self._of_attempt(key, progress)
         for event in self._events.of_run(self._is_new, is_over=self._following.run_is_over):

@@ -1,0 +1,1 @@
+"""Makes journals of runs that have none, from what Metaflow itself stored of them."""

@@ -1,0 +1,117 @@
+"""The attempts of a task, from what Metaflow's metadata has of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from otel_metaflow.backfill.graph import Place
+from otel_metaflow.journal.keys import AttemptKey
+
+_MILLI = 1_000_000
+_NUMBER = re.compile(r"attempt_id:(\d+)")
+_MAX_ATTEMPTS = 1_000
+# Facts that only the launcher, or the task's process before its step, registers: they are no sign of a step.
+_BEGUN = "attempt"
+_ENDED = "attempt_ok"
+
+
+@dataclass
+class StoredAttempt:
+    """One attempt as Metaflow's metadata has it; times are nanoseconds since 1970, 0 if unknown."""
+
+    key: AttemptKey
+    launched: int = 0
+    """When its first entry was made: with a launcher, just before its process was started."""
+    begun: int = 0
+    """When its process had loaded what it reads, just before user code."""
+    ended: int = 0
+    """When its artifacts were stored."""
+    seen: int = 0
+    """The last that was heard of it."""
+    has_heart: bool = False
+    """Whether its process sends heartbeats, so that its death is known soon."""
+    is_ok: bool | None = None
+    """Metaflow's result; None if its process died, or is alive."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def datastore(self) -> tuple[str, str] | None:
+        """Kind and root of the datastore with its files."""
+        kind, root = self.facts.get("ds-type"), self.facts.get("ds-root")
+        return (str(kind), str(root)) if kind and root else None
+
+    @property
+    def place(self) -> Place:
+        """Its index in each foreach that it is in, from `STEP:INDEX,STEP:INDEX`."""
+        path = str(self.facts.get("foreach-execution-path") or "")
+        try:
+            return tuple(int(frame.rpartition(":")[2]) for frame in path.split(",") if frame)
+        except ValueError:
+            return ()
+
+    @property
+    def origin(self) -> str | None:
+        """The run that is resumed."""
+        found = self.facts.get("origin-run-id")
+        return str(found) if found and str(found) != "None" else None
+
+    @property
+    def cloned_from(self) -> tuple[str, str] | None:
+        """Run and task that `resume` cloned it from."""
+        task = self.facts.get("origin-task-id")
+        return (self.origin, str(task)) if self.origin and task else None
+
+    def parsed(self, name: str) -> Any:
+        """A fact that is stored as JSON; None if it is not there or damaged."""
+        try:
+            return json.loads(self.facts[name])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def of_task(step: str, task: Mapping[str, Any], metadata: Iterable[Mapping[str, Any]]) -> list[StoredAttempt]:
+    """The attempts of a task in order, at least one; `task` and its `metadata` are as the provider has them."""
+    name = str(task["task_id"])
+    registered = _nanoseconds(task.get("ts_epoch"))
+    found: dict[int, StoredAttempt] = {
+        0: StoredAttempt(AttemptKey(step, name, 0), launched=registered, seen=registered)
+    }
+    number = 0
+    for entry in metadata:
+        at, field_name, value = _nanoseconds(entry.get("ts_epoch")), str(entry.get("field_name")), entry.get("value")
+        number = _attempt_of(entry, number)
+        attempt = found.setdefault(number, StoredAttempt(AttemptKey(step, name, number)))
+        attempt.launched = min(attempt.launched or at, at)
+        attempt.seen = max(attempt.seen, at)
+        if field_name == _BEGUN:
+            attempt.begun = at
+        elif field_name == _ENDED:
+            attempt.ended = at
+            attempt.is_ok = str(value) == "True"
+        attempt.facts[field_name] = value
+    last = found[max(found)]
+    heartbeat = task.get("last_heartbeat_ts")  # of a metadata service, in seconds
+    if isinstance(heartbeat, (int, float)) and heartbeat > 0:
+        last.has_heart = True
+        last.seen = max(last.seen, int(heartbeat) * 1_000_000_000)
+    return [found[each] for each in sorted(found)]
+
+
+def _attempt_of(entry: Mapping[str, Any], before: int) -> int:
+    """The attempt that an entry belongs to; in metadata of old versions it is that of the entry before."""
+    for tag in entry.get("tags") or ():
+        number = _NUMBER.fullmatch(str(tag))
+        if number is not None:
+            return min(int(number.group(1)), _MAX_ATTEMPTS)
+    value = str(entry.get("value"))
+    return (
+        int(value) if entry.get("field_name") == _BEGUN and value.isdecimal() and len(value) < len("1000") else before
+    )
+
+
+def _nanoseconds(milliseconds: Any) -> int:
+    return int(milliseconds) * _MILLI if isinstance(milliseconds, (int, float)) and milliseconds > 0 else 0

@@ -1,0 +1,93 @@
+"""Decides which attempts are over, and whether the run is, from what Metaflow stored of them.
+
+Nothing here asks a clock but `now`: hosts' clocks differ, and what was seen in the future counts as just seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.graph import Graph
+
+_NANO = 1_000_000_000
+# How long after the end of an attempt its log files may still be on their way, in seconds, if no launcher stored them.
+_SETTLED = 60.0
+# How long what sent heartbeats has to be silent to count as dead, in seconds: Metaflow sends six a minute.
+_HEARTLESS = 300.0
+# How long a run may be without any task after one has failed, in seconds, before that was the end of it.
+_BETWEEN_TASKS = 60.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for signs of life; `dead_after` is in seconds, `now` in nanoseconds since 1970."""
+
+    dead_after: float
+    now: int
+
+    def is_over(self, seen: int, seconds: float) -> bool:
+        """Whether that long has passed since `seen`."""
+        return self.now - seen >= min(seconds, self.dead_after) * _NANO
+
+    def is_dead(self, seen: int, *, has_heart: bool) -> bool:
+        """Whether what was last `seen` then, and has not ended, counts as dead."""
+        return self.is_over(seen, _HEARTLESS if has_heart else self.dead_after)
+
+
+def is_attempt_over(attempt: StoredAttempt, names: Collection[str], patience: Patience, *, is_last: bool) -> bool:
+    """Whether nothing more will be stored of an attempt, whose task has the files `names` in the datastore."""
+    number = attempt.key.attempt
+    is_stored = f"{number}.runtime" in names and f"{number}.runtime_stderr.log" in names
+    if not is_last or is_stored or attempt.cloned_from is not None:
+        return True
+    if attempt.ended:
+        return patience.is_over(attempt.seen, _SETTLED)
+    return patience.is_dead(attempt.seen, has_heart=attempt.has_heart)
+
+
+def run_result(
+    described: Mapping[str, Any], graph: Graph, last: Iterable[tuple[StoredAttempt, str]], patience: Patience
+) -> str | None:
+    """The result of a run, of which each task's last attempt is over; None if it may go on.
+
+    `last` has each with its result, as the journals have it. The result is `error` if nobody recorded how it ended.
+    """
+    failed: list[StoredAttempt] = []
+    killed: list[StoredAttempt] = []
+    seen = _heartbeat(described)
+    has_heart = bool(seen)
+    for attempt, result in last:
+        if attempt.key.step == graph.end and result == "success":
+            return "success"
+        seen = max(seen, attempt.seen, attempt.ended)
+        if result == "cancellation":
+            killed.append(attempt)
+        elif result not in ("success", "skip"):
+            failed.append(attempt)
+    if failed or killed:
+        return ("failure" if failed else "cancellation") if patience.is_over(seen, _pause(graph, failed)) else None
+    return "error" if patience.is_dead(seen or _began(described), has_heart=has_heart) else None
+
+
+def _pause(graph: Graph, failed: Iterable[StoredAttempt]) -> float:
+    """How long the launcher may wait before it tries these again, in seconds."""
+    longest = 0.0
+    for attempt in failed:
+        step = graph.steps.get(attempt.key.step)
+        if step is None:
+            longest = max(longest, _HEARTLESS)
+        elif attempt.key.attempt < step.max_retries:
+            longest = max(longest, step.minutes_between_retries * 60)
+    return longest + _BETWEEN_TASKS
+
+
+def _heartbeat(described: Mapping[str, Any]) -> int:
+    at = described.get("last_heartbeat_ts")  # of a metadata service, in seconds
+    return int(at) * _NANO if isinstance(at, (int, float)) and at > 0 else 0
+
+
+def _began(described: Mapping[str, Any]) -> int:
+    return int(described.get("ts_epoch") or 0) * 1_000_000

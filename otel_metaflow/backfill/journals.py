@@ -1,0 +1,547 @@
+"""Makes the journals of one run from Metaflow's metadata and datastore, or adds to them what has come since.
+
+An attempt is written once, when it is over: first the lines that it printed, then its own journal, then that the
+launcher started it and saw its end. So whatever interrupts this, the next call goes on, and nothing is written twice.
+The record that closes the run's journal comes when the run is over; until then nobody takes it for one that has died.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from otel_metaflow.backfill import endings, log_files, resource
+from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.graph import Known, Lineage
+from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, in_batches
+from otel_metaflow.backfill.stored_run import StoredRun, read_json
+from otel_metaflow.backfill.tracebacks import Traceback, is_timeout
+from otel_metaflow.core import mflog, secrets
+from otel_metaflow.core.redaction import Redaction
+from otel_metaflow.core.settings import Settings
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey, RunKey
+from otel_metaflow.journal.raw_journal import Line, RawJournal
+from otel_metaflow.journal.writer import Journal
+from otel_metaflow.model.run import Run, load
+
+DAY = 86_400.0
+_NANO = 1_000_000_000
+# Tasks whose files are looked at together: with S3 each look is a process of its own, and their files fill a folder.
+_BATCH = 100
+_LINES = 1_000  # written with one call
+# The files that a container stored of an attempt that recorded itself (otel_metaflow/task/homecoming.py).
+_OWN = {"output": "otel_output.log", "ledger": "otel_ledger.log", "journal": "otel_journal.log"}
+
+# What is known of a run whose journals were to be made.
+RUNNING, COMPLETE = "running", "complete"
+RECORDED = "recorded"  # by a launcher with `@otel`, which exports it: nothing is made
+
+
+@dataclass
+class Made:
+    """What one call has made; `notes` has what could not be read, a line each."""
+
+    key: RunKey
+    state: str = RUNNING
+    attempts: int = 0
+    brought: int = 0
+    """How many of the attempts had recorded themselves in their containers."""
+    in_doubt: int = 0
+    """How many had `@otel` and left no ledger, so that a part of them may have been exported."""
+    lines: int = 0
+    bytes: int = 0
+    oldest: int = 0
+    """When the first attempt began, in nanoseconds since 1970."""
+    notes: list[str] = field(default_factory=list)
+
+
+def make(
+    catalogue: Catalogue,
+    environment: Settings,
+    flow: str,
+    run: str,
+    *,
+    dead_after: float = DAY,
+    recorded: bool = False,
+    progress: Callable[[Made], object] = lambda _: None,
+) -> Made:
+    """Make what is over of FLOW/RUN, and is not there yet, below `environment.home`.
+
+    Args:
+        catalogue: Metaflow's metadata.
+        environment: What is to be recorded, and where.
+        flow: The flow's name.
+        run: The run's id.
+        dead_after: After how many seconds without a sign of life whatever has not ended counts as dead.
+        recorded: Make journals also of a run that a launcher elsewhere has recorded.
+        progress: Called from time to time with what was made so far.
+
+    Raises:
+        UnreadableError: there is no such run, or Metaflow's metadata or datastore cannot be read.
+        BlockingIOError: another process is making these journals.
+        OSError: they cannot be written.
+    """
+    made = Made(RunKey(flow, run, environment.namespace))
+    folder = layout.run_folder(environment.home, made.key)
+    if (folder / layout.RUN_FILE).exists() and load(environment.home, folder).closed:
+        made.state = COMPLETE
+        return made
+    stored = StoredRun(catalogue, flow, run)
+    made.notes = stored.notes
+    if not folder.exists() and not recorded and stored.has_recorded_itself:
+        made.state = RECORDED
+        return made
+    layout.create_run_folder(folder)
+    with _exclusively(folder / layout.RUN_FILE):
+        known = load(environment.home, folder)
+        if known.has_launcher and not known.is_backfilled:
+            made.state = RECORDED
+            _bring_missing(stored, folder, known, made)
+        else:
+            _Making(stored, environment, folder, known, made, dead_after, progress).make()
+    return made
+
+
+@contextmanager
+def _exclusively(path: Path) -> Iterator[None]:
+    """Lock the run's journal, and remove what an interrupted process wrote of its last record."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in layout.NO_LOCKS:
+                raise
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n") and b'"backfilled":true' in data.partition(b"\n")[0]:
+            os.ftruncate(descriptor, data.rfind(b"\n") + 1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _bring_missing(stored: StoredRun, folder: Path, known: Run, made: Made) -> None:
+    """Fetch what containers stored of attempts that the launcher here knows, and could not fetch itself."""
+    for attempt in known.ran:
+        if attempt.start is None and (attempt.launch or {}).get("remote"):
+            key = attempt.key
+            for found in stored.attempts(key.step, {"task_id": key.task}):
+                storage = stored.storage(found)
+                if found.key == key and storage is not None:
+                    paths = [f"{stored.folder(key)}/{key.attempt}.{name}" for name in _OWN.values()]
+                    with storage.opened(paths) as files:
+                        made.brought += _bring(folder, key, _by_name(files), made)
+
+
+def _bring(folder: Path, key: AttemptKey, files: Mapping[str, Path], made: Made) -> bool:
+    """Put what a container stored of an attempt in its place here, its own journal last; whether it stored that."""
+    if f"{key.attempt}.{_OWN['journal']}" not in files:
+        return False
+    for stream, path in sorted(layout.came_home(folder, key).items(), key=lambda each: each[0] == "journal"):
+        source = files.get(f"{key.attempt}.{_OWN[stream]}")
+        if source is not None:
+            with _replacing(path) as part:
+                part.write_bytes(source.read_bytes())
+                part.chmod(0o600)
+            made.bytes += path.stat().st_size
+    return True
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file that takes the place of `path` once it is complete."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    yield part
+    os.replace(part, path)
+
+
+class _Task(NamedTuple):
+    """The attempts of a task, and of which of them the journals are there."""
+
+    attempts: list[StoredAttempt]
+    results: dict[int, str]
+
+
+class _Making:
+    """Makes the journals of a run that no launcher recorded."""
+
+    def __init__(
+        self,
+        stored: StoredRun,
+        environment: Settings,
+        folder: Path,
+        known: Run,
+        made: Made,
+        dead_after: float,
+        progress: Callable[[Made], object],
+    ) -> None:
+        self._stored = stored
+        self._environment = environment
+        self._folder = folder
+        self._known = known
+        self._made = made
+        self._patience = endings.Patience(dead_after, time.time_ns())
+        self._progress = progress
+        self._redaction = Redaction(environment.redact)
+        self._mask = secrets.Mask(secrets.known(os.environ))
+        self._lineage = Lineage(stored.graph)
+        self._journal = Journal(folder / layout.RUN_FILE, _unwritten)
+        self._resource: dict[str, Any] = {}
+        self._ended = 0
+
+    def make(self) -> None:
+        tasks = list(self._tasks())
+        self._begin([task.attempts[0] for task in tasks])
+        for task in tasks:
+            self._place(task)
+        is_over = True
+        unknown = [task for task in tasks if len(task.results) < len(task.attempts) or not _is_settled(task)]
+        for batch in in_batches(unknown, _BATCH):
+            is_over &= self._make_tasks(batch)
+            self._progress(self._made)
+        if is_over:
+            self._end(tasks)
+        self._journal.close()
+
+    def _tasks(self) -> Iterator[_Task]:
+        """All tasks of the run; of those that have succeeded nothing is read again."""
+        results: dict[tuple[str, str], dict[int, str]] = {}
+        for attempt in self._known.attempts.values():
+            if attempt.exit is not None or attempt.is_cloned:
+                key = attempt.key
+                results.setdefault((key.step, key.task), {})[key.attempt] = attempt.result
+        for step in self._stored.steps:
+            for described in self._stored.tasks(step):
+                done = results.get((step, str(described["task_id"])), {})
+                if done and done[max(done)] == "success":
+                    yield _Task(
+                        [self._remembered(AttemptKey(step, str(described["task_id"]), each)) for each in done], done
+                    )
+                else:
+                    yield _Task(self._stored.attempts(step, described), done)
+
+    def _remembered(self, key: AttemptKey) -> StoredAttempt:
+        """An attempt of which the journals are there, from these."""
+        attempt = self._known.attempts[key]
+        places = [index for index, _ in (attempt.start or {}).get("foreach") or ()]
+        found = StoredAttempt(key, attempt.started_at, ended=attempt.ended_at, seen=attempt.ended_at, is_ok=True)
+        found.facts["foreach-execution-path"] = ",".join(f"{key.step}:{index}" for index in places)
+        return found
+
+    def _begin(self, first: list[StoredAttempt]) -> None:
+        """Write what is known of the run itself, unless it is there."""
+        described, key = self._stored.described, self._made.key
+        origin = next((attempt.origin for attempt in first if attempt.origin), "")
+        self._resource = resource.of_run(key.flow, described, origin, self._redaction)
+        self._made.oldest = int(described.get("ts_epoch") or 0) * 1_000_000
+        if self._known.has_launcher:
+            return
+        start = {
+            "timeUnixNano": self._made.oldest,
+            "version": layout.VERSION,
+            "flow": key.flow,
+            "run": key.run,
+            "namespace": key.namespace,
+            "backfilled": True,
+            "resource": self._resource,
+        }
+        start.update(
+            {name: value for name, value in (("origin", origin), ("triggers", resource.triggers(first))) if value}
+        )
+        self._journal.append(layout.START, start)
+        for step in self._stored.graph.steps.values():
+            self._journal.append(layout.STEP, {"timeUnixNano": self._made.oldest, **step.as_record()})
+
+    def _place(self, task: _Task) -> None:
+        """Note where a task is in the flow, for those that read from it."""
+        last = task.attempts[-1]
+        origin = self._stored.origin_of(last) if last.cloned_from is not None else None
+        place = last.place if origin is None else origin.place
+        self._lineage.add(Known(last.key.step, last.key.task, place, last.ended or last.seen))
+
+    def _make_tasks(self, tasks: list[_Task]) -> bool:
+        """Make the attempts of these tasks that are over; return whether all of them are."""
+        by_storage: dict[int, tuple[Storage | None, list[_Task]]] = {}
+        for task in tasks:
+            storage = self._stored.storage(task.attempts[-1])
+            by_storage.setdefault(id(storage), (storage, []))[1].append(task)
+        is_over = True
+        for storage, those in by_storage.values():
+            folders = [self._stored.folder(task.attempts[0].key) for task in those]
+            names = storage.names(folders) if storage is not None else {}
+            due: list[StoredAttempt] = []
+            for task, folder in zip(those, folders, strict=True):
+                found = names.get(folder, [])
+                self._add_unregistered(task, found)
+                for attempt in task.attempts:
+                    is_last = attempt is task.attempts[-1]
+                    if attempt.key.attempt in task.results:
+                        continue
+                    if endings.is_attempt_over(attempt, found, self._patience, is_last=is_last):
+                        due.append(attempt)
+                    else:
+                        is_over = False
+            self._make_attempts(storage, due, names)
+            for task in those:
+                for attempt in task.attempts:
+                    made = self._known.attempts.get(attempt.key)
+                    if made is not None and (made.exit is not None or made.is_cloned):
+                        task.results[attempt.key.attempt] = made.result
+        return is_over
+
+    @staticmethod
+    def _add_unregistered(task: _Task, names: Iterable[str]) -> None:
+        """Add attempts that died before they could register anything, by the files that the launcher stored of them."""
+        last = task.attempts[-1]
+        numbers = {int(name.partition(".")[0]) for name in names if name.partition(".")[0].isdecimal()}
+        for number in sorted(numbers):
+            if number > task.attempts[-1].key.attempt:
+                facts = {name: value for name, value in last.facts.items() if name.startswith("ds-")}
+                at = task.attempts[-1].seen
+                task.attempts.append(StoredAttempt(last.key._replace(attempt=number), at, seen=at, facts=facts))
+
+    def _make_attempts(self, storage: Storage | None, due: list[StoredAttempt], names: Mapping[str, list[str]]) -> None:
+        paths = []
+        for attempt in due:
+            number, folder = attempt.key.attempt, self._stored.folder(attempt.key)
+            wanted = {f"{number}.{name}" for name in ("runtime", "data.json", *_OWN.values())}
+            wanted.update(log_files.names(number))
+            paths += [f"{folder}/{name}" for name in names.get(folder, ()) if name in wanted]
+        if storage is None:
+            for attempt in due:
+                self._make_attempt(attempt, {})
+            return
+        with storage.opened(paths) as opened:
+            files: dict[str, dict[str, Path]] = {}
+            for path, file in opened.items():
+                folder, _, name = path.rpartition("/")
+                files.setdefault(folder, {})[name] = file
+            for attempt in due:
+                self._make_attempt(attempt, files.get(self._stored.folder(attempt.key), {}))
+
+    def _make_attempt(self, attempt: StoredAttempt, files: Mapping[str, Path]) -> None:
+        """Write the journals of one attempt, and then what a launcher would have recorded of it."""
+        key = attempt.key
+        self._made.attempts += 1
+        if attempt.cloned_from is not None:
+            self._record_clone(attempt)
+            return
+        number = key.attempt
+        is_brought = _bring(self._folder, key, files, self._made)
+        runtime = read_json(files.get(f"{number}.runtime"))
+        unwritten: Mapping[str, int] = {}
+        ended = max(attempt.ended, attempt.seen)
+        if is_brought:
+            self._made.brought += 1
+        else:
+            output = self._write_output(attempt, files)
+            unwritten, ended = output.unwritten, max(ended, output.last)
+            if attempt.begun:
+                self._write_own(attempt, output, read_json(files.get(f"{number}.data.json")), runtime)
+        self._record_process(attempt, runtime, ended, unwritten, is_remote=is_brought)
+        self._ended = max(self._ended, ended)
+
+    def _record_clone(self, attempt: StoredAttempt) -> None:
+        run, task = attempt.cloned_from or ("", "")
+        origin = self._stored.origin_of(attempt)
+        record = {
+            "timeUnixNano": attempt.launched,
+            **attempt.key._asdict(),
+            "originRun": run,
+            "originTask": task,
+            "originAttempt": origin.key.attempt if origin is not None else 0,
+        }
+        self._append(layout.CLONE, record)
+
+    def _record_process(
+        self,
+        attempt: StoredAttempt,
+        runtime: Mapping[str, Any],
+        ended: int,
+        unwritten: Mapping[str, int],
+        *,
+        is_remote: bool,
+    ) -> None:
+        """What a launcher records of an attempt: that its process was started, what it read from, and how it ended."""
+        launch: dict[str, Any] = {"timeUnixNano": attempt.launched, **attempt.key._asdict()}
+        inputs = self._lineage.inputs(attempt.key.step, attempt.place, attempt.begun or attempt.launched)
+        if inputs is not None:
+            launch["inputs"] = inputs
+        if is_remote:
+            launch["remote"] = True
+        exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": bool(runtime.get("killed"))}
+        code = runtime.get("return_code")
+        if isinstance(code, int) and not isinstance(code, bool):
+            exit_["code"] = code
+            if code == 0:
+                exit_["ok"] = bool(attempt.is_ok)
+        if unwritten:
+            exit_["unwritten"] = dict(unwritten)
+        self._append(layout.LAUNCH, launch)
+        self._append(layout.EXIT, exit_)
+
+    def _append(self, kind: str, record: dict[str, Any]) -> None:
+        self._journal.append(kind, record)
+        self._known.add(None, {"kind": kind, **record})
+
+    def _write_output(self, attempt: StoredAttempt, files: Mapping[str, Path]) -> _Output:
+        """Write the lines that an attempt printed."""
+        key = attempt.key
+        path = layout.output_file(self._folder, key)
+        with _replacing(path) as part:
+            journal = Journal(part, lambda _: None, self._environment.journal_max_bytes)
+            if layout.is_cut(path):
+                journal.append(layout.LAUNCH, {"timeUnixNano": attempt.launched, **key._asdict()})
+            output = _Output(journal, layout.attempt_file(self._folder, key), self._mask, self._environment.logs)
+            # What the process that sent a task to a container prints is not that task's.
+            is_sent = resource.is_in_container(attempt)
+            for line in log_files.lines(files, key.attempt):
+                if line.is_note or (is_sent and line.source == mflog.RUNTIME):
+                    self._record_line(attempt, line)
+                else:
+                    output.add(line)
+            output.close()
+            self._made.lines += output.lines
+        self._made.bytes += path.stat().st_size
+        return output
+
+    def _record_line(self, attempt: StoredAttempt, line: log_files.Line) -> None:
+        """A line of the launcher, about an attempt."""
+        at = line.at or attempt.seen
+        moment = datetime.fromtimestamp(at / _NANO).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]  # noqa: DTZ006 - as Metaflow
+        head = f"{moment} [{self._made.key.run}/{attempt.key.step}/{attempt.key.task}] "
+        text = line.data.decode("utf-8", "replace").rstrip("\n")
+        body = self._mask(text if resource.is_in_container(attempt) else head + text)
+        self._journal.append(layout.LINE, {"timeUnixNano": at, "stream": line.stream, "body": body, "id": line.id})
+        self._made.lines += 1
+
+    def _write_own(
+        self, attempt: StoredAttempt, output: _Output, data: Mapping[str, Any], runtime: Mapping[str, Any]
+    ) -> None:
+        """Write the journal that the attempt itself would have written."""
+        key, run = attempt.key, self._made.key
+        step = self._stored.graph.steps.get(key.step)
+        in_doubt = step is not None and step.is_recorded
+        self._made.in_doubt += in_doubt
+        start: dict[str, Any] = {
+            "timeUnixNano": attempt.begun,
+            "version": layout.VERSION,
+            "flow": run.flow,
+            "run": run.run,
+            "namespace": run.namespace,
+            **key._asdict(),
+            "logs": list(self._environment.logs),
+            "resource": resource.of_attempt(attempt, self._resource, self._redaction, in_doubt=in_doubt),
+        }
+        if attempt.launched:
+            start["processStartTimeUnixNano"] = attempt.launched
+        if step is not None:
+            start["stepType"] = step.type
+        if attempt.place:
+            places = range(1, len(attempt.place) + 1)
+            start["foreach"] = [
+                [attempt.place[depth - 1], self._lineage.size(key.step, attempt.place[:depth])] for depth in places
+            ]
+        with _replacing(layout.attempt_file(self._folder, key)) as part:
+            journal = Journal(part, _unwritten)
+            journal.append(layout.START, start)
+            if attempt.ended:
+                journal.append(layout.END, _end(attempt, output.traceback, data, killed=bool(runtime.get("killed"))))
+            journal.close()
+        self._made.bytes += layout.attempt_file(self._folder, key).stat().st_size
+
+    def _end(self, tasks: list[_Task]) -> None:
+        """Close the run's journal, if the run is over."""
+        last = [(task.attempts[-1], task.results.get(task.attempts[-1].key.attempt, "error")) for task in tasks]
+        result = endings.run_result(self._stored.described, self._stored.graph, last, self._patience)
+        if result is None:
+            return
+        ended = max((each.ended or each.seen for task in tasks for each in task.attempts), default=self._made.oldest)
+        ended = max(ended, self._ended, self._made.oldest)
+        if result != "error":
+            self._append(layout.END, {"timeUnixNano": ended, "result": result})
+        self._append(layout.CLOSED, {"timeUnixNano": ended})
+        self._made.state = COMPLETE
+
+
+class _Output:
+    """Writes the lines of one attempt to its output journal, and follows what they have of an exception."""
+
+    def __init__(self, journal: Journal, reports: Path, mask: secrets.Mask, streams: Iterable[str]) -> None:
+        self.traceback = Traceback()
+        self.lines = 0
+        self.last = 0
+        self._journal = RawJournal(journal, reports)
+        self._mask = mask
+        self._streams = frozenset(streams)
+        self._batch: list[tuple[str, Line]] = []
+        self._clock = 0
+
+    def add(self, line: log_files.Line) -> None:
+        self.last = max(self.last, line.at)
+        self.traceback.add(line.stream, line.data.decode("utf-8", "replace").rstrip("\n"))
+        if line.stream in self._streams:
+            self._batch.append((line.id, (line.at, line.stream, line.data)))
+            self.lines += 1
+        if len(self._batch) == _LINES:
+            self._write()
+
+    def _write(self) -> None:
+        self._clock += _NANO
+        self._journal.append_stored(self._batch, self._mask, self._clock)
+        self._batch = []
+
+    def close(self) -> None:
+        if self._batch:
+            self._write()
+        self._journal.close()
+
+    @property
+    def unwritten(self) -> Mapping[str, int]:
+        """How many records of each kind the journal did not take."""
+        return self._journal.unwritten
+
+
+def _end(attempt: StoredAttempt, traceback: Traceback, data: Mapping[str, Any], *, killed: bool) -> dict[str, Any]:
+    """The last record of an attempt that Metaflow saw end."""
+    exception = traceback.caught() if attempt.is_ok else traceback.failure()
+    result = "success" if attempt.is_ok else "timeout" if is_timeout(exception) else "failure"
+    end: dict[str, Any] = {
+        "timeUnixNano": attempt.ended,
+        "result": "cancellation" if killed else result,
+        "codeStart": attempt.begun,
+        "codeEnd": attempt.ended,  # with the time that it took to store artifacts, which nothing tells apart
+    }
+    if exception is not None:
+        end["exception"] = exception
+        end["caught"] = bool(attempt.is_ok)
+    sizes = [each.get("size") for each in (data.get("info") or {}).values() if isinstance(each, dict)]
+    if sizes:
+        end["artifacts"] = {"count": len(sizes), "bytes": sum(size for size in sizes if isinstance(size, int))}
+    nodes = (attempt.facts.get("parallel-node-index"), attempt.facts.get("parallel-world-size"))
+    if all(str(each).isdecimal() for each in nodes):
+        end["parallel"] = [int(str(each)) for each in nodes]
+    return end
+
+
+def _is_settled(task: _Task) -> bool:
+    """Whether no other attempt can follow."""
+    return task.results.get(max(task.results, default=-1)) in ("success", "skip")
+
+
+def _by_name(files: Mapping[str, Path]) -> dict[str, Path]:
+    return {path.rpartition("/")[2]: file for path, file in files.items()}
+
+
+def _unwritten(error: OSError) -> NoReturn:
+    raise error if error.errno else OSError(errno.EIO, str(error))
