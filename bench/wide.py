@@ -99,7 +99,7 @@ def measure(mode: str, shape: Shape) -> Figures:
         place = Place(Path(name))
         figures = (live if mode == "live" else afterwards)(place, endpoint, shape)
         spans, lines = wide_runs.span_ids(shape), wide_runs.bodies(shape)
-        said = {body: count for body, count in endpoint.said.items() if wide_runs.is_line(body)}
+        said = {body: count for body, count in endpoint.body_counts.items() if wide_runs.is_line(body)}
         if endpoint.span_ids != dict.fromkeys(spans, 1) or said != dict.fromkeys(lines, 1):
             raise RuntimeError(
                 f"{len(endpoint.span_ids)} of {len(spans)} spans, {len(said)} of {len(lines)} lines came"

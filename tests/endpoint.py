@@ -98,7 +98,7 @@ class Endpoint:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.messages: list[Any] = []
         self.uids: Counter[str] = Counter()
-        self.said: Counter[str] = Counter()
+        self.body_counts: Counter[str] = Counter()
         self.span_ids: Counter[str] = Counter()
         self._keeps_messages = keeps_messages
         self._news = threading.Condition()
@@ -181,7 +181,7 @@ class Endpoint:
                     self.uids.update(
                         each.value.string_value for each in record.attributes if each.key == "log.record.uid"
                     )
-                    self.said[record.body.string_value] += 1
+                    self.body_counts[record.body.string_value] += 1
             elif path == _TRACES:
                 self.span_ids.update(span.span_id.hex() for span, _ in _spans(message))
             self._news.notify_all()

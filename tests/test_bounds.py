@@ -289,7 +289,7 @@ def shipped(place: Place, finished: Finished, written: int) -> None:
     with Endpoint() as endpoint:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         assert place.cli("ship", f"{finished.flow}/{finished.run}", env=environment).returncode == 0
-        arrived = sum(count for body, count in endpoint.said.items() if body.startswith(("line", "log")))
+        arrived = sum(count for body, count in endpoint.body_counts.items() if body.startswith(("line", "log")))
         dropped = {
             (attributes[names.SIGNAL], attributes[names.REASON]): point.as_int
             for attributes, point in points(endpoint, "metaflow.telemetry.dropped")
@@ -346,7 +346,7 @@ def test_a_full_disk_costs_lines_and_says_so_once(place: Place, plain: Finished)
             for entry in Tail(file).read(1 << 30)
             if entry.record["kind"] == layout.LINE and entry.record["body"].startswith("line")
         }
-        assert set(endpoint.said) >= held
+        assert set(endpoint.body_counts) >= held
         assert len(held) > 100
         assert set(endpoint.uids.values()) == {1}
     finally:
@@ -360,7 +360,7 @@ def test_a_folder_that_is_removed_costs_what_was_in_it(place: Place, plain: Fini
         finished = place.run(FLOW, env=environment)
         assert seen(finished) == seen(plain)
         assert len(ours(finished)) <= 1
-        endpoint.wait_for(lambda: endpoint.said["done"] == 1)
+        endpoint.wait_for(lambda: endpoint.body_counts["done"] == 1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root writes into read-only folders, so it takes a mount")
@@ -394,7 +394,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
         shipper.wait()
         shipped = place.cli("ship", f"{finished.flow}/{finished.run}", env=environment)
         assert shipped.returncode == 0, shipped.stderr
-        assert {f"line {number}" for number in range(3000)} <= set(endpoint.said)
+        assert {f"line {number}" for number in range(3000)} <= set(endpoint.body_counts)
         dropped = [
             (point_of[names.SIGNAL], point_of[names.REASON], point.as_int)
             for point_of, point in points(endpoint, "metaflow.telemetry.dropped")

@@ -107,7 +107,7 @@ def test_an_endpoint_that_takes_all_is_waited_for_until_it_has(tmp_path: Path) -
     folder = recorded(tmp_path)
     with Endpoint() as endpoint, shipping(folder, endpoint.url):
         assert wait_until_it_ends(folder).complete
-        assert {"a line", "another"} <= set(endpoint.said)
+        assert {"a line", "another"} <= set(endpoint.body_counts)
 
 
 def test_an_endpoint_that_swallows_is_waited_for_as_long_as_the_variable_says(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def log_of(kept: Finished) -> str:
 
 def assert_all_arrived(endpoint: Endpoint, *, without: int = 0, twice: int = 0) -> None:
     """Each record that the journals hold, once."""
-    assert set(endpoint.said) >= LINES
-    assert (POISON in " ".join(endpoint.said)) == (without == 0)
+    assert set(endpoint.body_counts) >= LINES
+    assert (POISON in " ".join(endpoint.body_counts)) == (without == 0)
     assert sum(count - 1 for count in endpoint.uids.values()) <= twice
     assert len(endpoint.span_ids) == 3
     assert set(endpoint.span_ids.values()) == {1} or twice
@@ -214,7 +214,7 @@ def test_the_next_run_delivers_what_was_left(place: Place, kept: Finished) -> No
     with Endpoint() as endpoint:
         place.run(ROOT / "examples/hello.py", env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
         kept.wait_delivered(60)
-        assert set(endpoint.said) >= LINES
+        assert set(endpoint.body_counts) >= LINES
         assert max(endpoint.uids.values()) == 1
 
 

@@ -635,7 +635,7 @@ def test_opentelemetry_instrument_and_ours_make_one_trace_and_say_nothing_twice(
     span = received.span("by user code")
     assert span.parent_span_id.hex() == received.attempt_id
     assert span.trace_id == received.span("start").trace_id
-    assert endpoint.said["said once"] == 1
+    assert endpoint.body_counts["said once"] == 1
     assert set(endpoint.span_ids.values()) == {1}
 
 

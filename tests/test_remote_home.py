@@ -90,7 +90,7 @@ def test_the_journals_of_containers_come_home_and_all_arrives_once(
 ) -> None:
     """A task that succeeds, and one that is killed; for containers that reach no endpoint the launcher exports."""
     finished = run(place, endpoint, "kill", None if is_reached else "http://127.0.0.1:9")
-    said = endpoint.said
+    said = endpoint.body_counts
     assert {text.format(number): said[text.format(number)] for text in PRINTED for number in (0, 1)} == {
         text.format(number): 1 for text in PRINTED for number in (0, 1)
     }
@@ -139,8 +139,8 @@ def test_without_an_endpoint_for_containers_the_launcher_exports_what_they_print
     finished.wait_delivered(60)
     told = spans(endpoint)
     assert told["work", 0]["metaflow.telemetry.partial"] == "True"
-    assert endpoint.said["[pod t-fake] subprocess of 0"] == 1
-    assert endpoint.said["subprocess of 0"] == 0
+    assert endpoint.body_counts["[pod t-fake] subprocess of 0"] == 1
+    assert endpoint.body_counts["subprocess of 0"] == 0
 
 
 def test_names_of_files_that_come_home(tmp_path: Path) -> None:

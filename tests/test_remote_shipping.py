@@ -176,8 +176,8 @@ def test_what_was_printed_before_the_whole_container_is_killed_has_arrived(
     command = json.loads((spec.folder / "pod.json").read_text())["command"]
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        endpoint.wait_for(lambda: endpoint.said["line 199"] > 0, 100)
-        assert all(endpoint.said[f"line {number}"] == 1 for number in range(200))
+        endpoint.wait_for(lambda: endpoint.body_counts["line 199"] > 0, 100)
+        assert all(endpoint.body_counts[f"line {number}"] == 1 for number in range(200))
     finally:
         for pid in [process.pid, *_in(folder)]:
             os.kill(pid, signal.SIGKILL)
@@ -233,7 +233,7 @@ def test_an_endpoint_that_is_back_at_the_end_gets_everything(spec: Pod, endpoint
     os.kill(step, signal.SIGKILL)
     thread.join(200)
     assert ran[0].code == 137
-    assert endpoint.said["a line"] == 1
+    assert endpoint.body_counts["a line"] == 1
     assert len(endpoint.spans()) == 1
 
 
@@ -245,7 +245,7 @@ def test_a_shipper_outlives_a_sigterm_to_all(spec: Pod, endpoint: Endpoint, tmp_
         target=lambda: ran.append(spec.again(folder, {"HOW": "live", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}))
     )
     thread.start()
-    endpoint.wait_for(lambda: endpoint.said["line 10"] > 0, 100)
+    endpoint.wait_for(lambda: endpoint.body_counts["line 10"] > 0, 100)
     outer = min(_in(folder))
     for pid in _in(folder):
         if pid != outer:

@@ -89,7 +89,7 @@ def test_nothing_is_lost_and_only_what_was_in_flight_comes_twice(place: Place) -
                     process.kill()
                     kills += 1
                 process.wait()
-        assert {body for body in endpoint.said if re.fullmatch(r"\d+/\d+/\d+", body)} == bodies
+        assert {body for body in endpoint.body_counts if re.fullmatch(r"\d+/\d+/\d+", body)} == bodies
         assert set(endpoint.span_ids) == spans
         # A shipper has one batch of each signal in flight, and each of these runs fits into one.
         assert endpoint.uids.total() - len(endpoint.uids) <= kills * MOST_TASKS * (MOST_LINES + MOST_EVENTS)

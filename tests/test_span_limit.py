@@ -92,7 +92,7 @@ def test_first_failed_retried_and_slowest_attempts_have_spans_and_a_summary_stan
     assert found[names.SUMMARY_FAILED_COUNT] == 0
     assert found[names.SUMMARY_DURATION_SUM] == pytest.approx(sum(map(lasted, rest)))
     assert found[names.SUMMARY_DURATION_MAX] == pytest.approx(max(map(lasted, rest)))
-    assert set(wide_runs.bodies(SHAPE)) <= set(endpoint.said)
+    assert set(wide_runs.bodies(SHAPE)) <= set(endpoint.body_counts)
     if not kills:
         assert set(endpoint.span_ids.values()) == {1}
         assert endpoint.observations(names.METRIC_TASK_DURATION) == SHAPE.attempts

@@ -93,7 +93,7 @@ def test_a_second_run_is_served_by_the_shipper_of_the_first_in_its_own_words(sta
         again = standing.run(second.url)
         again.wait_delivered()
         assert shippers(standing.place) == [pid]
-        assert (first.said["a line"], second.said["a line"]) == (1, 1)
+        assert (first.body_counts["a line"], second.body_counts["a line"]) == (1, 1)
         assert len(second.span_ids) == 2
 
 
@@ -110,7 +110,7 @@ def test_runs_in_an_outage_gather_no_shippers_and_are_all_delivered_after_it(sta
     with Endpoint(port=port) as endpoint:
         for finished in runs:
             finished.wait_delivered(60)
-        assert endpoint.said["a line"] == 3
+        assert endpoint.body_counts["a line"] == 3
         assert set(endpoint.uids.values()) == {1}
     assert shippers(standing.place) == [pid]
 
@@ -124,7 +124,7 @@ def test_a_socket_that_a_killed_shipper_left_is_no_obstacle(standing: Standing) 
         standing.run(endpoint.url).wait_delivered()
         standing.wait_standing()
         assert len(shippers(standing.place)) == 1
-        assert endpoint.said["a line"] == 2
+        assert endpoint.body_counts["a line"] == 2
 
 
 def test_without_standby_a_shipper_ends_with_its_work(standing: Standing) -> None:

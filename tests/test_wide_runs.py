@@ -28,7 +28,7 @@ PATIENCE = 120
 
 def lines(endpoint: Endpoint) -> Counter[str]:
     """The lines that arrived, and how often."""
-    return Counter({body: count for body, count in endpoint.said.items() if wide_runs.is_line(body)})
+    return Counter({body: count for body, count in endpoint.body_counts.items() if wide_runs.is_line(body)})
 
 
 def test_each_attempt_and_each_line_arrives_once(place: Place) -> None:
