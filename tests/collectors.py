@@ -4,7 +4,7 @@
         ...  # something that sends to collector.http or collector.grpc
         vendors.wait_for(lambda: vendors.datadog.logs() and vendors.splunk.logs())
 
-The same as fixtures, once the conftest says `pytest_plugins = ["collectors"]`: `vendors`,
+The same as fixtures, once the conftest has `pytest_plugins = ["collectors"]`: `vendors`,
 `collector` and, for the image instead of the binary, `container`.
 
 The vendors' collector is made of the vendors' own receivers (`tests/vendors`), so what
@@ -161,7 +161,7 @@ class Datadog(Vendor):
         for metric, resource in _records(
             self._read("datadog_metrics.jsonl"), "resourceMetrics", "scopeMetrics", "metrics"
         ):
-            if metric["name"].startswith(("otel.", "datadog.")):  # What the exporter says of itself.
+            if metric["name"].startswith(("otel.", "datadog.")):  # The exporter's own metrics.
                 continue
             found += [
                 Metric(
@@ -442,7 +442,7 @@ class Vendors(Process):
         """Return when `arrived()` is true of what the vendors received.
 
         Raises:
-            AssertionError: `timeout` seconds went by; the text says what did arrive.
+            AssertionError: `timeout` seconds went by; the message lists what did arrive.
 
         """
         deadline = time.monotonic() + timeout
@@ -531,7 +531,7 @@ class Container(Collector):
         self._environment = {**os.environ, **variables}
 
     def inspect(self) -> dict[str, Any]:
-        """Return what podman says of the running container."""
+        """Return what podman reports of the running container."""
         (container,) = json.loads(subprocess.check_output([*PODMAN, "inspect", self.name]))
         return dict(container)
 

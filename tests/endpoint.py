@@ -235,7 +235,7 @@ class _Http:
                 answer(self)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -343,7 +343,7 @@ class _Grpc:
             if self._endpoint.retry_after is not None:
                 info = RetryInfo(retry_delay=Duration(seconds=int(self._endpoint.retry_after)))
                 context.set_trailing_metadata((("google.rpc.retryinfo-bin", info.SerializeToString()),))
-            context.abort(grpc.StatusCode[code], "as told")
+            context.abort(grpc.StatusCode[code], "as configured")
         self._endpoint.acknowledge(path, {name: str(value) for name, value in context.invocation_metadata()}, message)
         return _response(path, fault)
 
@@ -358,7 +358,7 @@ class _Grpc:
 @click.option("--most-bytes", type=int, help="The largest request that is taken.")
 @click.option("--tls", is_flag=True, help="Speak TLS; the authority's certificate is written to a file.")
 def main(*, tls: bool, **options: Any) -> None:
-    """Run an OTLP endpoint that fails as told until Ctrl-C."""
+    """Run an OTLP endpoint that fails as configured until Ctrl-C."""
     leaf = None
     if tls:
         authority = trustme.CA()

@@ -46,7 +46,7 @@ import json, os, subprocess, sys, tempfile, types
 from metaflow.decorators import StepDecorator
 
 class Pod:
-    \"\"\"A job that runs, as kubernetes_job.py's RunningJob tells of one.\"\"\"
+    \"\"\"A running job, with the interface of RunningJob in kubernetes_job.py.\"\"\"
 
     def __init__(self, process):
         self._process = process

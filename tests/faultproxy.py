@@ -91,7 +91,7 @@ class FaultProxy:
             do_HEAD = _any  # noqa: N815
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TOKEN = "11111111-2222-3333-4444-555555555555"
 NGINX_LIMIT = 1 << 20
-"""Bytes of a request's body that nginx lets pass unless told otherwise (client_max_body_size, 1m)."""
+"""Bytes of a request's body that nginx lets pass by default (client_max_body_size, 1m)."""
 DATADOG_LIMIT = 5_000_000
 """Bytes of a request's body, uncompressed, that Datadog's intake of logs takes (API reference, Send logs)."""
 
@@ -234,7 +234,7 @@ def _hec(status: int, code: int, text: str, number: int | None = None) -> tuple[
 
 
 def _events(body: bytes) -> Iterator[Any]:
-    """Yield JSON objects that stand one after another; what is none is told as None."""
+    """Yield JSON objects that stand one after another; anything else as None."""
     text, at = body.decode(), 0
 
     def constant(name: str) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BEGIN = 1_790_000_000_000_000_000
 SECOND = 10**9
-# No process has this number: the run is over, whatever its journals say.
+# No process has this number: the run is over, whatever its journals hold.
 _NOBODY = 2**22
 
 
@@ -26,22 +26,22 @@ class Journals:
         self.folder = layout.run_folder(home, self.key)
         self.folder.mkdir(parents=True)
         self._common = {"version": layout.VERSION, "flow": flow, "run": run, "namespace": ""}
-        # Whose run it is: nobody's, unless `start` tells of a process that lives.
+        # Whose run it is: nobody's, unless `start` names a live process.
         self._process = {"pid": start.get("pid", _NOBODY), "processStart": start.get("processStart", 1)}
         self._run = Journal(self.folder / layout.RUN_FILE, _fail)
         resource = {"service.name": "metaflow", "host.name": "box", "user.name": "ann"}
-        self._say(layout.START, 0, **{**self._common, **self._process, "resource": resource, **start})
+        self._append(layout.START, 0, **{**self._common, **self._process, "resource": resource, **start})
 
-    def _say(self, kind: str, at: float, **fields: Any) -> None:
+    def _append(self, kind: str, at: float, **fields: Any) -> None:
         self._run.append(kind, {"timeUnixNano": moment(at), **fields})
 
     def step(self, name: str, *following: str, **fields: Any) -> None:
         """A step of the flow's graph."""
-        self._say(layout.STEP, 0, step=name, type="linear", next=list(following), **fields)
+        self._append(layout.STEP, 0, step=name, type="linear", next=list(following), **fields)
 
     def print(self, at: float, line: str) -> None:
         """A line of the launcher."""
-        self._say(layout.LINE, at, stream="stdout", body=line)
+        self._append(layout.LINE, at, stream="stdout", body=line)
 
     def attempt(
         self,
@@ -60,7 +60,7 @@ class Journals:
         key = AttemptKey(step, str(task), attempt)
         identity = {"step": step, "task": str(task), "attempt": attempt}
         read = [[name, str(number), 0] for name, number in inputs]
-        self._say(layout.LAUNCH, start, **identity, **self._process)
+        self._append(layout.LAUNCH, start, **identity, **self._process)
         journal = Journal(layout.attempt_file(self.folder, key), _fail)
         output = Journal(layout.output_file(self.folder, key), _fail)
         facts = {**self._common, **identity, **self._process, "inputs": read, "logs": [], "attributes": {}}
@@ -77,26 +77,26 @@ class Journals:
             facts = {"result": "success", "codeStart": moment(code), "codeEnd": moment(left), "usage": usage, **end}
             journal.append(layout.END, {"timeUnixNano": moment(start + took), **facts})
             code_ = 0 if facts["result"] == "success" else 1
-            self._say(layout.EXIT, start + took, **identity, code=code_, killed=False)
+            self._append(layout.EXIT, start + took, **identity, code=code_, killed=False)
         journal.close()
         output.close()
 
     def launched(
         self, step: str, task: int, start: float, took: float, *, inputs: Iterable[tuple[str, int]] = (), code: int = 0
     ) -> None:
-        """One attempt that only the launcher tells of."""
+        """One attempt that only the launcher recorded."""
         identity = {"step": step, "task": str(task), "attempt": 0}
         read: dict[str, list[str]] = {}
         for name, number in inputs:
             read.setdefault(name, []).append(str(number))
-        self._say(layout.LAUNCH, start, **identity, **self._process, inputs=read)
+        self._append(layout.LAUNCH, start, **identity, **self._process, inputs=read)
         ended = {"ok": True} if code == 0 else {}
-        self._say(layout.EXIT, start + took, **identity, code=code, killed=False, **ended)
+        self._append(layout.EXIT, start + took, **identity, code=code, killed=False, **ended)
 
     def end(self, at: float, result: str = "success", **fields: Any) -> None:
         """The launcher's last words."""
-        self._say(layout.END, at, result=result, **fields)
-        self._say(layout.CLOSED, at)
+        self._append(layout.END, at, result=result, **fields)
+        self._append(layout.CLOSED, at)
         self._run.close()
 
 
@@ -106,7 +106,7 @@ def moment(at: float) -> int:
 
 
 def wide(home: Path, tasks: int, lines: int) -> Journals:
-    """A foreach of `tasks` tasks, sixteen at a time, which say `lines` lines together; one fails."""
+    """A foreach of `tasks` tasks, sixteen at a time, which print `lines` lines together; one fails."""
     made = Journals(home, "WideFlow")
     made.step("start", "work")
     made.step("work", "join", requested={"cpu": 1})
@@ -115,14 +115,14 @@ def wide(home: Path, tasks: int, lines: int) -> Journals:
     made.attempt("start", 1, 0.1, 0.9)
     for number in range(tasks):
         task = number + 2
-        said = [
+        printed = [
             f"task {task} line {line}: loss={line / 7:.4f} accuracy={line / 11:.4f}, and some words as lines have them"
             for line in range(lines // tasks)
         ]
         why = f"shard {task}"
         failure = {"type": "ValueError", "message": why, "stacktrace": f"Traceback\nValueError: {why}"}
         ended = {"result": "failure", "exception": failure} if number == tasks // 2 else {}
-        made.attempt("work", task, 1 + number // 16, 1 + number % 7 / 10, inputs=[("start", 1)], lines=said, **ended)
+        made.attempt("work", task, 1 + number // 16, 1 + number % 7 / 10, inputs=[("start", 1)], lines=printed, **ended)
     made.end(tasks / 16 + 3, "failure")
     return made
 

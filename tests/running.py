@@ -1,4 +1,4 @@
-"""Runs real flows as a user would, in processes of their own, and reads what their journals say."""
+"""Runs real flows as a user would, in processes of their own, and reads their journals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Finished:
         return DeliveryStatus.read(self.folder)
 
     def wait_delivered(self, timeout: float = 30) -> DeliveryStatus:
-        """Wait until the shipper says that all of the run is delivered."""
+        """Wait until the shipper has noted that the run is fully delivered."""
         return eventually(lambda: self.status if self.status.complete else None, timeout, str(self.folder))
 
 
@@ -63,7 +63,7 @@ class Place:
         return self.path / "journals"
 
     def environ(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of a user's shell: nothing of OpenTelemetry but what `extra` says."""
+        """The environment of a user's shell: nothing of OpenTelemetry but `extra`."""
         env = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "METAFLOW_"))}
         env.pop("PYTEST_CURRENT_TEST", None)
         env.pop("CI", None)

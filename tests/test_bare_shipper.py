@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped(made: Journals, command: list[str], env: dict[str, str]) -> tuple[Endpoint, DeliveryStatus]:
-    """What arrived of a run by a shipper in an environment of its own, and what the shipper says of it."""
+    """What a shipper in an environment of its own delivered of a run, and its status."""
     with Endpoint() as endpoint:
         environ = {
             "PATH": os.environ["PATH"],

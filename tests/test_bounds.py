@@ -278,10 +278,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def ours(finished: Finished) -> list[str]:
-    """What we said on stderr but for the last line, which says how it went."""
-    said = [line for line in finished.stderr.splitlines() if "otel: " in line]
-    assert "recorded" in said[-1]
-    return said[:-1]
+    """Our lines on stderr, without the last, the summary."""
+    printed = [line for line in finished.stderr.splitlines() if "otel: " in line]
+    assert "recorded" in printed[-1]
+    return printed[:-1]
 
 
 def shipped(place: Place, finished: Finished, written: int) -> None:
@@ -313,7 +313,7 @@ def points(endpoint: Endpoint, name: str) -> Iterator[tuple[dict[str, str], Any]
 
 
 @pytest.mark.parametrize("kind", ["line", "log"])
-def test_a_journal_that_is_full_costs_lines_and_says_so_once(place: Place, plain: Finished, kind: str) -> None:
+def test_a_journal_that_is_full_costs_lines_and_is_reported_once(place: Place, plain: Finished, kind: str) -> None:
     """OTEL_METAFLOW_JOURNAL_MAX_MB bounds each journal of a run that goes on, too; what it cost is counted."""
     limit = {"OTEL_METAFLOW_JOURNAL_MAX_MB": "0.1", "KIND": kind}
     finished = place.run(FLOW, env=limit)
@@ -326,7 +326,7 @@ def test_a_journal_that_is_full_costs_lines_and_says_so_once(place: Place, plain
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_full_disk_costs_lines_and_says_so_once(place: Place, plain: Finished) -> None:
+def test_a_full_disk_costs_lines_and_is_reported_once(place: Place, plain: Finished) -> None:
     """What was written is delivered when there is room again."""
     place.home.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(place.home)], check=True)
@@ -354,7 +354,7 @@ def test_a_full_disk_costs_lines_and_says_so_once(place: Place, plain: Finished)
 
 
 def test_a_folder_that_is_removed_costs_what_was_in_it(place: Place, plain: Finished) -> None:
-    """The run goes on, says so once, and later tasks begin the folder again."""
+    """The run goes on, one line reports it, and later tasks create the folder again."""
     with Endpoint() as endpoint:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "REMOVED": str(place.home)}
         finished = place.run(FLOW, env=environment)
@@ -364,7 +364,7 @@ def test_a_folder_that_is_removed_costs_what_was_in_it(place: Place, plain: Fini
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root writes into read-only folders, so it takes a mount")
-def test_a_read_only_folder_costs_the_telemetry_and_says_so_once(place: Place, plain: Finished) -> None:
+def test_a_read_only_folder_costs_the_telemetry_and_is_reported_once(place: Place, plain: Finished) -> None:
     place.home.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(place.home)], check=True)
     try:
@@ -410,8 +410,8 @@ def test_what_a_journal_does_not_take_is_counted(tmp_path: Path, sizes: list[int
     """One by one and many at once: each line is in the journal, or in its count; facts are always written."""
     path = tmp_path / "bounded.jsonl"
     path.unlink(missing_ok=True)
-    said: list[OSError] = []
-    journal = Journal(path, said.append, most)
+    reported: list[OSError] = []
+    journal = Journal(path, reported.append, most)
     for size in sizes:
         journal.append_lines([f'{{"kind":"line","timeUnixNano":1,"body":"{"x" * size}"}}'] * size)
     journal.append(layout.END, {})
@@ -419,4 +419,4 @@ def test_what_a_journal_does_not_take_is_counted(tmp_path: Path, sizes: list[int
     *lines, end = [entry.record["kind"] for entry in Tail(path).read(1 << 20)]
     assert end == layout.END
     assert len(lines) + journal.unwritten.get(layout.LINE, 0) == sum(sizes)
-    assert len(said) == bool(journal.unwritten)
+    assert len(reported) == bool(journal.unwritten)

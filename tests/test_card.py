@@ -27,7 +27,7 @@ FLOW = """
         @card(type="otel")
         @step
         def start(self):
-            print("said in start")
+            print("printed in start")
             self.next(self.work)
         @card(type="otel")
         @otel
@@ -78,7 +78,7 @@ def test_each_step_has_the_run_so_far_and_the_last_one_all_of_it(look: Look, pla
     assert finished.code == 0
     look.open(fetched(place, finished, "start/1"))
     assert [re.sub("^◆", "", row) for row in look.rows()] == ["start/1"]
-    assert look.log() == ["said in start"]
+    assert look.log() == ["printed in start"]
     assert look.page.locator("#header .pill").inner_text() == "running"
     look.requests.clear()
     look.page.goto(fetched(place, finished, "end/3").as_uri())
@@ -107,7 +107,7 @@ def unplaced(lines: list[str]) -> list[str]:
     return sorted(re.sub(r'"[^"]*/flow.py", line \d+', "flow.py", line) for line in lines)
 
 
-def test_without_a_journal_it_says_what_is_missing(place: Place, tmp_path: Path) -> None:
+def test_without_a_journal_it_shows_what_is_missing(place: Place, tmp_path: Path) -> None:
     other = Place(tmp_path)
     finished = other.run(FLOW.replace("@otel", "").replace(", otel", ""))
     text = fetched(other, finished, "start/1").read_text()

@@ -38,7 +38,7 @@ def test_a_missing_run_is_one_line_and_exit_code_2(place: Place) -> None:
     assert missing.returncode == 2
     assert f"the latest runs: HelloFlow/{finished.run}" in missing.stderr
     run = f"HelloFlow/{finished.run}"
-    for wrong, said in (
+    for wrong, message in (
         ("HelloFlow/", "is not of the form FLOW[/RUN"),
         ("/1", "is not of the form FLOW[/RUN"),
         ("a//c", "is not of the form FLOW[/RUN"),
@@ -50,7 +50,7 @@ def test_a_missing_run_is_one_line_and_exit_code_2(place: Place) -> None:
     ):
         refused = place.cli("view", wrong)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-        assert said in refused.stderr
+        assert message in refused.stderr
     refused = place.cli("view", "HelloFlow", "--logs")
     assert refused.returncode == 2
     assert "--logs is for a run or a part of it, as in `otel-metaflow view HelloFlow/latest --logs`" in refused.stderr
@@ -78,22 +78,22 @@ def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
 
 
 def test_runs_without_an_endpoint_are_listed_and_sent_on_demand_and_never_unasked(place: Place) -> None:
-    """As each of them said when it ended; the shipper of a later run delivers the backlog, not these."""
+    """Each of their summaries was right: the shipper of a later run delivers the backlog, not these."""
     local = [place.run(ROOT / "examples/hello.py") for _ in range(2)]
     for run in local:
         assert f"not exported (no endpoint). View: otel-metaflow view HelloFlow/{run.run}\n" in run.stderr
-    said = place.cli("status").stdout.splitlines()
-    assert said == [f"HelloFlow/{run.run}  not exported  (no endpoint was set when it ran)" for run in local]
+    listed = place.cli("status").stdout.splitlines()
+    assert listed == [f"HelloFlow/{run.run}  not exported  (no endpoint was set when it ran)" for run in local]
     listed = json.loads(place.cli("status", "--json").stdout)["runs"]
     assert [(one["run"], one["state"]) for one in listed] == [(run.run, "not exported") for run in local]
-    assert place.cli("status").stdout.splitlines() == said, "to look is not to ask for delivery"
+    assert place.cli("status").stdout.splitlines() == listed, "to look is not to ask for delivery"
     with Endpoint() as receiver:
         there = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         later = place.run(ROOT / "examples/hello.py", env=there)
         later.wait_delivered()
         eventually(lambda: not _is_at_work(later))  # its shipper has looked for what others left, too
         assert _sent(receiver) == _traces(later)
-        assert place.cli("status").stdout.splitlines() == said
+        assert place.cli("status").stdout.splitlines() == listed
         shipped = place.cli("ship", "--all", env=there)
         assert shipped.returncode == 0, shipped.stderr
         assert _sent(receiver) == _traces(later, *local)

@@ -133,7 +133,7 @@ def test_a_shell_completes_flows_runs_steps_tasks_and_attempts(
     assert answered.stderr == ""
 
 
-def test_help_says_how_to_switch_completion_on(place: Place) -> None:
+def test_help_explains_how_to_enable_completion(place: Place) -> None:
     """The line for bash works as it stands."""
     (line,) = [line for line in place.cli("--help").stdout.splitlines() if "  ~/.bashrc" in line]
     variable = line.partition("$(")[2].partition("=")[0]

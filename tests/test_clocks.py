@@ -1,4 +1,4 @@
-"""Clocks that stop, jump or lie: each line is told once, in its order, and dated by the system's clock."""
+"""Clocks that stop, jump or lie: each line is exported once, in order, and dated by the system's clock."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_line_is_told_once_in_its_order_whatever_the_clock_shows(finished: Finished, kind: str) -> None:
+def test_each_line_is_exported_once_in_order_whatever_the_clock_shows(finished: Finished, kind: str) -> None:
     """And none at another time than it was: frozen, elsewhere, set back; a record may be dated ahead."""
     for attempt in finished.story.in_order:
         entries = [entry.record for entry in AttemptLogs(finished.folder, attempt.key, Cursor()).read(final=True)]

@@ -110,7 +110,7 @@ def test_an_endpoint_that_takes_all_is_waited_for_until_it_has(tmp_path: Path) -
         assert {"a line", "another"} <= set(endpoint.body_counts)
 
 
-def test_an_endpoint_that_swallows_is_waited_for_as_long_as_the_variable_says(tmp_path: Path) -> None:
+def test_an_endpoint_that_swallows_is_waited_for_as_long_as_the_variable_allows(tmp_path: Path) -> None:
     """Nothing has failed yet: it may be slow."""
     folder = recorded(tmp_path)
     looks = 0
@@ -140,7 +140,7 @@ def test_while_one_signal_fails_the_others_are_waited_for(tmp_path: Path, refuse
     def build(destination: Destination) -> Exporter:
         def export(_: Any) -> Answer:
             if destination.signal == refused:
-                return Answer(verdict, "says no")
+                return Answer(verdict, "refuses")
             opened.wait()
             return Answer(Verdict.DELIVERED)
 
@@ -201,10 +201,10 @@ def test_a_shipper_that_died_at_its_start_is_not_waited_for(place: Place) -> Non
         finished = place.run(FLOW, "--with", "otel", env={**there, **waiting}, timeout=120)
         assert finished.code == 0, finished.stderr
         log = finished.folder / layout.SHIPPER_LOG
-        said = (
+        message = (
             f"not exported: the shipper died, see {log}. Fix it, then run: otel-metaflow ship WaitFlow/{finished.run}"
         )
-        assert said in finished.stderr
+        assert message in finished.stderr
         assert "no such library" in log.read_text()
         assert place.cli("ship", f"WaitFlow/{finished.run}", env=there).returncode == 0
         assert endpoint.spans()

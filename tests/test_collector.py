@@ -170,7 +170,7 @@ def test_indexes_are_named(tmp_path: Path, vendors: Vendors) -> None:
 
 
 def test_one_vendor_alone(tmp_path: Path, vendors: Vendors) -> None:
-    """What is not set is not sent to, and the start says how to switch it on."""
+    """A vendor that is not configured gets nothing, and the collector prints at its start how to enable it."""
     with Collector(tmp_path, vendors.splunk_environment) as collector:
         send(collector, "http/protobuf")
         vendors.wait_for(lambda: all(everything(vendors.splunk)))
@@ -189,7 +189,7 @@ def test_no_vendor_at_all_shows_a_sample(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["DD_API_KEY", "SPLUNK_HEC_URL", "SPLUNK_HEC_TOKEN"])
 def test_a_missing_variable_stops_the_start_and_is_named(tmp_path: Path, missing: str) -> None:
-    """One line says which variable, and what to do."""
+    """One line names the variable, and what to do."""
     complete = Vendors(tmp_path / "vendors").environment
     half = {name: value for name, value in complete.items() if name != missing}
     with pytest.raises(CollectorError) as error, Collector(tmp_path, half):

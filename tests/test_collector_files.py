@@ -94,7 +94,7 @@ def test_a_copy_of_the_datastore_arrives_with_the_attempt(
     assert failed.attributes["metaflow.attempt"] == "0"
     third = [log for log in logs if log.body == "shard 3 gave 300 rows"]
     assert [log.attributes["metaflow.attempt"] for log in third] == ["1"]
-    # The same id wherever the line is read from: what was read twice can be told.
+    # The same id wherever the line is read from: so duplicates can be recognized.
     assert all(re.fullmatch(r"[0-9a-f-]{36}", log.attributes["log.record.uid"]) for log in logs)
     assert tee.exists()
 
@@ -141,7 +141,7 @@ def run_of(flow: str, run: str, lines: int) -> str:
     )
 
 
-def test_a_second_run_into_the_same_file_is_told_as_itself(tmp_path: Path, vendors: Vendors) -> None:
+def test_a_second_run_into_the_same_file_has_its_own_ids(tmp_path: Path, vendors: Vendors) -> None:
     """`tee run.log` once more, of another flow, while the collector runs."""
     log = tmp_path / "run.log"
     with Collector(tmp_path, vendors.environment | {"COLLECTOR_FILELOG_INCLUDE": str(log)}, ["filelog"]):

@@ -182,7 +182,7 @@ def test_a_development_index_that_is_not_there_costs_production_nothing(tmp_path
 
 
 def test_a_senders_own_token_is_not_used(tmp_path: Path) -> None:
-    """The collector's is: a sender has no say in it, and one that is masked would be refused."""
+    """The collector's is: a sender cannot choose it, and a masked one would be refused."""
     with Hec() as splunk, Collector(tmp_path, splunk.environment) as collector:
         for number in range(0, 600, 50):
             own = {"com.splunk.hec.access_token": "not-this-one"} if number % 100 == 0 else {}

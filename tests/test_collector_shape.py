@@ -101,7 +101,7 @@ class Intake:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
@@ -187,7 +187,7 @@ def test_datadog_sees_what_its_products_are_built_on(tmp_path: Path, vendors: Ve
             )
 
 
-def test_datadog_is_told_hits_and_errors_of_each_resource(tmp_path: Path, vendors: Vendors) -> None:
+def test_datadog_gets_hits_and_errors_of_each_resource(tmp_path: Path, vendors: Vendors) -> None:
     """APM's trace metrics; without them its service pages are empty."""
     with Intake() as intake:
         environment = vendors.datadog_environment | {"DD_APM_DD_URL": intake.url}
@@ -214,7 +214,7 @@ def test_the_otlp_intake_is_shown_the_key(tmp_path: Path) -> None:
     assert "0123456789abcdef" not in collector.output
 
 
-def test_splunk_is_told_index_source_sourcetype_and_host_of_each_record(tmp_path: Path, vendors: Vendors) -> None:
+def test_splunk_gets_index_source_sourcetype_and_host_of_each_record(tmp_path: Path, vendors: Vendors) -> None:
     """A search such as index=flows source=Hello metaflow.run.id=12 finds logs and spans."""
     with Collector(tmp_path, vendors.splunk_environment) as collector:
         emit(collector)
@@ -362,7 +362,7 @@ def test_a_number_that_json_has_not_loses_no_record(tmp_path: Path, vendors: Ven
 
 
 def test_development_has_an_index_of_its_own(tmp_path: Path, vendors: Vendors) -> None:
-    """Production is what says so; everything that names another environment is development."""
+    """Records of the production environment are production; those with another environment are development."""
     own = {"SPLUNK_DEVELOPMENT_INDEX": "flows_dev", "SPLUNK_DEVELOPMENT_METRICS_INDEX": "flow_metrics_dev"}
     with Collector(tmp_path, vendors.splunk_environment | own) as collector:
         for environment in ("production", "user.ann"):

@@ -140,7 +140,7 @@ def test_limits_that_contradict_each_other_are_named(tmp_path: Path) -> None:
 
 
 def test_every_example_is_a_value(tmp_path: Path) -> None:
-    """What a message says to type can be typed."""
+    """The value that a message suggests is accepted."""
     examples = {
         name: each["example"].strip("'")
         for name, each in VARIABLES.items()

@@ -59,7 +59,7 @@ def test_the_image_listens_for_others_and_holds_no_key(image: str) -> None:
 
 
 def test_a_missing_variable_stops_the_container_and_is_named(tmp_path: Path, vendors: Vendors, image: str) -> None:
-    """The one line that `docker logs` shows says which variable, and what to do."""
+    """The one line that `docker logs` shows names the variable, and what to do."""
     half = vendors.environment
     del half["SPLUNK_HEC_TOKEN"]
     with pytest.raises(CollectorError, match="SPLUNK_HEC_TOKEN is not set"), Container(tmp_path, half, image):

@@ -62,7 +62,7 @@ def bodies(finished: Finished, attempt: Attempt) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Told:
+class Reported:
     """What arrived of one attempt, or of the run: its span, its lines and logging records, its events."""
 
     attributes: dict[str, Any]
@@ -76,7 +76,7 @@ def plain(attributes: Any) -> dict[str, Any]:
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
-def told(receiver: Receiver) -> dict[str, Told]:
+def reported(receiver: Receiver) -> dict[str, Reported]:
     """What arrived, by STEP/ATTEMPT; the run's own is called RUN. Each span has come once."""
     lines: dict[bytes, Counter[str]] = {}
     events: dict[bytes, dict[str, dict[str, Any]]] = {}
@@ -92,12 +92,12 @@ def told(receiver: Receiver) -> dict[str, Told]:
                         of_span[record.event_name] = plain(record.attributes)
                     else:
                         lines.setdefault(record.span_id, Counter())[record.body.string_value] += 1
-    found: dict[str, Told] = {}
+    found: dict[str, Reported] = {}
     for span, _ in receiver.spans():
         attributes = plain(span.attributes)
         name = "RUN" if span.name.startswith("RUN ") else f"{span.name}/{attributes['metaflow.attempt']}"
         assert name not in found, "a span came twice"
-        found[name] = Told(
+        found[name] = Reported(
             attributes, span.status.code, lines.get(span.span_id, Counter()), events.get(span.span_id, {})
         )
     return found
@@ -108,12 +108,12 @@ def kill_shipper(folder: Path) -> None:
     subprocess.run(["pkill", "-KILL", "-f", f"otel_metaflow.shipper {folder}"], check=True)
 
 
-def delivered(receiver: Receiver, place: Place, finished: Finished) -> dict[str, Told]:
+def delivered(receiver: Receiver, place: Place, finished: Finished) -> dict[str, Reported]:
     """What arrives of a run whose endpoint refused, by `otel-metaflow ship` when it is up."""
     kill_shipper(finished.folder)
     shipped = place.cli("ship", f"{finished.flow}/{finished.run}", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
     assert shipped.returncode == 0, shipped.stdout + shipped.stderr
-    return told(receiver)
+    return reported(receiver)
 
 
 @dataclass(frozen=True)
@@ -125,18 +125,18 @@ class Endpoint:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a run is told of it; the launcher never waits, as on an ordinary host."""
+        """The variables of a run; the launcher never waits, as on an ordinary host."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.receiver.url if self.is_up else REFUSED,
             "OTEL_METAFLOW_FLUSH_TIMEOUT": "0",
         }
 
-    def told(self, place: Place, finished: Finished) -> dict[str, Told]:
+    def reported(self, place: Place, finished: Finished) -> dict[str, Reported]:
         """All that arrives of a run."""
         if not self.is_up:
             return delivered(self.receiver, place, finished)
         finished.wait_delivered()
-        return told(self.receiver)
+        return reported(self.receiver)
 
 
 @pytest.fixture(params=["up", "refused"])
@@ -177,7 +177,7 @@ OUT_OF_MEMORY = """
 
 @dataclass(frozen=True)
 class Death:
-    """A way for the first attempt of `start` to end, and what is told of it."""
+    """A way for the first attempt of `start` to end, and what is reported of it."""
 
     code: str
     result: str
@@ -241,7 +241,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("name", DEATHS)
 def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(tmp_path: Path, memory_group: str, name: str) -> None:
-    """Told alike whether the endpoint was up or refused until `ship`; the user sees what a run without us shows."""
+    """Reported alike whether the endpoint was up or refused until `ship`; the user sees what a run without us shows."""
     death = DEATHS[name]
     places = {}
     for each in ("plain", "up", "refused"):
@@ -266,13 +266,13 @@ def test_a_death_leaves_its_lines_its_cause_and_the_run_as_it_was(tmp_path: Path
         assert seen(runs["refused"]) == seen(runs["plain"])
         stories = [delivered(later, places["refused"], runs["refused"])]
         runs["up"].wait_delivered()
-        stories.append(told(up))
+        stories.append(reported(up))
     for story in stories:
         check(story, death)
 
 
-def check(story: dict[str, Told], death: Death) -> None:
-    """Hold what arrived of a run to what is to be told of its death."""
+def check(story: dict[str, Reported], death: Death) -> None:
+    """Hold what arrived of a run to what is expected of its death."""
     attempt = story["start/0"]
     assert {line: attempt.lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)
     assert attempt.status == death.status
@@ -353,7 +353,7 @@ def test_children_that_a_step_forks_do_not_end_its_attempt(place: Place) -> None
 
 
 def wait_for_line(place: Place, process: subprocess.Popen[str], text: str) -> int:
-    """Wait until a task has said `text`, and return its pid."""
+    """Wait until a task has printed `text`, and return its pid."""
 
     def pid() -> int | None:
         for path in place.home.glob("*/*/*.0.jsonl"):
@@ -383,7 +383,7 @@ def test_ctrl_c_is_a_cancellation(tmp_path: Path, endpoint: Endpoint) -> None:
         os.killpg(process.pid, signal.SIGINT)
         finished = place.finish(process)
         codes.append(finished.code)
-    story = endpoint.told(place, finished)
+    story = endpoint.reported(place, finished)
     assert codes[0] == codes[1] != 0
     assert set(story) == {"start/0", "RUN"}
     attempt, run = story["start/0"], story["RUN"]
@@ -394,7 +394,7 @@ def test_ctrl_c_is_a_cancellation(tmp_path: Path, endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_launcher_is_told_by_its_shipper(place: Place, endpoint: Endpoint, number: signal.Signals) -> None:
+def test_a_killed_launcher_is_reported_by_its_shipper(place: Place, endpoint: Endpoint, number: signal.Signals) -> None:
     """The shipper notices, waits for the orphaned task, and closes the run's span as an error."""
     process = place.start(place.write(WAITING), "--with", "otel", env=endpoint.env)
     task = wait_for_line(place, process, "a record")
@@ -406,7 +406,7 @@ def test_a_killed_launcher_is_told_by_its_shipper(place: Place, endpoint: Endpoi
     with contextlib.suppress(ProcessLookupError):  # or the broken pipe was faster
         os.kill(task, signal.SIGKILL)
     finished = place.finish(process)
-    story = endpoint.told(place, finished)
+    story = endpoint.reported(place, finished)
     assert finished.code == -number
     assert set(story) == {"start/0", "RUN"}
     assert {span.status for span in story.values()} == {ERROR}
@@ -426,7 +426,7 @@ def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, endpoint
     gate.write_text("go")  # of two lines that come at once Metaflow's launcher reads the second when it hears a third
     (folder,) = place.home.glob("*/*")
     if endpoint.is_up:
-        # All that was said so far, and noted: who is killed between an answer and its note sends again.
+        # Everything so far is noted as delivered: a shipper that is killed between an answer and its note sends again.
         eventually(lambda: set(endpoint.receiver.bodies()) >= {*WRITTEN, "goes on"})
         eventually(lambda: DeliveryStatus.read(folder).delivered.get("logs") == len(endpoint.receiver.bodies()))
     else:
@@ -434,7 +434,7 @@ def test_a_killed_shipper_is_followed_by_one_that_goes_on(place: Place, endpoint
     kill_shipper(folder)
     gate.write_text("go")
     finished = place.finish(process)
-    story = endpoint.told(place, finished)
+    story = endpoint.reported(place, finished)
     assert finished.code == 0
     assert set(story) == {"start/0", "end/0", "RUN"}
     assert {line: story["start/0"].lines[line] for line in WRITTEN} == dict.fromkeys(WRITTEN, 1)

@@ -13,7 +13,7 @@ import pytest
 from journals import Journals
 from running import Place
 
-SAID = "naïve 日本語 ░ 😀 \udcff"
+TEXT = "naïve 日本語 ░ 😀 \udcff"
 COMMANDS = [
     ["view"],
     ["view", "--json"],
@@ -52,15 +52,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         run = Journals(made.home, run=number)
         run.step("start", "größe")
         run.step("größe", "größe")
-        run.print(0, SAID)
+        run.print(0, TEXT)
         run.attempt("start", 1, 0, 1)
-        failure = {"type": "Größe", "message": SAID, "stacktrace": f"Traceback\n{SAID}"}
+        failure = {"type": "Größe", "message": TEXT, "stacktrace": f"Traceback\n{TEXT}"}
         error = {
             "kind": "log",
             "timeUnixNano": 1_790_000_001_000_000_000,
             "severityNumber": 40,
             "logger": "ü",
-            "body": SAID,
+            "body": TEXT,
         }
         took = 2.0 * int(number)
         for task in range(2, 16):
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
                 1,
                 took,
                 inputs=[("start", 1)],
-                lines=[SAID],
+                lines=[TEXT],
                 records=[error],
                 result="failure",
                 exception=failure,
@@ -80,8 +80,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def typed(place: Place, command: list[str], **env: str) -> subprocess.CompletedProcess[bytes]:
-    said = [sys.executable, "-m", "otel_metaflow.cli", *command]
-    return subprocess.run(said, cwd=place.path, env=place.environ(env), capture_output=True, timeout=120, check=False)
+    arguments = [sys.executable, "-m", "otel_metaflow.cli", *command]
+    return subprocess.run(
+        arguments, cwd=place.path, env=place.environ(env), capture_output=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -136,7 +138,9 @@ def test_files_and_pages_are_utf_8_whatever_the_terminal(place: Place, tmp_path:
 def test_output_that_is_closed_is_no_traceback(place: Place) -> None:
     read, write = os.pipe()
     os.close(read)
-    said = [sys.executable, "-m", "otel_metaflow.cli", "view", "HandFlow/1"]
-    done = subprocess.run(said, cwd=place.path, env=place.environ(), stdout=write, stderr=subprocess.PIPE, check=False)
+    arguments = [sys.executable, "-m", "otel_metaflow.cli", "view", "HandFlow/1"]
+    done = subprocess.run(
+        arguments, cwd=place.path, env=place.environ(), stdout=write, stderr=subprocess.PIPE, check=False
+    )
     os.close(write)
     assert b"Traceback" not in done.stderr

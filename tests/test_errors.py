@@ -45,7 +45,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_to_fail_is_an_error_wherever_one_looks(place: Place, way: str) -> None:
     """With its traceback, masked, once; the same records that a back end gets."""
-    body, said = WAYS[way]
+    body, message = WAYS[way]
     flow = place.write(FLOW.format(decorator="@otel", body=body))
     chosen = {name: value for name, value in place.environ().items() if name.startswith(("METAFLOW_", "OTEL_"))}
     telemetry = run(flow, env=chosen, home=place.home)
@@ -53,14 +53,14 @@ def test_each_way_to_fail_is_an_error_wherever_one_looks(place: Place, way: str)
     shown = [json.loads(line) for line in place.cli("view", name, "--errors", "--json").stdout.splitlines()]
     sent = [*telemetry.events(names.EVENT_TASK_EXCEPTION), *telemetry.events(names.EVENT_TASK_LOST)]
     assert len(shown) == len(sent) == 1
-    assert said in shown[0]["body"]
+    assert message in shown[0]["body"]
     assert "hunter2" not in shown[0]["body"]
     record = sent[0].log_record
     trace = str(record.attributes.get(names.EXCEPTION_STACKTRACE) or "").rstrip()
     assert shown[0]["body"] == (f"{record.body}\n{trace}" if trace else record.body)
     assert (shown[0]["source"], shown[0]["timeUnixNano"]) == (record.event_name, record.timestamp)
     for part in ("", "/start", "/start/1", "/start/1/0"):
-        assert said.partition("\n")[0] in place.cli("view", f"{name}{part}", "--errors").stdout
+        assert message.partition("\n")[0] in place.cli("view", f"{name}{part}", "--errors").stdout
     assert "(1 error)" in place.cli("view", name).stdout
     assert "1 of them error" in place.cli("view", f"{name}/start/1").stdout
     on_page = _on_page(place.home, telemetry.flow, telemetry.run)
@@ -74,17 +74,17 @@ def test_what_is_tried_again_is_an_error_too_and_what_is_rescued_a_warning(place
     assert finished.code == 0
     shown = place.cli("view", f"ErrorFlow/{finished.run}", "--errors").stdout
     assert [line.split()[1] for line in shown.splitlines() if "ERROR" in line] == ["start/1"]
-    said = [
+    notices = [
         json.loads(line)
         for line in place.cli("view", f"ErrorFlow/{finished.run}", "--logs", "--json").stdout.splitlines()
     ]
-    warned = [(one["attempt"], one["source"]) for one in said if one["severity"] == "WARN"]
+    warned = [(one["attempt"], one["source"]) for one in notices if one["severity"] == "WARN"]
     assert (1, names.EVENT_TASK_EXCEPTION) in warned
     assert (0, names.EVENT_TASK_RETRY) in warned
-    assert "start/1 is followed by start/1/1: ValueError: no" in [one["body"] for one in said]
+    assert "start/1 is followed by start/1/1: ValueError: no" in [one["body"] for one in notices]
 
 
-def test_where_there_is_no_error_it_is_said(tmp_path: Path) -> None:
+def test_without_errors_the_output_is_no_errors(tmp_path: Path) -> None:
     """Not among JSON, which is for scripts."""
     place = Place(tmp_path)
     made = Journals(place.home, "Fine")
@@ -99,20 +99,20 @@ def test_where_there_is_no_error_it_is_said(tmp_path: Path) -> None:
     assert place.cli("view", "Going/1/start", "--logs").stdout == "no log records so far\n"
 
 
-def test_a_run_that_failed_by_itself_says_why(tmp_path: Path) -> None:
+def test_a_run_that_failed_by_itself_shows_why(tmp_path: Path) -> None:
     """No attempt failed: Metaflow found the flow wrong, or the launcher was killed."""
     place = Place(tmp_path)
     wrong = Journals(place.home, "Wrong")
     wrong.attempt("start", 1, 0, 1)
     wrong.end(2, "failure", exception={"type": "MetaflowInternalError", "message": "no transition"})
     Journals(place.home, "Dead").attempt("start", 1, 0, 1)
-    for flow, said in (
+    for flow, message in (
         ("Wrong", "run ended: failure: no transition"),
         ("Dead", "run ended: error: the launcher died before the run ended"),
     ):
-        assert said in place.cli("view", f"{flow}/1", "--errors").stdout
+        assert message in place.cli("view", f"{flow}/1", "--errors").stdout
         assert [line.text for line in _on_page(place.home, flow, "1")["launcher"] if line.level == log_lines.ERROR] == [
-            said
+            message
         ]
 
 

@@ -1,4 +1,4 @@
-"""What is told of a run while it goes on, and what of an attempt that never came to its end."""
+"""Events of a run while it goes on, and of an attempt that never ended."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_events_of_a_long_attempt_that_is_killed_and_tried_again(place: Plac
         assert found[names.FINAL].bool_value is False
 
 
-# No device is to be had where these tests run: this answers as nvidia-smi does, for the process whose pid it is told.
+# No device is to be had where these tests run: this answers as nvidia-smi does, for the process whose pid it is given.
 ANSWERS = """\
 #!/bin/sh
 case "$1" in

@@ -1,4 +1,4 @@
-"""Each example is run as its own text says, and does what it is there to show."""
+"""Each example is run by the command in its docstring, and shows what it is meant to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_request_of_an_instrumented_library(place: Place) -> None:
 
 
 def test_the_same_under_opentelemetry_instrument(place: Place) -> None:
-    """Without a line in the flow; what the instrumentation says goes where its own exporter sends it."""
+    """Without a line in the flow; the instrumentation's own exporter sends its spans."""
     source = (EXAMPLES / "instrumented_library.py").read_text()
     by_hand = r"^(from opentelemetry\.instrumentation.*|RequestsInstrumentor\(\).*)\n"
     bare = re.sub(by_hand, "", source, flags=re.MULTILINE)

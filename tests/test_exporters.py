@@ -109,7 +109,7 @@ def test_every_grpc_status_has_one_meaning(code: grpc.StatusCode, details: str, 
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-", "Wed, 99 Foo 2026", "1e400", "nan"])
-def test_a_retry_after_that_says_nothing_is_ignored(text: str) -> None:
+def test_an_invalid_retry_after_is_ignored(text: str) -> None:
     assert answers.from_http(503, "", text, "").wait is None
 
 
@@ -267,7 +267,7 @@ def test_an_endpoint_that_turns_bad_after_a_success_costs_nothing_but_time() -> 
     assert ledger.bad == 0
 
 
-def test_ten_bad_records_in_a_row_are_told_from_a_bad_endpoint() -> None:
+def test_ten_bad_records_in_a_row_are_no_bad_endpoint() -> None:
     """The rest of the batch is tried before the endpoint is blamed."""
     ledger, made = run(lambda batch: BAD if min(batch) < 30 else OK, numbered([1000]))
     assert made.is_done
@@ -337,7 +337,7 @@ def test_a_lane_whose_exporter_never_returns_goes_on_with_a_new_one(monkeypatch:
     assert calls == [10, 5, 5]
 
 
-def test_an_exporter_that_cannot_be_built_parks_the_lane_and_says_why() -> None:
+def test_an_exporter_that_cannot_be_built_parks_its_worker_and_reports_why() -> None:
     def build() -> Callable[[Sequence[int]], Answer]:
         raise ValueError("OTEL_EXPORTER_OTLP_TIMEOUT is no number")
 

@@ -278,8 +278,8 @@ def value(given: Any) -> Any:
 
 def own(record: Any) -> dict[str, Any]:
     """The attributes that the user gave it."""
-    told = {each.key: value(each.value) for each in record.attributes}
-    return {name: told[name] for name in told if "." not in name}
+    attributes = {each.key: value(each.value) for each in record.attributes}
+    return {name: attributes[name] for name in attributes if "." not in name}
 
 
 @pytest.fixture(scope="module")
@@ -370,23 +370,23 @@ def test_a_number_that_a_formatter_or_a_filter_masks_is_nowhere_on_the_wire(stor
     """Nor on disk."""
     for records in story.records.values():
         for record in records:
-            told = {each.key: value(each.value) for each in record.attributes}
-            if "exception.type" not in told or record.body.string_value != "failed":
-                assert "123-45-6789" not in str(told) + record.body.string_value
+            attributes = {each.key: value(each.value) for each in record.attributes}
+            if "exception.type" not in attributes or record.body.string_value != "failed":
+                assert "123-45-6789" not in str(attributes) + record.body.string_value
     (masked,) = story.records["masking exception"]
-    told = {each.key: value(each.value) for each in masked.attributes}
-    assert told["exception.type"] == "ValueError"
-    assert "123-45-6789" not in str(told)
-    assert "***-**-****" in told["exception.stacktrace"]
+    attributes = {each.key: value(each.value) for each in masked.attributes}
+    assert attributes["exception.type"] == "ValueError"
+    assert "123-45-6789" not in str(attributes)
+    assert "***-**-****" in attributes["exception.stacktrace"]
     assert own(story.records["masking json"][0]) == {"ssn": "***", "n": 1}
     assert own(story.records["masking formatter, extra"][0]) == {"ssn": "[REDACTED]", "n": 1}
 
 
 def test_an_extra_without_end_is_cut_and_marked(story: Story) -> None:
-    told = {each.key: value(each.value) for each in story.records["graph"][0].attributes}
-    assert told["metaflow.log.attributes.truncated.count"] > 0
-    assert told["nodes"][0]["number"] == 0
-    assert str(told).count("'number': 0") == 1
+    attributes = {each.key: value(each.value) for each in story.records["graph"][0].attributes}
+    assert attributes["metaflow.log.attributes.truncated.count"] > 0
+    assert attributes["nodes"][0]["number"] == 0
+    assert str(attributes).count("'number': 0") == 1
 
 
 GREENLETS = """
@@ -445,9 +445,9 @@ def test_exceptions_come_whole_also_through_a_queue(story: Story) -> None:
         "queue": "ZeroDivisionError",
         "rich traceback": "ZeroDivisionError",
     }.items():
-        told = {each.key: value(each.value) for each in story.records[name][-1].attributes}
-        assert told["exception.type"] == kind
-        assert told["exception.stacktrace"].rstrip().endswith(f"{kind}: {told['exception.message']}")
+        attributes = {each.key: value(each.value) for each in story.records[name][-1].attributes}
+        assert attributes["exception.type"] == kind
+        assert attributes["exception.stacktrace"].rstrip().endswith(f"{kind}: {attributes['exception.message']}")
 
 
 def test_what_is_printed_while_a_handler_works_is_a_line_of_its_own(story: Story) -> None:

@@ -33,8 +33,8 @@ def test_the_published_vectors_hold() -> None:
 def test_a_shell_computes_the_same() -> None:
     """As the documentation spells it."""
     script = "printf '%s\\0%s\\0%s\\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128"
-    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    assert said.split()[0] == ids.trace_id("HelloFlow", "12")
+    printed = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.split()[0] == ids.trace_id("HelloFlow", "12")
 
 
 @given(st.lists(st.tuples(NAMES, NAMES, NAMES, NAMES, st.integers(0, 5)), unique=True, min_size=2, max_size=8))

@@ -70,13 +70,13 @@ def without_ours(text: str) -> str:
 def test_a_broken_installation_is_one_line(place: Place, flow: Path, plain: Finished, case: str) -> None:
     """On stderr, for the whole run, with the reason and what to type; the run is what it is without us."""
     finished = run(place, flow, *RAISES[case])
-    said = [line for line in (finished.stdout + finished.stderr).splitlines() if "no telemetry" in line]
+    printed = [line for line in (finished.stdout + finished.stderr).splitlines() if "no telemetry" in line]
     if case == "only tasks are broken":
-        assert len(said) == 2, "a line of each task: no launcher of theirs has reported it"
+        assert len(printed) == 2, "a line of each task: no launcher of theirs has reported it"
     else:
-        assert len(said) == 1
-        assert said[0].startswith("otel: no telemetry: the installation of otel-metaflow is broken (")
-    assert all("pip install" in line for line in said)
+        assert len(printed) == 1
+        assert printed[0].startswith("otel: no telemetry: the installation of otel-metaflow is broken (")
+    assert all("pip install" in line for line in printed)
     same = Finished(
         finished.code, without_ours(finished.stdout), finished.stderr, finished.flow, finished.run, finished.home
     )

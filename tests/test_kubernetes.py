@@ -51,7 +51,7 @@ def test_the_objects_find_each_other() -> None:
 
 
 def test_the_memory_limit_is_above_the_one_at_which_it_refuses() -> None:
-    """Or the kernel would kill what should have said no."""
+    """Or the kernel would kill it before the limiter refuses."""
     variables = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
     limit = re.fullmatch(r"(\d+)Mi", CONTAINER["resources"]["limits"]["memory"])
     assert limit is not None

@@ -56,7 +56,7 @@ def test_two_long_names_that_begin_alike_are_two_files(tmp_path: Path) -> None:
     "content", ["", "{", "[]", '{"step": 1}', '{"step": "y", "task": "1", "attempt": 0}', "[" * 9999]
 )
 def test_a_cut_name_without_its_record_is_no_attempt_yet(tmp_path: Path, content: str) -> None:
-    """Damaged, or made of another file's: nothing is told of an attempt that nobody knows."""
+    """Damaged, or made of another file's: no attempt is made up."""
     path = layout.attempt_file(tmp_path, AttemptKey("x" * 300, "1", 0))
     path.write_text(content)
     assert layout.attempt_key(path) is None

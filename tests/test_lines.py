@@ -31,7 +31,7 @@ FLOW = r"""
         os.write(descriptor, line.encode() + b"\n")
         os.close(descriptor)
 
-    def say(text):
+    def emit(text):
         truth("stdout", text)
         print(text)
 
@@ -90,7 +90,7 @@ FLOW = r"""
         return os.getpid()
 
     def spawned():
-        say("spawned print")
+        emit("spawned print")
         truth("stderr", "spawned logging, by lastResort")
         logging.getLogger("far").warning("spawned logging, by lastResort")
 
@@ -100,13 +100,13 @@ FLOW = r"""
         def start(self):
             os.environ["AT"] = f"start/{current.retry_count}"
             if current.retry_count:
-                say("the second attempt")
+                emit("the second attempt")
             else:
                 self.every_kind()
             self.next(self.logs)
 
         def every_kind(self):
-            say("print"); say(""); say("héllo 😀"); say("  indented "); say("")
+            emit("print"); emit(""); emit("héllo 😀"); emit("  indented "); emit("")
             truth("stdout", "joined pieces"); print("joined", end=" "); print("pieces")
             truth("stdout", "a"); truth("stdout", "b"); sys.stdout.writelines(["a\n", "b\n"])
             truth("stdout", "one of two"); truth("stdout", "two of two"); print("one of two\ntwo of two")
@@ -122,7 +122,7 @@ FLOW = r"""
             truth("stdout", "printf of C 7"); libc.printf(b"printf of C %d\n", 7); libc.fflush(None)
             truth("stdout", "child"); subprocess.run(["echo", "child"])
             truth("stderr", "child err"); subprocess.run("echo child err >&2", shell=True)
-            truth("stdout", "a prompt: "); os.write(1, b"a prompt: "); say("and an answer"); say("after the answer")
+            truth("stdout", "a prompt: "); os.write(1, b"a prompt: "); emit("and an answer"); emit("after the answer")
             self.unusual()
             with as_metaflow_stores_it():
                 warnings.simplefilter("always"); warnings.warn("a warning")
@@ -146,7 +146,7 @@ FLOW = r"""
                 print("\ud800 is never written")
             with contextlib.suppress(UnicodeEncodeError):
                 print("nor is\n\ud800 this")
-            say("after what could not be written")
+            emit("after what could not be written")
             sys.stdout.reconfigure(errors="surrogateescape")
             truth("stdout", "file \ufffd"); print("file \udcff")
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -159,7 +159,7 @@ FLOW = r"""
             with contextlib.redirect_stdout(io.StringIO()):
                 print("nobody sees this")
             with contextlib.redirect_stdout(Tee(sys.stdout)):
-                say("through a tee")
+                emit("through a tee")
             with contextlib.redirect_stdout(sys.stderr):
                 truth("stderr", "redirected"); print("redirected")
             again = open(1, "w", closefd=False, buffering=1)
@@ -222,17 +222,17 @@ FLOW = r"""
             os.environ["AT"] = "many/0"
             def work(number):
                 for each in range(50):
-                    say(f"thread {number} line {each}")
+                    emit(f"thread {number} line {each}")
             threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
             [thread.start() for thread in threads]; [thread.join() for thread in threads]
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(lambda number: record(logging.getLogger("pool"), f"pooled {number}"), range(20)))
             asyncio.run(self.talk())
-            parallel_map(lambda number: say(f"mapped {number}"), range(5))
+            parallel_map(lambda number: emit(f"mapped {number}"), range(5))
             # Into one pipe, at the same time: their texts and newlines fall into each other.
             def shout(number):
                 for each in range(100):
-                    say(f"forked {number} line {each}")
+                    emit(f"forked {number} line {each}")
             fork = multiprocessing.get_context("fork")
             children = [fork.Process(target=shout, args=(number,)) for number in range(4)]
             [child.start() for child in children]
@@ -256,7 +256,7 @@ FLOW = r"""
 
         async def one(self, number):
             await asyncio.sleep(0)
-            say(f"async {number}")
+            emit(f"async {number}")
 
         @step
         def left(self):
@@ -268,10 +268,10 @@ FLOW = r"""
             task = os.getpid()
             if os.fork() == 0:
                 os.setsid()
-                say("a forked daemon begins")
+                emit("a forked daemon begins")
                 while os.getppid() == task:
                     time.sleep(0.02)
-                say("a forked daemon ends")
+                emit("a forked daemon ends")
                 os._exit(0)
             self.next(self.end)
 
@@ -290,7 +290,7 @@ FLOW = r"""
 
 @dataclass(frozen=True)
 class Line:
-    """What the flow says it wrote, or what arrived of it."""
+    """A line that the flow noted as written, or that arrived."""
 
     at: str  # STEP/ATTEMPT
     where: str  # stdout, stderr or logging
@@ -335,10 +335,10 @@ def arrived(receiver: Endpoint) -> Iterator[Arrived]:
 
 @dataclass(frozen=True)
 class Story:
-    """The flow's run, what it says it wrote (with the thread that did), and what arrived."""
+    """The flow's run, the lines it noted (each with its thread), and what arrived."""
 
     finished: Finished
-    told: list[tuple[Line, str]]
+    noted: list[tuple[Line, str]]
     records: list[Arrived]
 
     def stored(self, at: str, stream: str) -> list[str]:
@@ -363,17 +363,17 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         assert finished.code == 0, finished.stdout[-3000:] + finished.stderr
         finished.wait_delivered()
         records = list(arrived(receiver))
-    told = []
+    noted = []
     for written in truth.read_text().splitlines():
         at, where, severity, thread, text = json.loads(written)
-        told.append((Line(at, where, severity, text), thread))
-    return Story(finished, told, records)
+        noted.append((Line(at, where, severity, text), thread))
+    return Story(finished, noted, records)
 
 
 def test_every_line_that_a_flow_writes_is_one_record(story: Story) -> None:
     """With its stream, its severity and its attempt; what stands between <<< and >>> is what Metaflow stored."""
-    expected = Counter(line for line, _ in story.told if line.where != "long")
-    for at in {line.at for line, _ in story.told}:
+    expected = Counter(line for line, _ in story.noted if line.where != "long")
+    for at in {line.at for line, _ in story.noted}:
         inside = False
         for text in story.stored(at, "stderr"):
             inside = text == "<<<" or (inside and text != ">>>") or text.startswith("<flow ")
@@ -389,7 +389,7 @@ def test_every_line_that_a_flow_writes_is_one_record(story: Story) -> None:
     assert expected - found == Counter(), "lost"
 
 
-def test_a_stream_put_in_the_place_of_stdout_is_told_as_it_writes(place: Place) -> None:
+def test_a_stream_put_in_the_place_of_stdout_is_recorded_as_it_writes(place: Place) -> None:
     """It stamps what it is given, or keeps it for itself, and stands there before any hook of ours."""
     source = """
         import io, sys
@@ -425,7 +425,7 @@ def test_a_stream_put_in_the_place_of_stdout_is_told_as_it_writes(place: Place) 
     assert found == ["12:00 a line"]
 
 
-def test_a_line_of_ten_megabytes_is_cut_and_says_so(story: Story) -> None:
+def test_a_line_of_ten_megabytes_is_truncated_and_marked(story: Story) -> None:
     """Reported by the task or read by the launcher alone."""
     cut = [record for record in story.records if "metaflow.log.truncated.length" in record.attributes]
     lengths = [record.attributes["metaflow.log.truncated.length"].int_value for record in cut]
@@ -439,9 +439,9 @@ def test_a_line_of_ten_megabytes_is_cut_and_says_so(story: Story) -> None:
 def test_time_goes_on_within_what_one_thread_writes_to_one_stream(story: Story) -> None:
     """Also where a line of C code or of a subprocess stands between two that were reported."""
     times = {record.line: record.time for record in story.records}
-    often = Counter(line.text for line, _ in story.told)
+    often = Counter(line.text for line, _ in story.noted)
     before: dict[tuple[str, str, str], tuple[int, Line]] = {}
-    for line, thread in story.told:
+    for line, thread in story.noted:
         if often[line.text] > 1 or line.where == "long":
             continue
         key = (line.at, line.where, thread)
@@ -464,17 +464,17 @@ def test_every_record_belongs_to_the_trace_and_to_the_span_of_its_attempt(story:
     assert len({record.attributes["log.record.uid"].string_value for record in story.records}) == len(story.records)
 
 
-def test_what_the_launcher_says_is_one_record_each(story: Story) -> None:
+def test_each_line_of_the_launcher_is_one_record(story: Story) -> None:
     """But for the echo of its tasks' lines, which are theirs."""
-    said = re.compile(
+    pattern = re.compile(
         r"\S+ \S+ (?:\[[^\]]+\] )?(Workflow starting .*|Task is starting.*|Task failed\.|Task finished.*|Done!)"
     )
-    shown = Counter(found.group(1) for line in story.finished.stdout.splitlines() if (found := said.fullmatch(line)))
+    shown = Counter(found.group(1) for line in story.finished.stdout.splitlines() if (found := pattern.fullmatch(line)))
     records = Counter(record.line.text for record in story.records if record.scope == "otel_metaflow.launcher")
     assert shown["Task is starting."] == 5
     assert shown["Task is starting (retry)."] == 1
     assert {text: records[text] for text in shown} == shown
-    theirs = {line.text for line, _ in story.told if line.text}
+    theirs = {line.text for line, _ in story.noted if line.text}
     assert not theirs & set(records)
 
 
@@ -493,7 +493,7 @@ def test_a_logging_record_keeps_what_logging_knows_of_it(story: Story) -> None:
     assert "1 / 0" in failed["exception.stacktrace"].string_value
 
 
-def test_a_line_that_was_changed_says_so_and_keeps_what_it_was(story: Story) -> None:
+def test_a_line_that_was_changed_is_marked_and_keeps_its_original(story: Story) -> None:
     """Of a progress bar the last state is the body; characters that no back end holds are replaced."""
     records = {record.line.text: record for record in story.records}
     assert records["done"].attributes["log.record.original"].string_value == "10%\r50%\rdone"

@@ -25,8 +25,10 @@ def test_every_place_is_filled_and_other_braces_stay() -> None:
 
 @pytest.mark.parametrize("template", ["localhost/{trace_id}", "http://localhost:16686/", "javascript:alert({run})"])
 def test_what_is_no_template_is_one_clear_line(template: str) -> None:
-    (said,) = settings.read({trace_links.VARIABLE: template}).problems
-    assert said.startswith(f"OTEL_METAFLOW_TRACE_URL is {template!r}, which is not a URL with a placeholder; set it to")
+    (problem,) = settings.read({trace_links.VARIABLE: template}).problems
+    assert problem.startswith(
+        f"OTEL_METAFLOW_TRACE_URL is {template!r}, which is not a URL with a placeholder; set it to"
+    )
 
 
 def test_the_readmes_templates_are_templates() -> None:
@@ -55,10 +57,10 @@ def test_a_run_ends_with_the_link_and_each_attempt_has_one_to_its_span(place: Pl
         "from metaflow import Task, namespace; namespace(None); "
         f"print(Task('HelloFlow/{finished.run}/start/1').metadata_dict['otel-trace-url'])"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", client], cwd=place.path, env=place.environ(), capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == url + ids.attempt_span_id("HelloFlow", finished.run, "start", "1", 0)
+    assert printed.stdout.strip() == url + ids.attempt_span_id("HelloFlow", finished.run, "start", "1", 0)
 
 
 def test_a_run_inside_a_trace_links_to_that(place: Place) -> None:

@@ -106,7 +106,7 @@ def test_the_files_hold_what_the_endpoint_got(place: Place) -> None:
 
 
 def test_no_endpoint_is_needed(place: Place) -> None:
-    """The run is then delivered when it stands in the files, and its last line says where."""
+    """The run is then delivered when it is in the files, and the summary names them."""
     directory = place.path / "agent"
     environment = {"OTEL_METAFLOW_LOG_DIR": str(directory), "OTEL_METAFLOW_FLUSH_TIMEOUT": "30"}
     finished = place.run(FANOUT, env=environment)
@@ -205,7 +205,7 @@ def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, m
     assert set(Counter(uids(tmp_path)).values()) == {3}
 
 
-def test_a_folder_that_cannot_be_written_harms_nobody_and_is_said(place: Place) -> None:
+def test_a_folder_that_cannot_be_written_harms_nobody_and_is_reported(place: Place) -> None:
     """The records wait in the journal until it can."""
     obstacle = place.path / "obstacle"
     obstacle.write_text("a file where a folder should be")

@@ -29,11 +29,11 @@ from otel_metaflow.shipper.sinks import sdk_objects
 from otel_metaflow.task.handler_tap import Handling, Passage
 from otel_metaflow.task.record_writer import RecordWriter
 
-# What we tell besides.
+# Attributes that only we add.
 OURS = {names.LOG_RECORD_UID, names.THREAD_NAME}
 # Not halves of characters, and not what a terminal would not show: convert/logs.py cleans a body of these.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"))
-BODIES = TEXT.filter(lambda text: not text.startswith("{"))  # which is told by its own fields, if it is JSON
+BODIES = TEXT.filter(lambda text: not text.startswith("{"))  # which becomes its fields, if it is JSON
 SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
 EVENTS = ("otel.event.name", "event.name")
 RESERVED = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "getMessage", *OURS, *EVENTS}
@@ -111,8 +111,8 @@ def test_a_logging_record_is_what_the_official_handler_makes_of_it(
 ) -> None:
     """Whatever its level, name, message, extras and exception."""
     raised = _raised(error) if error else None
-    told = logging.getLogger().makeRecord(name, level, "/flow.py", 7, body, (), raised, "work", {**extras, **events})
-    (scope, made), (expected_scope, expected) = ours(told), theirs(told)
+    record = logging.getLogger().makeRecord(name, level, "/flow.py", 7, body, (), raised, "work", {**extras, **events})
+    (scope, made), (expected_scope, expected) = ours(record), theirs(record)
     assert scope == expected_scope
     for field in ("body", "event_name", "severity_number", "severity_text", "trace_id", "span_id", "flags"):
         assert getattr(made, field) == getattr(expected, field)
@@ -131,21 +131,21 @@ def _attributes(record: Any) -> dict[str, Any]:
 
 def test_what_cannot_be_the_name_of_an_event_stays_an_attribute() -> None:
     """The official handler makes a record of it that the encoder refuses."""
-    told = logging.makeLogRecord({"msg": "paid", "event.name": 7, "levelname": "INFO"})
-    made = ours(told)[1]
+    record = logging.makeLogRecord({"msg": "paid", "event.name": 7, "levelname": "INFO"})
+    made = ours(record)[1]
     assert made.event_name == ""
     assert _attributes(made)["event.name"].int_value == 7
 
 
 def test_the_message_is_made_of_its_arguments() -> None:
     """As `logging` does."""
-    told = logging.getLogger().makeRecord("a", logging.INFO, "/flow.py", 7, "%s of %d", ("1", 2), None)
-    assert ours(told)[1].body.string_value == theirs(told)[1].body.string_value == "1 of 2"
+    record = logging.getLogger().makeRecord("a", logging.INFO, "/flow.py", 7, "%s of %d", ("1", 2), None)
+    assert ours(record)[1].body.string_value == theirs(record)[1].body.string_value == "1 of 2"
 
 
-def test_a_message_that_is_json_is_told_by_its_fields() -> None:
+def test_a_message_that_is_json_becomes_its_fields() -> None:
     """The one thing that the official handler does not do."""
-    told = logging.getLogger().makeRecord("a", logging.INFO, "", 7, json.dumps({"event": "paid", "sum": 3}), (), None)
-    made = ours(told)[1]
+    record = logging.getLogger().makeRecord("a", logging.INFO, "", 7, json.dumps({"event": "paid", "sum": 3}), (), None)
+    made = ours(record)[1]
     assert made.body.string_value == "paid"
     assert _attributes(made)["sum"].int_value == 3

@@ -29,10 +29,10 @@ def conventional() -> set[str]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_each_name_is_ours_or_the_conventions() -> None:
     """Nothing invented under a name space that belongs to others."""
-    said = {
+    defined = {
         value for name, value in vars(names).items() if name.isupper() and name[0] != "_" and isinstance(value, str)
     }
-    foreign = {value for value in said if not value.startswith(OURS)}
+    foreign = {value for value in defined if not value.startswith(OURS)}
     assert len(foreign) > 20
     assert foreign - conventional() == set()
 
@@ -71,7 +71,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
+def test_what_a_run_sends_is_what_the_page_lists(place: Place) -> None:
     """Every name and type that leaves is in the table, at its place; and the table has no name that nothing sends."""
     flow = place.write("""
         import logging
@@ -86,7 +86,7 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
             @retry(times=1, minutes_between_retries=0)
             @step
             def work(self):
-                logging.getLogger("work").error("it is %s", self.input, exc_info=ValueError("told"))
+                logging.getLogger("work").error("it is %s", self.input, exc_info=ValueError("raised"))
                 if current.retry_count == 0:
                     raise ValueError("once")
                 self.next(self.join)
@@ -112,7 +112,7 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
         if __name__ == "__main__":
             NamesFlow()
         """)
-    told = run(flow, env={name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")})
+    telemetry = run(flow, env={name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")})
     catalog = {(name.name, part): name for name in names.CATALOG for part in name.on.split(", ")}
     sent: set[tuple[str, str]] = set()
 
@@ -125,7 +125,7 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
             else:
                 assert (name, part) in catalog, f"{name} on {part} is not on the page"
 
-    for span in told.spans:
+    for span in telemetry.spans:
         look("resource", span.resource.attributes)
         # A span repeats who it is, for back ends that show no resources.
         own = {
@@ -137,14 +137,14 @@ def test_what_a_run_sends_is_what_the_page_says(place: Place) -> None:
         look(("run" if span.name.startswith("RUN ") else "attempt") if is_ours else "user", own)
         for link in span.links:
             look("links", {names.LINK_TYPE: link.attributes[names.LINK_TYPE]})
-    for log in told.logs:
+    for log in telemetry.logs:
         event = log.log_record.event_name
         attributes = {name: value for name, value in log.log_record.attributes.items() if name != names.LOG_RECORD_UID}
         look(event or "logs", {name: value for name, value in attributes.items() if name != names.STEP_NAME})
         assert names.LOG_RECORD_UID in log.log_record.attributes
         if event:
             sent.add((event, "event"))
-    for data in told.metrics:
+    for data in telemetry.metrics:
         for resource in data.resource_metrics:
             look("metrics", resource.resource.attributes)
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):

@@ -51,7 +51,7 @@ def test_the_span_of_a_triggered_run_is_linked_to_that_of_the_other(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         "",
         "nonsense",
@@ -61,6 +61,6 @@ def test_the_span_of_a_triggered_run_is_linked_to_that_of_the_other(tmp_path: Pa
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
     ],
 )
-def test_a_traceparent_that_is_none_is_passed_over(said: str) -> None:
+def test_an_invalid_traceparent_is_ignored(text: str) -> None:
     """By the W3C's rules the trace begins anew."""
-    assert "traceparent" not in provenance.describe({"TRACEPARENT": said})
+    assert "traceparent" not in provenance.describe({"TRACEPARENT": text})

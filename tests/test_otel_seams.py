@@ -51,7 +51,7 @@ def recorded(finished: Finished) -> Iterator[str]:
 def test_a_private_name_that_is_gone_costs_what_user_code_records_and_no_step(
     place: Place, plain: Finished, name: str
 ) -> None:
-    """User code gets the API as it is without us, and one line says what is not recorded."""
+    """User code gets the API as it is without us, and one line names what is not recorded."""
     folder = place.path / "changed"
     folder.mkdir()
     finished = place.run(FLOW, "--with", "otel", env=another_metaflow.beside(folder, name))

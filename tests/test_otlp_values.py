@@ -75,7 +75,7 @@ def test_an_integer_that_python_refuses_to_write_is_hexadecimal() -> None:
     assert otlp_values.text([huge]) == f'["{hex(huge)}"]'
 
 
-def test_a_value_whose_str_fails_is_told_by_its_kind() -> None:
+def test_a_value_whose_str_fails_is_recorded_by_its_type() -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError

@@ -283,8 +283,8 @@ def test_one_bad_record_does_not_block_the_others(place: Place, kept: Finished, 
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_what_the_endpoint_says_it_rejected_is_counted(place: Place, kept: Finished, protocol: str) -> None:
-    """A partial success is a success with a loss, and is told as one."""
+def test_records_that_the_endpoint_rejected_are_counted(place: Place, kept: Finished, protocol: str) -> None:
+    """A partial success is a success with a loss, and is reported as one."""
     with Endpoint("partial", protocol=protocol) as endpoint:
         assert shipper(place, kept, endpoint.url, **(GRPC if protocol == "grpc" else {})).wait(60) == 0
     assert kept.status.rejected["logs"] >= 1
@@ -308,7 +308,7 @@ def test_what_cannot_be_reached_is_named(place: Place, kept: Finished, url: str,
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_tls_that_cannot_be_trusted_is_named(place: Place, kept: Finished, protocol: str) -> None:
-    """Nothing is sent until the variable that is named says whom to trust, whatever else trusts whom."""
+    """Nothing is sent until the certificate's variable is set, whatever the system trusts."""
     authority = trustme.CA()
     certificate = place.path / "authority.pem"
     authority.cert_pem.write_to_path(str(certificate))

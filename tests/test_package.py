@@ -112,7 +112,7 @@ def test_the_card_is_there_with_all_that_it_draws_with(environment: Environment)
 def test_a_wrong_option_stops_the_flow_at_start_and_is_named(
     environment: Environment, decorator: str, message: str
 ) -> None:
-    """Before anything runs, in Metaflow's own way of saying so, without a traceback."""
+    """Before anything runs, as Metaflow's own errors are, without a traceback."""
     finished = environment.run(flow(environment, DECORATED.format(decorator), "wrong"), "run")
     assert finished.returncode == 1
     assert message in finished.stderr
@@ -186,7 +186,7 @@ def test_uninstalling_leaves_no_path_behind(tmp_path: Path) -> None:
 
 
 def test_the_version_is_written_once() -> None:
-    """The package says which version it is by what was installed."""
+    """The package's version is that of the installation."""
     import importlib.metadata
 
     import otel_metaflow

@@ -86,7 +86,7 @@ def test_it_works_in_a_frame_that_may_do_nothing_but_run_scripts(
     shown.locator(":root[data-theme=dark]").wait_for()
 
 
-def test_retries_stand_beside_each_other_and_links_are_told(look: Look, failed: tuple[Finished, Path]) -> None:
+def test_retries_are_side_by_side_and_links_are_shown(look: Look, failed: tuple[Finished, Path]) -> None:
     look.open(failed[1])
     rows = look.rows()
     (first,) = (index for index, row in enumerate(rows) if row.endswith("train/6"))
@@ -184,7 +184,7 @@ def test_it_can_be_used_with_keys_alone(look: Look, failed: tuple[Finished, Path
 
 
 def test_light_dark_narrow_and_on_paper(look: Look, failed: tuple[Finished, Path]) -> None:
-    """As the system has it, until a key or the button says otherwise."""
+    """As the system has it, until a key or the button changes it."""
     look.open(failed[1])
     page = look.page
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -276,7 +276,7 @@ def hostile(tmp_path: Path) -> Path:
     return write(home, made.folder, tmp_path / "hostile.html", OTEL_METAFLOW_TRACE_URL="https://x/{trace_id}")
 
 
-def test_nothing_that_was_told_is_run(look: Look, hostile: Path) -> None:
+def test_no_recorded_text_is_run_as_code(look: Look, hostile: Path) -> None:
     """It is shown as it is, but for what moves cursors of terminals."""
     look.open(hostile)
     page = look.page
@@ -304,8 +304,8 @@ def test_a_log_is_filtered_and_searched(look: Look, tmp_path: Path) -> None:
     trace = {"exception": {"stacktrace": "Traceback\n  boom"}}
     records = []
     for name, number in levels.items():
-        said = {"kind": "log", "timeUnixNano": moment(0.5) + number, "logger": "app", "body": f"{name} line"}
-        records.append({**said, "severityNumber": number, **(trace if name == "error" else {})})
+        record = {"kind": "log", "timeUnixNano": moment(0.5) + number, "logger": "app", "body": f"{name} line"}
+        records.append({**record, "severityNumber": number, **(trace if name == "error" else {})})
     lines = ["plain", '{"level": "error", "event": "structured"}', "50%\r100%", "MiXed Case"]
     made.attempt("start", 1, 0, 1, lines=lines, records=records)
     made.end(2)
@@ -365,7 +365,7 @@ def test_ten_thousand_tasks_are_a_group(look: Look, tmp_path: Path) -> None:
 
 
 def test_spans_of_user_code_nest_below_their_attempt(look: Look, tmp_path: Path) -> None:
-    """Each below its parent, with what its attributes say, a number that is none included."""
+    """Each below its parent, with its attributes, NaN included."""
     home = tmp_path / "home"
     made = Journals(home)
     spans = [
@@ -385,9 +385,9 @@ def test_spans_of_user_code_nest_below_their_attempt(look: Look, tmp_path: Path)
     rows = look.page.locator("#rows .row")
     assert rows.evaluate_all("rows => rows.map(row => row.ariaLevel)") == ["1", "2", "3"]
     assert look.page.locator("#rows .track .failed").count() == 1
-    said = rows.nth(1).get_attribute("title") or ""
-    assert "loss=NaN" in said
-    assert "password=[REDACTED]" in said
+    title = rows.nth(1).get_attribute("title") or ""
+    assert "loss=NaN" in title
+    assert "password=[REDACTED]" in title
     look.page.locator("#rows").focus()
     look.page.keyboard.press("Home")
     look.page.keyboard.press("ArrowLeft")
@@ -447,7 +447,7 @@ def _only(home: Path, folder: Path) -> Any:
 
 
 def test_what_was_not_recorded_is_drawn_as_that(look: Look, tmp_path: Path) -> None:
-    """Dashed in the graph and in the waterfall, on the critical path where it was; and its log says why it is empty."""
+    """Dashed in the graph and in the waterfall, on the critical path where it was; its log explains why it is empty."""
     home = tmp_path / "home"
     made = Journals(home)
     made.step("start", "work")
@@ -489,7 +489,7 @@ def test_an_uncaught_exception_is_among_the_errors(look: Look, failed: tuple[Fin
 
 
 def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the page says how many are not there."""
+    """And the page shows how many are left out."""
     monkeypatch.setattr(pages, "MAX_LINES", 1000)
     home = tmp_path / "home"
     made = Journals(home)
@@ -507,7 +507,7 @@ def test_of_too_many_lines_errors_and_the_last_are_kept(tmp_path: Path, monkeypa
 
 
 def test_open_shows_it_by_what_shows_pages_here(place: Place) -> None:
-    """In a file for itself, whose name is said."""
+    """In a file of its own, which is named."""
     made = Journals(place.home)
     made.end(1)
     seen = place.path / "seen"
@@ -634,14 +634,14 @@ def test_a_line_looks_as_in_a_terminal(look: Look, tmp_path: Path, codes: str, l
     """Backgrounds, inverse and all colours, each by one of eight that can be read; on to the next line of a record."""
     home = tmp_path / "home"
     made = Journals(home)
-    said = {
+    record = {
         "kind": "log",
         "timeUnixNano": moment(0.5),
         "severityNumber": 20,
         "logger": "a",
         "body": f"a\x1b[{codes}mb\nc",
     }
-    made.attempt("start", 1, 0, 1, records=[said])
+    made.attempt("start", 1, 0, 1, records=[record])
     made.end(2)
     look.open(write(home, made.folder, tmp_path / "page.html"))
     assert look.log() == ["ab", "c"]

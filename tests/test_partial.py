@@ -1,4 +1,4 @@
-"""What is told of tasks that tell nothing, or not all, of themselves: what the launcher knows decides."""
+"""Tasks that record nothing, or not everything, themselves: the launcher's records decide."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def ran(place: Place, source: str) -> Finished:
     return place.run(source, "--with", "otel")
 
 
-def worked(told: Run) -> list[Attempt]:
-    return [attempt for attempt in told.in_order if attempt.key.step == "work"]
+def worked(run: Run) -> list[Attempt]:
+    return [attempt for attempt in run.in_order if attempt.key.step == "work"]
 
 
-class Told(NamedTuple):
-    """What is to be said of a run's only attempt of `work`."""
+class Expected(NamedTuple):
+    """The state of a run's only attempt of `work`."""
 
     result: str
     is_partial: bool
@@ -79,34 +79,34 @@ class Told(NamedTuple):
 @pytest.mark.parametrize(
     ("way", "expected"),
     [
-        ("ok", Told("success", is_partial=True, is_lost=False)),
-        ("raise", Told("failure", is_partial=True, is_lost=False)),
-        ("exit 0", Told("failure", is_partial=True, is_lost=False)),
-        ("exit 3", Told("failure", is_partial=True, is_lost=False)),
-        ("_exit 0", Told("failure", is_partial=True, is_lost=False)),
-        ("_exit 3", Told("failure", is_partial=True, is_lost=False)),
-        ("kill", Told("error", is_partial=False, is_lost=True)),
+        ("ok", Expected("success", is_partial=True, is_lost=False)),
+        ("raise", Expected("failure", is_partial=True, is_lost=False)),
+        ("exit 0", Expected("failure", is_partial=True, is_lost=False)),
+        ("exit 3", Expected("failure", is_partial=True, is_lost=False)),
+        ("_exit 0", Expected("failure", is_partial=True, is_lost=False)),
+        ("_exit 3", Expected("failure", is_partial=True, is_lost=False)),
+        ("kill", Expected("error", is_partial=False, is_lost=True)),
     ],
 )
-def test_a_task_without_a_journal_is_what_metaflow_says(place: Place, blind: str, way: str, expected: Told) -> None:
+def test_a_task_without_a_journal_has_metaflows_result(place: Place, blind: str, way: str, expected: Expected) -> None:
     """Success where Metaflow goes on from it; else a failure, and a death only where a signal killed it."""
     finished = ran(place, of_flow(WAYS[way], blind))
-    told = finished.story
-    (attempt,) = worked(told)
+    run = finished.story
+    (attempt,) = worked(run)
     assert attempt.start is None
-    assert Told(attempt.result, attempt.is_partial, attempt.is_lost) == expected
-    assert told.result == ("success" if way == "ok" else "failure")
+    assert Expected(attempt.result, attempt.is_partial, attempt.is_lost) == expected
+    assert run.result == ("success" if way == "ok" else "failure")
     assert (finished.code == 0) == (way == "ok")
-    assert story.first_failure(told) is (None if way == "ok" else attempt)
-    said = {notice.severity for notice in endings.of_attempt(told, attempt)}
-    assert said == (set() if way == "ok" else {"FATAL"} if way == "kill" else {"ERROR"})
+    assert story.first_failure(run) is (None if way == "ok" else attempt)
+    severities = {notice.severity for notice in endings.of_attempt(run, attempt)}
+    assert severities == (set() if way == "ok" else {"FATAL"} if way == "kill" else {"ERROR"})
     # What it read is known from the launcher: it waited for that, not for the run's start.
-    start = next(one for one in told.attempts.values() if one.key.step == "start")
+    start = next(one for one in run.attempts.values() if one.key.step == "start")
     assert attempt.launch
     assert start.exit
     waited = attempt.launch["timeUnixNano"] - start.exit["timeUnixNano"]
-    assert story.queue_time(told, attempt) == waited
-    assert [one.key for one in critical_path(told).attempts][:2] == [start.key, attempt.key]
+    assert story.queue_time(run, attempt) == waited
+    assert [one.key for one in critical_path(run).attempts][:2] == [start.key, attempt.key]
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_a_journal_that_is_cut_anywhere_makes_no_failure_of_a_success(
     cuts = sorted({0, *ends[:-1], *(end - 5 for end in ends)} if attempt.end else {0, *ends})
     for cut in cuts:
         path.write_bytes(whole[:cut])
-        told = load(finished.home, finished.folder)
-        again = told.attempts[attempt.key]
+        run = load(finished.home, finished.folder)
+        again = run.attempts[attempt.key]
         assert again.failed == attempt.failed
-        assert told.result == before.result
+        assert run.result == before.result
         if way == "ok":
             assert (again.result, again.is_partial) == ("success", True)
-            assert not list(endings.of_attempt(told, again))
+            assert not list(endings.of_attempt(run, again))
 
 
 def test_what_leaves_of_a_task_without_a_journal(place: Place, blind: str) -> None:
@@ -162,9 +162,9 @@ def test_what_leaves_of_a_task_without_a_journal(place: Place, blind: str) -> No
 
 def test_a_task_in_whose_environment_alone_telemetry_is_off_is_a_success(place: Place) -> None:
     finished = ran(place, of_flow("pass", "@environment(vars={'OTEL_SDK_DISABLED': 'true'})"))
-    told = finished.story
-    (attempt,) = worked(told)
-    assert (attempt.result, attempt.is_partial, told.result) == ("success", True, "success")
+    run = finished.story
+    (attempt,) = worked(run)
+    assert (attempt.result, attempt.is_partial, run.result) == ("success", True, "success")
 
 
 def test_a_task_whose_journal_cannot_be_opened_is_a_success(place: Place) -> None:
@@ -188,12 +188,12 @@ FAILS_ONCE = "if current.retry_count == 0:\n    {way}"
 
 @pytest.mark.parametrize(("way", "first"), [("raise", "failure"), ("_exit 3", "failure"), ("kill", "error")])
 def test_a_retry_without_journals(place: Place, blind: str, way: str, first: str) -> None:
-    """What was tried again is told, and the run is a success."""
+    """The retry is recorded, and the run is a success."""
     body = FAILS_ONCE.format(way=WAYS[way])
     finished = ran(place, of_flow(body, blind, "@retry(times=1, minutes_between_retries=0)"))
-    told = finished.story
-    assert [attempt.result for attempt in worked(told)] == [first, "success"]
-    assert (finished.code, told.result, story.first_failure(told)) == (0, "success", None)
+    run = finished.story
+    assert [attempt.result for attempt in worked(run)] == [first, "success"]
+    assert (finished.code, run.result, story.first_failure(run)) == (0, "success", None)
 
 
 @pytest.mark.parametrize("way", ["exit 0", "_exit 0"])
@@ -201,17 +201,17 @@ def test_a_retry_that_leaves_with_0_and_no_result_is_no_success(place: Place, bl
     """Metaflow then finds the result of the attempt before it, which failed."""
     body = f"if current.retry_count == 0:\n    {WAYS['raise']}\n{WAYS[way]}"
     finished = ran(place, of_flow(body, blind, "@retry(times=1, minutes_between_retries=0)"))
-    told = finished.story
-    assert [attempt.result for attempt in worked(told)] == ["failure", "failure"]
-    assert (finished.code, told.result) == (1, "failure")
+    run = finished.story
+    assert [attempt.result for attempt in worked(run)] == ["failure", "failure"]
+    assert (finished.code, run.result) == (1, "failure")
 
 
 @pytest.mark.parametrize("way", ["raise", "kill"])
 def test_what_catch_rescues_without_journals(place: Place, blind: str, way: str) -> None:
     finished = ran(place, of_flow(WAYS[way], blind, "@catch(var='error')"))
-    told = finished.story
-    assert (finished.code, told.result, story.first_failure(told)) == (0, "success", None)
-    assert worked(told)[-1].result == "success"
+    run = finished.story
+    assert (finished.code, run.result, story.first_failure(run)) == (0, "success", None)
+    assert worked(run)[-1].result == "success"
 
 
 def _telemetry(place: Place, flow: Path) -> Telemetry:

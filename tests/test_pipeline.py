@@ -49,8 +49,8 @@ def assert_both_received(place: Place, finished: Finished, vendors: Vendors) -> 
             for vendor in vendors.both
         )
     )
-    said = place.cli("id", f"{finished.flow}/{finished.run}").stdout.split()
-    trace_id, run_span_id = said[1], said[3]
+    printed = place.cli("id", f"{finished.flow}/{finished.run}").stdout.split()
+    trace_id, run_span_id = printed[1], printed[3]
     for vendor in vendors.both:
         assert_spans(vendor, finished, trace_id, run_span_id)
         assert_logs(vendor, finished, trace_id)

@@ -1,4 +1,4 @@
-"""What the variables of containers say of where they run."""
+"""Where a container runs, by its variables."""
 
 from __future__ import annotations
 

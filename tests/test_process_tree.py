@@ -30,7 +30,7 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
-def test_proc_says_what_psutil_says() -> None:
+def test_proc_gives_what_psutil_gives() -> None:
     """Of a process and its child: bytes, seconds and which they are."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

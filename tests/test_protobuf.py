@@ -314,7 +314,7 @@ def officially(signal: str, records: list[Record]) -> Any:
 def test_any_record_is_what_the_official_encoder_makes_of_it(signal: str, data: st.DataObject) -> None:
     """But for what it has no place for, or has wrong.
 
-    It is another SDK. Of spans and links it leaves out the W3C flags, and says that they are not remote; it also
+    It is another SDK. Of spans and links it leaves out the W3C flags, and marks them as not remote; it also
     leaves out trace states and dropped counts of links, dropped counts of events and of log records, the start of a
     gauge, flags of numbers and of explicit histograms, thresholds of zero. Ours sends what the record holds.
     """
@@ -399,7 +399,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_a_record_that_its_message_cannot_hold_is_an_error() -> None:
-    """Never a request that says something else."""
+    """Never a request with other contents."""
     logs: list[Any] = [
         {"timeUnixNano": -1}, {"traceId": "no digits"}, {"flags": 1 << 32}, {"severityText": 7},
         {"droppedAttributesCount": -1}, {"droppedAttributesCount": 1 << 32},

@@ -212,7 +212,7 @@ def values(attributes: Any) -> dict[str, Any]:
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
-def said(finished: Finished, kind: str) -> list[dict[str, Any]]:
+def recorded(finished: Finished, kind: str) -> list[dict[str, Any]]:
     """The records of one kind in the journal of the first attempt."""
     path = layout.attempt_file(finished.folder, AttemptKey("start", "1", 0))
     return [entry.record for entry in Tail(path, only=kind).read(1 << 26)]
@@ -294,7 +294,7 @@ def test_a_span_that_nobody_ends_is_closed_with_the_attempt_and_marked(received:
 
 
 def test_links_in_a_circle_and_too_many_attributes_do_no_harm(received: Received) -> None:
-    """The SDK's limits hold, and say what they dropped."""
+    """The SDK's limits hold, and count what they dropped."""
     first, second = received.span("first of a circle"), received.span("second of a circle")
     assert [link.span_id for link in first.links] == [second.span_id, first.span_id]
     assert [link.span_id for link in second.links] == [first.span_id]
@@ -345,7 +345,7 @@ def test_the_sdk_is_loaded_by_the_first_span_and_starts_no_thread(received: Rece
     assert "threads: 1" in received.finished.stdout
 
 
-def test_no_secret_leaves_with_what_user_code_says(received: Received) -> None:
+def test_no_secret_leaves_with_telemetry_of_user_code(received: Received) -> None:
     """What is known to be one does not reach the disk, what looks like one does not leave."""
     journal = layout.attempt_file(received.finished.folder, AttemptKey("start", "1", 0)).read_text()
     assert SECRET not in journal
@@ -373,7 +373,7 @@ def test_a_span_that_ended_survives_a_kill(place: Place) -> None:
         finished = place.run(flow(body), env={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
         finished.wait_delivered()
         assert finished.code == 1
-        (ended,) = said(finished, layout.SPAN)
+        (ended,) = recorded(finished, layout.SPAN)
         assert ended["name"] == "ended"
         assert endpoint.span_ids[ended["spanId"]] == 1
         assert endpoint.span_ids[ids.attempt_span_id("OneFlow", finished.run, "start", "1", 0)] == 1
@@ -393,8 +393,8 @@ def test_spans_are_sent_once_over_an_outage_and_a_second_shipper(place: Place) -
         endpoint.wait_for(lambda: endpoint.seen > 0)
         endpoint.fault = "ok"
         status = finished.wait_delivered()
-        assert len(said(finished, layout.SPAN)) == 1500
-        expected = {record["spanId"] for record in said(finished, layout.SPAN)}
+        assert len(recorded(finished, layout.SPAN)) == 1500
+        expected = {record["spanId"] for record in recorded(finished, layout.SPAN)}
         assert expected <= set(endpoint.span_ids)
         assert set(endpoint.span_ids.values()) == {1}
         assert status.delivered["traces"] == 1500 + 2
@@ -438,7 +438,7 @@ CHECKED = """
         print("span", span.name, f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}")
     data = reader.get_metrics_data()
     measured = [metric.name for r in data.resource_metrics for s in r.scope_metrics for metric in s.metrics]
-    print("measured", [name for name in measured if not name.startswith("otel.sdk.")])  # older SDKs tell of themselves
+    print("measured", [name for name in measured if not name.startswith("otel.sdk.")])  # older SDKs measure themselves
     """
 
 
@@ -468,8 +468,8 @@ def test_a_provider_that_user_code_sets_wins(place: Place, top: str, body: str) 
     assert "measured ['library.calls']" in finished.stdout
     assert "Overriding" not in finished.stdout + finished.stderr
     used = "'ours'" in body
-    assert [record["name"] for record in said(finished, layout.SPAN)] == ["ours"] * used
-    assert [record["sum"]["dataPoints"][0]["asInt"] for record in said(finished, layout.METRIC)] == [5] * used
+    assert [record["name"] for record in recorded(finished, layout.SPAN)] == ["ours"] * used
+    assert [record["sum"]["dataPoints"][0]["asInt"] for record in recorded(finished, layout.METRIC)] == [5] * used
 
 
 def test_a_second_provider_of_user_code_is_refused_as_ever(place: Place) -> None:
@@ -506,7 +506,7 @@ def test_a_subprocess_gets_no_provider_from_us(place: Place) -> None:
 
 
 @pytest.mark.parametrize("top", ["", "import opentelemetry.trace, opentelemetry.metrics, opentelemetry._logs"])
-def test_a_task_that_says_nothing_loads_no_sdk(place: Place, top: str) -> None:
+def test_a_task_without_telemetry_of_its_own_loads_no_sdk(place: Place, top: str) -> None:
     """Nothing of OpenTelemetry where nobody imports it, nothing but the API where somebody imports that."""
     body = "print('loaded', *sorted(name for name in sys.modules if name.startswith('opentelemetry')))"
     finished = place.run(flow(body, top))
@@ -540,7 +540,7 @@ def test_looking_for_the_api_is_not_importing_it(place: Place) -> None:
         """
     finished = place.run(flow(body))
     assert finished.code == 0, finished.stderr + finished.stdout
-    assert [record["name"] for record in said(finished, layout.SPAN)] == ["found"]
+    assert [record["name"] for record in recorded(finished, layout.SPAN)] == ["found"]
 
 
 def test_the_same_seed_gives_other_ids(place: Place) -> None:
@@ -553,7 +553,7 @@ def test_the_same_seed_gives_other_ids(place: Place) -> None:
             trace.get_tracer("x").start_span("y").end()
         """
     finished = place.run(flow(body))
-    first, second = said(finished, layout.SPAN)
+    first, second = recorded(finished, layout.SPAN)
     assert first["spanId"] != second["spanId"]
 
 
@@ -564,17 +564,17 @@ def test_a_logging_handler_of_opentelemetry_repeats_nothing(place: Place) -> Non
         from opentelemetry import _logs
         from opentelemetry.instrumentation.logging.handler import LoggingHandler
         logging.getLogger().addHandler(LoggingHandler(logger_provider=_logs.get_logger_provider()))
-        logging.getLogger("mine").warning("said once")
+        logging.getLogger("mine").warning("logged once")
         _logs.get_logger("api").emit(body="emitted once")
         """
     finished = place.run(flow(body))
     assert finished.code == 0, finished.stderr + finished.stdout
-    assert [record["body"] for record in said(finished, layout.LOG)] == ["said once"]
-    assert [record["body"] for record in said(finished, layout.RECORD)] == ["emitted once"]
+    assert [record["body"] for record in recorded(finished, layout.LOG)] == ["logged once"]
+    assert [record["body"] for record in recorded(finished, layout.RECORD)] == ["emitted once"]
 
 
 def test_metaflows_own_tracing_and_ours_make_one_trace(place: Place) -> None:
-    """METAFLOW_OTEL_ENDPOINT sets a provider first: it is left alone, and what user code says nests in our attempt."""
+    """METAFLOW_OTEL_ENDPOINT sets a provider first: it is left alone, and spans of user code nest in our attempt."""
     body = """
         from opentelemetry import trace
         with trace.get_tracer("x").start_as_current_span("by user code"):
@@ -600,11 +600,11 @@ def test_metaflows_own_tracing_and_ours_make_one_trace(place: Place) -> None:
     ours = ids.trace_id("OneFlow", finished.run)
     elsewhere = {span.name for span, _, _ in received.scoped_spans() if span.trace_id.hex() != ours}
     assert elsewhere == {"cli/run"}, "which began before there was a run"
-    assert said(finished, layout.SPAN) == []
+    assert recorded(finished, layout.SPAN) == []
     assert set(Counter(span.span_id for span, _, _ in received.scoped_spans()).values()) == {1}
 
 
-def test_opentelemetry_instrument_and_ours_make_one_trace_and_say_nothing_twice(place: Place) -> None:
+def test_opentelemetry_instrument_and_ours_make_one_trace_and_export_nothing_twice(place: Place) -> None:
     """Its providers are left alone; of a logging record that both would send, ours is sent, which survives a kill.
 
     Older releases wrap the launcher alone, and then the task's provider is ours.
@@ -614,7 +614,7 @@ def test_opentelemetry_instrument_and_ours_make_one_trace_and_say_nothing_twice(
             import logging
             from opentelemetry import trace
             with trace.get_tracer("x").start_as_current_span("by user code"):
-                logging.getLogger("mine").warning("said once")
+                logging.getLogger("mine").warning("logged once")
             """)
     )
     wrapper = Path(sys.executable).parent / "opentelemetry-instrument"
@@ -635,7 +635,7 @@ def test_opentelemetry_instrument_and_ours_make_one_trace_and_say_nothing_twice(
     span = received.span("by user code")
     assert span.parent_span_id.hex() == received.attempt_id
     assert span.trace_id == received.span("start").trace_id
-    assert endpoint.body_counts["said once"] == 1
+    assert endpoint.body_counts["logged once"] == 1
     assert set(endpoint.span_ids.values()) == {1}
 
 
@@ -710,7 +710,7 @@ def test_what_was_measured_survives_an_exit_that_runs_no_handlers(place: Place) 
         """
     finished = place.run(flow(body))
     assert finished.code == 1
-    (counted,) = said(finished, layout.METRIC)
+    (counted,) = recorded(finished, layout.METRIC)
     assert counted["sum"]["dataPoints"][0]["asInt"] == 2
 
 
@@ -769,8 +769,8 @@ def test_a_span_comes_out_of_the_journal_as_it_went_in(
         span.set_status(trace.StatusCode.ERROR, name)
         span.end()
     (original, _) = plain.get_finished_spans()
-    said = UserRecord(Attempt(AttemptKey("start", "1", 0)), written.records()[0], 0)
-    (made,) = sdk_objects.spans([user_telemetry.of_span(said, lambda _: Resource({}), Unmasked())])
+    record = UserRecord(Attempt(AttemptKey("start", "1", 0)), written.records()[0], 0)
+    (made,) = sdk_objects.spans([user_telemetry.of_span(record, lambda _: Resource({}), Unmasked())])
     assert json.loads(made.to_json()) == {**json.loads(original.to_json()), "resource": ANY}
     assert made.instrumentation_scope == original.instrumentation_scope
 
@@ -800,11 +800,13 @@ def test_metrics_come_out_of_the_journal_as_they_went_in(
     monkeypatch.setattr(journal._reader, "get_metrics_data", lambda: originals.append(read()) or originals[-1])
     journal.write()
     (original,) = originals
-    said_of = [UserRecord(Attempt(AttemptKey("start", "1", 0)), record, 0) for record in written.records()]
-    assert len(said_of) == 5
+    records_of = [UserRecord(Attempt(AttemptKey("start", "1", 0)), record, 0) for record in written.records()]
+    assert len(records_of) == 5
     resource = Resource({})
     made = encode_metrics(
-        sdk_objects.metrics([user_telemetry.of_metric(said, lambda _: resource, Redaction()) for said in said_of])
+        sdk_objects.metrics(
+            [user_telemetry.of_metric(record, lambda _: resource, Redaction()) for record in records_of]
+        )
     )
     assert made.resource_metrics[0].scope_metrics == encode_metrics(original).resource_metrics[0].scope_metrics
 
@@ -915,11 +917,11 @@ def test_the_providers_know_nothing_that_sends() -> None:
     assert not [name for name in imported if "Batch" in name or "Periodic" in name]
 
 
-def test_journal_records_are_what_the_documentation_says(received: Received) -> None:
+def test_journal_records_are_as_documented(received: Received) -> None:
     """Each kind and each of its names stands in docs/journal.md."""
     documented = (Path(__file__).parent.parent / "docs/journal.md").read_text()
     for kind in (layout.SPAN, layout.METRIC, layout.RECORD):
-        records = said(received.finished, kind)
+        records = recorded(received.finished, kind)
         assert records
         names = {name for record in records for name in record} - {"kind"}
         missing = [name for name in names if f"`{name}`" not in documented]

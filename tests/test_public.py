@@ -34,11 +34,11 @@ PROJECT = """\
         @otel(attributes={"team": "search", "size": 3, "share": 0.5, "spot": True}, logs=["stdout"])
         @step
         def train(self) -> None:
-            self.next(self.tell)
+            self.next(self.report)
 
         @otel(attributes=TEAM)
         @step
-        def tell(self) -> None:
+        def report(self) -> None:
             self.next(self.end)
 
         @otel(logs="stdout+stderr", foreach_value=True)
@@ -113,7 +113,7 @@ def test_the_project_that_was_checked_runs(place: Place) -> None:
     assert finished.code == 0, finished.stderr
     assert ids.trace_id("TypedFlow", "1") in finished.stdout
     attributes = {attempt.key.step: attempt.start["attributes"] for attempt in finished.story.in_order}
-    assert attributes["tell"] == {"team": "search"}
+    assert attributes["report"] == {"team": "search"}
 
 
 @pytest.mark.filterwarnings("ignore:The _yaml extension module:DeprecationWarning")  # Metaflow's import of it

@@ -275,7 +275,7 @@ KINDS = [
     layout.START, layout.LINE, layout.LOG, layout.SPAN, layout.METRIC, layout.RECORD, layout.END, layout.STEP,
     layout.CLONE, layout.LAUNCH, layout.EXIT, layout.CLOSED, "unknown",
 ]  # fmt: skip
-# Names of all fields that docs/journal.md tells of, that any of them may hold anything.
+# Names of all fields in docs/journal.md: any of them may hold anything.
 FIELDS = [
     "version", "flow", "run", "namespace", "processStart", "resource", "traceparent", "origin", "triggers", "step",
     "type", "parallel", "next", "file", "line", "requested", "originRun", "originTask", "originAttempt", "stream",
@@ -293,7 +293,7 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "task": st.sampled_from(["1", "2", 3]),
     "attempt": st.integers(0, 2),
     "pid": st.just(2**22),
-    "body": st.text() | st.just('{"message": "said", "time": 1e308, "n": 1' + "0" * 400 + "}"),
+    "body": st.text() | st.just('{"message": "text", "time": 1e308, "n": 1' + "0" * 400 + "}"),
     "stream": st.sampled_from(["stdout", "stderr"]),
     "inputs": st.lists(st.tuples(st.sampled_from(["start", "end"]), st.just("1"), st.integers(0, 1)), max_size=3),
     "foreach": st.lists(st.tuples(st.integers(), st.none() | st.integers()), max_size=2),
@@ -413,15 +413,15 @@ def test_whatever_stands_in_the_journals_every_good_record_is_delivered_and_the_
         # What is no record of the journal's is counted as damage, every span and metric is there or dropped.
         lines = [(file, record) for file, record in written if not isinstance(record, bytes)]
         for kind, signal in (("span", "traces"), ("metric", "metrics")):
-            said = sum(
+            recorded = sum(
                 record["kind"] == kind and record["timeUnixNano"].__class__ is int and file in _OF_TASKS
                 for file, record in lines
             )
             never = status.dropped.get((signal, "unconvertible"), 0)
             found = receiver.spans() if kind == "span" else receiver.metrics()
-            assert never <= said
-            assert status.delivered[signal] >= said - never
-            assert sum(found.values()) >= said - never
+            assert never <= recorded
+            assert status.delivered[signal] >= recorded - never
+            assert sum(found.values()) >= recorded - never
         for text in _files(home / "log-files"):
             json.loads(text, parse_constant=pytest.fail)
         _look_at(home, journals.folder)

@@ -17,10 +17,10 @@ HELLO = ROOT / "examples/hello.py"
 MODULES = """
     import atexit, json, os, sys
     from metaflow import FlowSpec, step
-    def tell():
+    def report():
         with open(os.environ["MODULES"] + ("task" if "step" in sys.argv else "launcher"), "w") as file:
             json.dump(sorted(sys.modules), file)
-    atexit.register(tell)
+    atexit.register(report)
     class ModulesFlow(FlowSpec):
         @step
         def start(self):

@@ -46,20 +46,20 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("secret", "text"), SECRETS.items())
 def test_what_looks_like_a_secret_is_masked(secret: str, text: str) -> None:
-    """The rest of the line stays, so that the line still says what it was about."""
+    """The rest of the line stays, so that the line can still be understood."""
     masked = Redaction().text(text)
     assert secret not in masked
     assert MASK in masked
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_a_flow_says_all_day_is_left_alone(text: str) -> None:
+def test_ordinary_output_of_flows_is_left_alone(text: str) -> None:
     assert Redaction().text(text) == text
 
 
 @given(st.text())
 def test_masking_twice_is_masking_once(text: str) -> None:
-    """A second line of defence, in the collector say, finds nothing left."""
+    """A second line of defence, such as the collector's, finds nothing left."""
     once = Redaction().text(text)
     assert Redaction().text(once) == once
 
@@ -113,7 +113,7 @@ REAL = ["hunter2", "tiger99", "p@ssw!", "correct horse", "abcdefgh", "Zm9vYmFy",
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "DB_PASSWORD", "TOKEN", "CLIENT_SECRET"])
 @pytest.mark.parametrize("value", WORDS)
 def test_a_word_or_a_placeholder_is_no_secret(name: str, value: str) -> None:
-    """Or each line that says so would be masked, of a flow that runs against a stand-in."""
+    """Or each line with that word would be masked, in a flow that runs against a stand-in."""
     assert known({name: value}) == set()
 
 

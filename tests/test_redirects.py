@@ -1,4 +1,4 @@
-"""What is on a task's output is told, each line once, whatever user code does with the descriptors.
+"""What is on a task's output is exported, each line once, whatever user code does with the descriptors.
 
 Metaflow's own logs, which the launcher stores as it reads the same pipes, are the truth.
 """
@@ -135,7 +135,7 @@ def stored(finished: Finished, step: str, task: str, stream: str) -> list[str]:
     return [line.partition("]")[2] for line in log.split("\n") if line.startswith("[MFLOG|")]
 
 
-def told(finished: Finished, task: str) -> Counter[tuple[str, str]]:
+def exported(finished: Finished, task: str) -> Counter[tuple[str, str]]:
     """The lines of a task as the shipper would send them, by stream; what a logging record is stands on stderr."""
     found: Counter[tuple[str, str]] = Counter()
     for entry in AttemptLogs(finished.folder, AttemptKey("each", task, 0), Cursor()).read(final=True):
@@ -152,7 +152,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.mark.parametrize("kind", KINDS.split())
-def test_what_is_on_the_output_is_told_once_and_nothing_else(finished: Finished, kind: str) -> None:
+def test_what_is_on_the_output_is_exported_once_and_nothing_else(finished: Finished, kind: str) -> None:
     """Silenced, into a file, into the other stream, closed, in children and threads, for good."""
     tasks = [
         path.name for path in task_folders(finished) if f"case {kind}" in stored(finished, "each", path.name, "stdout")
@@ -161,8 +161,8 @@ def test_what_is_on_the_output_is_told_once_and_nothing_else(finished: Finished,
     expected: Counter[tuple[str, str]] = Counter()
     for stream in ("stdout", "stderr"):
         expected.update((stream, line) for line in stored(finished, "each", task, stream))
-    found = told(finished, task)
-    # A logging record is told as such, and what its handler wrote is its output, wherever it went.
+    found = exported(finished, task)
+    # A logging record is exported as such, and what its handler wrote is its output, wherever it went.
     records = found.pop(("logging", "a record"), 0)
     shown = expected.pop(("stdout", "a record"), 0) + expected.pop(("stderr", "a record"), 0)
     assert records == shown

@@ -160,7 +160,7 @@ def deployer(place: Place, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Depl
 
 @pytest.mark.parametrize("to", ["argo-workflows", "step-functions", "airflow"])
 def test_a_deployment_carries_settings_and_witness_and_no_secret(deployer: Deployer, to: str) -> None:
-    """On all steps with `@otel`, and on no other; what a step says itself goes first."""
+    """On all steps with `@otel`, and on no other; a step's own setting goes first."""
     jobs, printed = deployer.deploy(to, env=GIVEN)
     assert jobs.keys() == {"start", "middle", "end"}
     for step, (env, command) in jobs.items():

@@ -128,7 +128,7 @@ def test_what_no_platform_replaces_travels(value: str) -> None:
     assert of({"OTEL_METAFLOW_REDACT": value}) == ({"OTEL_METAFLOW_REDACT": value}, ())
 
 
-def test_a_container_that_cannot_be_told_what_to_redact_sends_nothing() -> None:
+def test_a_container_that_cannot_get_the_redaction_pattern_sends_nothing() -> None:
     found = of({**SENDING, "OTEL_METAFLOW_REDACT": r"secret{{\d+}}"})
     assert not found.variables.keys() & SENDING.keys() - {"OTEL_EXPORTER_OTLP_PROTOCOL"}
     assert len(found.notices) == 2

@@ -79,8 +79,8 @@ def spans(endpoint: Endpoint) -> dict[tuple[str, int], dict[str, str]]:
     for span, resource in endpoint.spans():
         attributes = {each.key: each.value for each in (*resource.attributes, *span.attributes)}
         if not span.name.startswith("RUN "):
-            told = {name: value.string_value or str(value.bool_value) for name, value in attributes.items()}
-            found[span.name, attributes["metaflow.attempt"].int_value] = told
+            facts = {name: value.string_value or str(value.bool_value) for name, value in attributes.items()}
+            found[span.name, attributes["metaflow.attempt"].int_value] = facts
     return found
 
 
@@ -90,19 +90,19 @@ def test_the_journals_of_containers_come_home_and_all_arrives_once(
 ) -> None:
     """A task that succeeds, and one that is killed; for containers that reach no endpoint the launcher exports."""
     finished = run(place, endpoint, "kill", None if is_reached else "http://127.0.0.1:9")
-    said = endpoint.body_counts
-    assert {text.format(number): said[text.format(number)] for text in PRINTED for number in (0, 1)} == {
+    counts = endpoint.body_counts
+    assert {text.format(number): counts[text.format(number)] for text in PRINTED for number in (0, 1)} == {
         text.format(number): 1 for text in PRINTED for number in (0, 1)
     }
-    assert (said[ABOUT], said["on the host"], said["Downloading code package..."]) == (2, 1, 2)
-    told = spans(endpoint)
-    assert {key: each["metaflow.task.result"] for key, each in told.items()} == {
+    assert (counts[ABOUT], counts["on the host"], counts["Downloading code package..."]) == (2, 1, 2)
+    exported = spans(endpoint)
+    assert {key: each["metaflow.task.result"] for key, each in exported.items()} == {
         ("start", 0): "success", ("work", 0): "error", ("work", 1): "success", ("end", 0): "success",
     }  # fmt: skip
-    assert told["work", 0]["error.type"] == "SIGKILL"
-    assert told["work", 0]["metaflow.attempt.final"] == "False"
-    assert not any("metaflow.telemetry.partial" in each for each in told.values())
-    assert {told[key]["metaflow.compute.name"] for key in told if key[0] == "work"} == {"kubernetes"}
+    assert exported["work", 0]["error.type"] == "SIGKILL"
+    assert exported["work", 0]["metaflow.attempt.final"] == "False"
+    assert not any("metaflow.telemetry.partial" in each for each in exported.values())
+    assert {exported[key]["metaflow.compute.name"] for key in exported if key[0] == "work"} == {"kubernetes"}
     # At home it is a run as any other.
     story = finished.story
     assert story.result == "success"
@@ -118,10 +118,10 @@ def test_of_a_container_that_is_killed_as_a_whole_the_launcher_exports_what_it_s
 ) -> None:
     """Nothing came home of it: a span all the same, and once."""
     finished = run(place, endpoint, "all")
-    told = spans(endpoint)
-    assert told["work", 0]["metaflow.task.result"] in ("error", "failure")
-    assert told["work", 0]["metaflow.telemetry.partial"] == "True"
-    assert told["work", 1]["metaflow.task.result"] == "success"
+    exported = spans(endpoint)
+    assert exported["work", 0]["metaflow.task.result"] in ("error", "failure")
+    assert exported["work", 0]["metaflow.telemetry.partial"] == "True"
+    assert exported["work", 1]["metaflow.task.result"] == "success"
     assert not list(finished.folder.glob("*.relayed"))
     assert not list(finished.folder.glob("*.part"))
 
@@ -137,8 +137,8 @@ def test_without_an_endpoint_for_containers_the_launcher_exports_what_they_print
     assert finished.code == 0
     assert "set OTEL_METAFLOW_REMOTE_ENDPOINT" in finished.stderr
     finished.wait_delivered(60)
-    told = spans(endpoint)
-    assert told["work", 0]["metaflow.telemetry.partial"] == "True"
+    exported = spans(endpoint)
+    assert exported["work", 0]["metaflow.telemetry.partial"] == "True"
     assert endpoint.body_counts["[pod t-fake] subprocess of 0"] == 1
     assert endpoint.body_counts["subprocess of 0"] == 0
 

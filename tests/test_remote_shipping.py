@@ -153,7 +153,7 @@ def test_all_of_a_container_arrives_once_before_it_ends(
 @pytest.mark.parametrize(
     ("how", "code", "kind"), [("kill", 137, "SIGKILL"), ("raise", 1, "ValueError"), ("bootstrap", 1, "_OTHER")]
 )
-def test_a_container_that_fails_says_how(again: Runs, endpoint: Endpoint, how: str, code: int, kind: str) -> None:
+def test_a_container_that_fails_reports_how(again: Runs, endpoint: Endpoint, how: str, code: int, kind: str) -> None:
     """Killed, by an exception, or before its step came up: one span, an error, and each line once."""
     ran = again(how)
     assert ran.code == code

@@ -23,7 +23,7 @@ def test_records_of_one_attempt_share_one_resource_so_that_they_travel_together(
     assert made.of_step(attempt(1)) is made.of_step(attempt(2))
 
 
-def test_what_a_task_tells_of_itself_counts_from_its_start_on() -> None:
+def test_a_tasks_own_facts_count_from_its_start_on() -> None:
     """The launcher may have read lines of it before."""
     made = Resources(Run(RunKey("F", "1")))
     before = made.of_attempt(Attempt(AttemptKey("work", "7", 0)))

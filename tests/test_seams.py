@@ -209,11 +209,11 @@ def check(lab: Lab, flow: str, *, is_resumed: bool = False, **change: Any) -> li
     for process, (without, ours) in zip(processes, known, strict=False):
         finished = lab.place.finish(process)
         assert shown(finished) == shown(without)
-        told = incomplete(finished)
-        assert len(told) <= 1
-        if not told:
-            assert recorded(finished) == recorded(ours), "something is not recorded, and no line says so"
-        lines += told
+        reported = incomplete(finished)
+        assert len(reported) <= 1
+        if not reported:
+            assert recorded(finished) == recorded(ours), "something is not recorded, and no line reports it"
+        lines += reported
     return lines
 
 

@@ -33,7 +33,7 @@ LOGGING = """
         def start(self):
             from opentelemetry import trace
             with trace.get_tracer("mine").start_as_current_span("load"):
-                logging.getLogger("mine").warning("told by logging")
+                logging.getLogger("mine").warning("logged")
             self.next(self.end)
 
         @step
@@ -70,7 +70,7 @@ def test_settings_of_the_sdk_cannot_break_delivery_and_refused_ones_are_named_on
         assert found.code == 0, found.stderr
         found.wait_delivered()
         bodies = endpoint.bodies()
-        assert bodies.count("told by logging") == 1
+        assert bodies.count("logged") == 1
         assert bodies.count("printed") == 1
         assert {span.name for span, _ in endpoint.spans()} >= {"start", "end", "RUN LogFlow"}
     for name, value in REFUSED.items():
@@ -174,7 +174,7 @@ def test_a_shipper_that_is_killed_counts_unless_it_got_somewhere(tmp_path: Path)
     assert "died 2 times" in str(setbacks.reason(tmp_path))
 
 
-def test_the_commands_tell_of_a_run_that_is_set_aside_and_ship_all_passes_it_over(place: Place) -> None:
+def test_the_commands_name_a_quarantined_run_and_ship_all_skips_it(place: Place) -> None:
     folders = [waiting_run(place.home, number) for number in "12"]
     for _ in range(2):
         setbacks.note(folders[0], MemoryError("no more"))

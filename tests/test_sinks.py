@@ -104,8 +104,8 @@ def request(connection: socket.socket) -> bytes:
     return head
 
 
-def saying(text: bytes) -> Callable[[], AbstractContextManager[str]]:
-    """A server that says one thing, whatever it is asked, and hangs up."""
+def reply(text: bytes) -> Callable[[], AbstractContextManager[str]]:
+    """A server that sends the same answer to any request, and hangs up."""
 
     def talk(connection: socket.socket) -> None:
         request(connection)
@@ -177,15 +177,15 @@ TABLE: dict[str, tuple[Callable[[], AbstractContextManager[str]], Answer]] = {
             "answered with a web page, so it is not an OTLP endpoint; check OTEL_EXPORTER_OTLP_ENDPOINT",
         ),
     ),
-    "204": (saying(b"HTTP/1.1 204 No Content\r\n\r\n"), answers.DELIVERED),
-    "200 with what is no answer": (saying(OK + b'Content-Length: 5\r\n\r\n{"a":'), answers.DELIVERED),
+    "204": (reply(b"HTTP/1.1 204 No Content\r\n\r\n"), answers.DELIVERED),
+    "200 with what is no answer": (reply(OK + b'Content-Length: 5\r\n\r\n{"a":'), answers.DELIVERED),
     "200 in chunks": (
-        saying(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\n\x0a\x02\x08\x03\r\n0\r\n\r\n"),
+        reply(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\n\x0a\x02\x08\x03\r\n0\r\n\r\n"),
         Answer(Verdict.DELIVERED, rejected=3),
     ),
-    "200 without a length": (saying(OK + b"\r\n\x0a\x02\x08\x03"), Answer(Verdict.DELIVERED, rejected=3)),
-    "200 of HTTP/1.0": (saying(b"HTTP/1.0 200 OK\r\n\r\n"), answers.DELIVERED),
-    "100 before 200": (saying(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"), answers.DELIVERED),
+    "200 without a length": (reply(OK + b"\r\n\x0a\x02\x08\x03"), Answer(Verdict.DELIVERED, rejected=3)),
+    "200 of HTTP/1.0": (reply(b"HTTP/1.0 200 OK\r\n\r\n"), answers.DELIVERED),
+    "100 before 200": (reply(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"), answers.DELIVERED),
     "302": (failing("302"), Answer(Verdict.REFUSED, REFUSES)),
     "400": (failing("400"), Answer(Verdict.SPLIT, "answered 400 Bad Request")),
     "401": (
@@ -201,26 +201,26 @@ TABLE: dict[str, tuple[Callable[[], AbstractContextManager[str]], Answer]] = {
     "500": (failing("500"), Answer(Verdict.SPLIT, "answered 500 Internal Server Error")),
     "503": (failing("503"), Answer(Verdict.RETRY, "answered 503 Service Unavailable")),
     "503 without a reason": (
-        saying(b"HTTP/1.1 503\r\nContent-Length: 0\r\n\r\n"),
+        reply(b"HTTP/1.1 503\r\nContent-Length: 0\r\n\r\n"),
         Answer(Verdict.RETRY, "answered 503"),
     ),
     "a part is rejected": (failing("partial"), Answer(Verdict.DELIVERED, "too old", rejected=1)),
-    "nobody listens": (nobody, Answer(Verdict.RETRY, "refused the connection")),
+    "connection refused": (nobody, Answer(Verdict.RETRY, "refused the connection")),
     "the connection breaks before an answer": (failing("reset"), BROKEN),
-    "the connection ends before an answer": (saying(b""), BROKEN),
+    "the connection ends before an answer": (reply(b""), BROKEN),
     "the connection breaks in an answer": (
         resetting_after(OK + b"Content-Length: 100\r\n\r\nhalf"),
         BROKEN,
     ),
     "the connection ends in an answer": (
-        saying(OK + b"Content-Length: 100\r\n\r\nhalf"),
+        reply(OK + b"Content-Length: 100\r\n\r\nhalf"),
         BROKEN,
     ),
     "the connection ends in a chunk": (
-        saying(OK + b"Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"),
+        reply(OK + b"Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"),
         BROKEN,
     ),
-    "no HTTP": (saying(b"SSH-2.0-OpenSSH_9.2\r\n"), BROKEN),
+    "no HTTP": (reply(b"SSH-2.0-OpenSSH_9.2\r\n"), BROKEN),
     "an authority that nobody trusts": (untrusted, NO_TLS),
     "no TLS where it is expected": (plain_where_tls_is_expected, NO_TLS),
     "TLS where none is expected": (tls_where_none_is_expected, BROKEN),

@@ -70,7 +70,7 @@ def recorded(home: Path) -> Path:
 def test_both_sinks_make_the_same_requests_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buckets: str
 ) -> None:
-    """Record by record and field by field, but for what the SDK tells of itself, and what its encoders leave out."""
+    """Record by record and field by field, except for the SDK's own attributes, and what its encoders leave out."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", buckets)
     folder = recorded(tmp_path)
     batches: list[tuple[str, Sequence[Record]]] = []

@@ -107,10 +107,10 @@ def test_a_step_within_the_limit_has_no_summary(place: Place) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 1, -9])), max_size=60), st.integers(0, 5))
-def test_however_many_fail_the_spans_of_a_step_are_bounded(told: list[tuple[int, int]], most: int) -> None:
+def test_however_many_fail_the_spans_of_a_step_are_bounded(outcomes: list[tuple[int, int]], most: int) -> None:
     """At most twice the limit, and the slowest."""
     limit, slowest, attempts = SpanLimit(most), Slowest(), []
-    for number, (retry, code) in enumerate(told):
+    for number, (retry, code) in enumerate(outcomes):
         attempt = Attempt(AttemptKey("work", str(number), retry))
         attempt.launch = {"timeUnixNano": number}
         limit.take(attempt, layout.LAUNCH)

@@ -94,7 +94,7 @@ def test_waiting_is_never_negative_and_begins_when_the_last_input_is_over(run: R
 
 @given(runs(), st.data())
 @settings(max_examples=200, deadline=None)
-def test_outlines_of_delivered_attempts_tell_the_same_story(run: Run, data: st.DataObject) -> None:
+def test_outlines_of_delivered_attempts_give_the_same_story(run: Run, data: st.DataObject) -> None:
     """Whichever attempts were delivered, in whatever order, and whichever failed."""
     ran = [one for one in run.attempts.values() if one.end is not None]
     for attempt in data.draw(st.lists(st.sampled_from(ran), unique_by=lambda one: one.key)) if ran else []:
@@ -138,7 +138,7 @@ def test_a_clock_that_goes_backwards_gives_no_negative_time() -> None:
 
 
 def test_an_attempt_begins_no_sooner_than_its_launch() -> None:
-    """The kernel tells when a process started to 10 ms, rounded down: to before the run, even."""
+    """The kernel gives a process's start to 10 ms, rounded down: even to before the run."""
     key = AttemptKey("start", "1", 0)
     attempt = Attempt(key, start=record(130, processStartTimeUnixNano=95), launch=record(100))
     assert attempt.started_at == 100
@@ -161,8 +161,8 @@ class Read(NamedTuple):
 
 
 @pytest.mark.parametrize("width", [99, 100, 101, 300, 5_000])
-@pytest.mark.parametrize("told_by", ["task", "launcher", "both, the task of 100"])
-def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int, told_by: str) -> None:
+@pytest.mark.parametrize("recorded_by", ["task", "launcher", "both, the task of 100"])
+def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int, recorded_by: str) -> None:
     """Whichever of them it was, and whoever names them: the task itself, or the launcher of one without a journal."""
     run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"), closed=True)
     slowest = width - 1
@@ -180,11 +180,11 @@ def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int,
     read = [Read(f"1/work/{task}", int(task == slowest)) for task in range(width)]
     own = seams_of_task.inputs(read)
     launch = record(610, inputs=metaflow_seams.inputs(SimpleNamespace(input_paths=[one.pathspec for one in read])))
-    if told_by == "task":
+    if recorded_by == "task":
         launch = record(610)
-    elif told_by == "both, the task of 100":
+    elif recorded_by == "both, the task of 100":
         own = {"inputs": own["inputs"][:100], "inputCount": width} if width > 100 else own
-    start = None if told_by == "launcher" else record(620, **own)
+    start = None if recorded_by == "launcher" else record(620, **own)
     join = Attempt(AttemptKey("join", "j", 0), launch=launch, start=start, end=record(900, result="success"))
     run.attempts[join.key] = join
     assert story.queue_time(run, join) == 10
@@ -193,7 +193,7 @@ def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int,
     assert (path.duration, join.input_count, len(run.inputs_of(join) or ())) == (900, width, width)
 
 
-def test_where_only_some_of_what_was_read_is_named_no_wait_is_told() -> None:
+def test_where_only_some_of_what_was_read_is_named_no_wait_is_shown() -> None:
     """As in journals of before: better none than a wrong one."""
     run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"))
     key = AttemptKey("work", "1", 0)

@@ -28,23 +28,23 @@ MINUTE = 60 * 10**9
 
 
 @pytest.mark.parametrize("name", ["timestamp", "time", "ts", "@timestamp"])
-@pytest.mark.parametrize("said", WRITTEN + COUNTED)
-def test_times_are_read_in_each_form_that_loggers_use(said: object, name: str) -> None:
+@pytest.mark.parametrize("value", WRITTEN + COUNTED)
+def test_times_are_read_in_each_form_that_loggers_use(value: object, name: str) -> None:
     for found in (
-        structured.parse(json.dumps({"event": "noon", name: said})),
-        structured.parse(json.dumps({"event": "noon", name: said}), NOON + 5 * MINUTE, NOON - MINUTE),
+        structured.parse(json.dumps({"event": "noon", name: value})),
+        structured.parse(json.dumps({"event": "noon", name: value}), NOON + 5 * MINUTE, NOON - MINUTE),
     ):
         assert (found.body, found.at, found.attributes) == ("noon", NOON, {})
 
 
 def test_fractions_of_a_second_are_exact() -> None:
-    for said, more in {
+    for value, more in {
         ".5Z": 500_000_000,
         ",123Z": 123_000_000,
         ".123456789Z": 123_456_789,
         ".1234567891Z": 123_456_789,
     }.items():
-        assert structured.parse(json.dumps({"msg": "x", "time": f"2026-11-23T12:00:00{said}"})).at == NOON + more
+        assert structured.parse(json.dumps({"msg": "x", "time": f"2026-11-23T12:00:00{value}"})).at == NOON + more
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_time_without_a_zone_is_that_of_the_clock_on_the_wall(in_new_york: None) -> None:
     """Always for asctime; for others what fits when the line was written, for structlog's are UTC."""
-    for said in ("2026-11-23 07:00:00,250", "2026-11-23 07:00:00.250"):
-        found = structured.parse(json.dumps({"message": "x", "asctime": said}), NOON + MINUTE, NOON)
+    for value in ("2026-11-23 07:00:00,250", "2026-11-23 07:00:00.250"):
+        found = structured.parse(json.dumps({"message": "x", "asctime": value}), NOON + MINUTE, NOON)
         assert (found.at, found.attributes) == (NOON + 250_000_000, {})
-        assert structured.parse(json.dumps({"message": "x", "timestamp": said}), NOON + MINUTE, NOON).at == found.at
+        assert structured.parse(json.dumps({"message": "x", "timestamp": value}), NOON + MINUTE, NOON).at == found.at
     assert structured.parse(json.dumps({"message": "x", "timestamp": "2026-11-23 12:00:00"}), NOON, NOON).at == NOON
     assert structured.parse(json.dumps({"message": "x", "asctime": "2026-11-23 12:00:00"}), NOON, NOON).at is None
 
@@ -80,21 +80,21 @@ NO_TIMES = [
 
 
 @pytest.mark.parametrize("name", ["timestamp", "time", "ts", "@timestamp", "asctime"])
-@pytest.mark.parametrize(("said", "is_row"), [*ROWS.items(), *((said, False) for said in NO_TIMES)])
-def test_what_cannot_be_the_time_of_the_line_stays_an_attribute(name: str, said: object, is_row: bool) -> None:
+@pytest.mark.parametrize(("value", "is_row"), [*ROWS.items(), *((value, False) for value in NO_TIMES)])
+def test_what_cannot_be_the_time_of_the_line_stays_an_attribute(name: str, value: object, is_row: bool) -> None:
     """And the level with it, if it is a row of data that bears a date of its own."""
-    fields = {"message": "x", "level": "error", name: said}
+    fields = {"message": "x", "level": "error", name: value}
     found = structured.parse(json.dumps(fields), NOON, NOON - MINUTE)
     assert found.at is None
-    assert found.attributes[name] == said
+    assert found.attributes[name] == value
     assert (found.severity, found.attributes.get("level")) == (
         (None, "error") if is_row else (SeverityNumber.ERROR.value, None)
     )
 
 
 def test_what_json_calls_infinity_and_numbers_beyond_all_bounds_are_no_times() -> None:
-    for said in ("1e400", "-1e400", "NaN", "Infinity", "1" * 309, "1" * 4_000):
-        found = structured.parse(f'{{"message": "x", "time": {said}}}', NOON, NOON)
+    for value in ("1e400", "-1e400", "NaN", "Infinity", "1" * 309, "1" * 4_000):
+        found = structured.parse(f'{{"message": "x", "time": {value}}}', NOON, NOON)
         assert (found.at, list(found.attributes)) == (None, ["time"])
 
 
@@ -125,8 +125,8 @@ def test_no_line_is_too_odd_to_be_read(fields: dict[str, object]) -> None:
         found = structured.parse(json.dumps(fields), written, written)
         if found is not None:
             assert found.at is None or 0 < found.at < 1 << 63
-            told = {name: value for name, value in fields.items() if value is not None and name != "msg"}
-            taken = set(told) - set(found.attributes)
+            expected = {name: value for name, value in fields.items() if value is not None and name != "msg"}
+            taken = set(expected) - set(found.attributes)
             assert len(taken) == (found.at is not None) + (found.severity is not None)
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_understood_stays_an_attribute() -> None:
 
 
 def test_structured_lines_and_extras_of_a_real_flow(place: Place) -> None:
-    """Types and maps survive, names that say secret are masked, the level is the severity."""
+    """Types and maps survive, names like those of secrets are masked, the level is the severity."""
     flow = place.write("""
         import datetime, json, logging, logging.config, sys, time
         import structlog
@@ -166,9 +166,9 @@ def test_structured_lines_and_extras_of_a_real_flow(place: Place) -> None:
             @step
             def start(self):
                 at = int(time.time())
-                said = datetime.datetime.fromtimestamp(at, datetime.timezone.utc).isoformat()
+                value = datetime.datetime.fromtimestamp(at, datetime.timezone.utc).isoformat()
                 print(json.dumps({"event": "row", "level": "error", "timestamp": "2019-03-01T00:00:00Z", "at": at}))
-                print(json.dumps({"event": "trained", "level": "warning", "timestamp": said,
+                print(json.dumps({"event": "trained", "level": "warning", "timestamp": value,
                                   "loss": 0.5, "epoch": 3, "best": True, "model": {"layers": [1, 2]},
                                   "api_token": "abcdefghijkl"}))
                 logging.basicConfig(format="%(message)s")
@@ -214,8 +214,8 @@ def test_structured_lines_and_extras_of_a_real_flow(place: Place) -> None:
     trained, row = records["trained"], records["row"]
     at = row.attributes["at"] * 10**9
     assert (trained.severity_number, trained.timestamp) == (SeverityNumber.WARN, at)
-    told = {name: trained.attributes[name] for name in ("loss", "epoch", "best", "model", "api_token")}
-    assert told == {"loss": 0.5, "epoch": 3, "best": True, "model": {"layers": [1, 2]}, "api_token": "[REDACTED]"}
+    fields = {name: trained.attributes[name] for name in ("loss", "epoch", "best", "model", "api_token")}
+    assert fields == {"loss": 0.5, "epoch": 3, "best": True, "model": {"layers": [1, 2]}, "api_token": "[REDACTED]"}
     assert (row.severity_number, row.attributes["level"]) == (SeverityNumber.INFO, "error")
     assert row.timestamp >= at
     assert row.attributes["timestamp"] == "2019-03-01T00:00:00Z"

@@ -142,7 +142,7 @@ def test_prints_of_several_arguments_are_known_again_however_they_are_shuffled(
 def test_lines_that_fell_into_each_other_are_taken_apart(
     tmp_path: Path, reported: list[tuple[int, str]], raw: list[str]
 ) -> None:
-    """Two processes whose texts and newlines interleave: what they said comes once, the garbled line does not."""
+    """Two processes whose texts and newlines interleave: their lines come once, the garbled line does not."""
     write(
         layout.attempt_file(tmp_path, KEY), [line(SECOND + i, body, pid=pid) for i, (pid, body) in enumerate(reported)]
     )
@@ -194,7 +194,7 @@ def test_half_a_character_is_replaced_wherever_it_stands(tmp_path: Path) -> None
 
 
 def test_lines_keep_the_order_of_their_stream(tmp_path: Path) -> None:
-    """A launcher that lags dates a subprocess's line late; the lines around it say when it was written."""
+    """A launcher that lags dates a subprocess's line late; the lines around it show when it was written."""
     write(layout.attempt_file(tmp_path, KEY), [line(SECOND, "before"), line(SECOND + 10, "after")])
     raw = [line(3 * SECOND, "before"), line(3 * SECOND + 1, "between"), line(3 * SECOND + 2, "after")]
     write(layout.output_file(tmp_path, KEY), raw)

@@ -17,7 +17,7 @@ from running import Place
 from otel_metaflow.testing import Telemetry, deterministic, run
 
 
-def test_the_example_of_the_docs_prints_what_it_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_docs_prints_its_output(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both blocks are taken from the page."""
     monkeypatch.chdir(ROOT)
     for name, value in place.environ().items():
@@ -35,7 +35,7 @@ def test_the_example_of_the_docs_prints_what_it_says(place: Place, monkeypatch: 
     assert printed.getvalue() == found.group(2)
 
 
-def test_a_flow_that_begins_no_run_says_what_it_printed(tmp_path: Path) -> None:
+def test_the_error_of_a_flow_without_a_run_has_its_output(tmp_path: Path) -> None:
     flow = tmp_path / "flow.py"
     flow.write_text("print('not a flow')\n")
     with pytest.raises(ValueError, match="not a flow"):
@@ -126,7 +126,7 @@ def test_ids_and_times_are_those_of_any_other_run_of_the_same_story(place: Place
     assert one.run not in "".join(span.to_json() for span in made.spans)
 
 
-def test_the_fixture_does_what_the_docs_say(tmp_path: Path) -> None:
+def test_the_fixture_works_as_documented(tmp_path: Path) -> None:
     """Both files are taken from the page; a pytest that does not name the plugin loads nothing of ours."""
     page = (ROOT / "docs/testing.md").read_text()
     conftest, test = re.findall(r"```python\n((?:pytest_plugins|def test_).*?)```", page, re.DOTALL)

@@ -34,26 +34,26 @@ def end(self):
 
 
 @pytest.fixture
-def told(place: Place) -> Callable[..., Telemetry]:
+def telemetry_of(place: Place) -> Callable[..., Telemetry]:
     """Runs a flow, given by its steps."""
 
-    def tell(steps: str, *arguments: str, command: str = "run", **env: str) -> Telemetry:
+    def run_steps(steps: str, *arguments: str, command: str = "run", **env: str) -> Telemetry:
         flow = place.path / "tree.py"
         flow.write_text(HEAD + textwrap.indent(textwrap.dedent(steps) + END, "    ") + TAIL)
         chosen = {name: value for name, value in place.environ(env).items() if name.startswith(("METAFLOW_", "OTEL_"))}
         return run(flow, *arguments, command=command, env={**chosen, **env}, home=place.home)
 
-    return tell
+    return run_steps
 
 
 def golden(text: str) -> str:
     return textwrap.dedent(text).strip()
 
 
-def test_a_linear_flow(told: Callable[..., Telemetry]) -> None:
+def test_a_linear_flow(telemetry_of: Callable[..., Telemetry]) -> None:
     """Each step is linked to the one it read from."""
     steps = "@step\ndef start(self):\n    self.next(self.end)\n"
-    assert told(steps).tree() == golden("""
+    assert telemetry_of(steps).tree() == golden("""
         RUN TreeFlow success
           start success
           end success < start
@@ -61,7 +61,7 @@ def test_a_linear_flow(told: Callable[..., Telemetry]) -> None:
 
 
 def test_the_example_with_a_retried_failure(place: Place) -> None:
-    """A failed attempt that was tried again is told as that; the run is no error."""
+    """A failed attempt that was retried is marked as such; the run is no error."""
     chosen = {name: value for name, value in place.environ().items() if name.startswith(("METAFLOW_", "OTEL_"))}
     telemetry = run(ROOT / "examples/fanout.py", env=chosen, home=place.home)
     assert telemetry.tree() == golden("""
@@ -79,9 +79,9 @@ def test_the_example_with_a_retried_failure(place: Place) -> None:
     assert {span.context.trace_id for span in telemetry.spans} == {trace_id}
 
 
-def test_nested_foreach_and_joins(told: Callable[..., Telemetry]) -> None:
-    """The index of each foreach around a task is told; a join is linked to all that it read."""
-    telemetry = told(
+def test_nested_foreach_and_joins(telemetry_of: Callable[..., Telemetry]) -> None:
+    """A span has the index of each enclosing foreach; a join is linked to all its inputs."""
+    telemetry = telemetry_of(
         """
         @step
         def start(self):
@@ -123,9 +123,9 @@ def test_nested_foreach_and_joins(told: Callable[..., Telemetry]) -> None:
     assert (joined[names.STEP_TYPE], joined[names.JOIN_INPUT_COUNT]) == ("join", 2)
 
 
-def test_a_split_that_is_rescued_by_catch(told: Callable[..., Telemetry]) -> None:
-    """The step raised, the task is well: no error, and no origin of any failure."""
-    telemetry = told(
+def test_a_split_that_is_rescued_by_catch(telemetry_of: Callable[..., Telemetry]) -> None:
+    """The step raised, the task succeeded: no error, and no first failure."""
+    telemetry = telemetry_of(
         """
         @step
         def start(self):
@@ -155,9 +155,9 @@ def test_a_split_that_is_rescued_by_catch(told: Callable[..., Telemetry]) -> Non
     assert (event.log_record.severity_text, event.log_record.attributes["exception.type"]) == ("WARN", "KeyError")
 
 
-def test_a_timeout_that_fails_the_run(told: Callable[..., Telemetry]) -> None:
+def test_a_timeout_that_fails_the_run(telemetry_of: Callable[..., Telemetry]) -> None:
     """Its attempt is the origin, and the run span is linked to it."""
-    telemetry = told(
+    telemetry = telemetry_of(
         """
         @timeout(seconds=1)
         @step
@@ -173,10 +173,10 @@ def test_a_timeout_that_fails_the_run(told: Callable[..., Telemetry]) -> None:
 
 
 def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
-    told: Callable[..., Telemetry],
+    telemetry_of: Callable[..., Telemetry],
 ) -> None:
     """The sibling that goes on meanwhile is cancelled by the launcher."""
-    telemetry = told(
+    telemetry = telemetry_of(
         """
         @step
         def start(self):
@@ -208,9 +208,9 @@ def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
 
 
 @pytest.mark.skipif(METAFLOW < (2, 18), reason="Metaflow has switches from 2.18 on")
-def test_a_switch_and_a_recursion(told: Callable[..., Telemetry]) -> None:
+def test_a_switch_and_a_recursion(telemetry_of: Callable[..., Telemetry]) -> None:
     """A step that leads back to itself is a chain of tasks."""
-    telemetry = told(
+    telemetry = telemetry_of(
         """
         @step
         def start(self):
@@ -235,9 +235,9 @@ def test_a_switch_and_a_recursion(told: Callable[..., Telemetry]) -> None:
     assert kinds == {"split-switch"}
 
 
-def test_nodes_of_a_parallel_step(told: Callable[..., Telemetry]) -> None:
+def test_nodes_of_a_parallel_step(telemetry_of: Callable[..., Telemetry]) -> None:
     """Each node is a task; the lines of all go through one pipe, and each counts once, at its node."""
-    telemetry = told(
+    telemetry = telemetry_of(
         """
         @step
         def start(self):
@@ -283,11 +283,11 @@ def last(self):
 """
 
 
-def test_a_resume_with_half_of_the_tasks_cloned(told: Callable[..., Telemetry]) -> None:
-    """A new trace, linked to the origin run; what was cloned took no time, and says what it saved."""
-    first = told(RESUMED, BROKEN="1")
+def test_a_resume_with_half_of_the_tasks_cloned(telemetry_of: Callable[..., Telemetry]) -> None:
+    """A new trace, linked to the origin run; cloned tasks took no time, and have the duration that they saved."""
+    first = telemetry_of(RESUMED, BROKEN="1")
     assert first.exit_code == 1
-    second = told(RESUMED, command="resume")
+    second = telemetry_of(RESUMED, command="resume")
     assert second.tree() == golden("""
         RUN TreeFlow success < another run (resume)
           start skip cloned < another run (clone)
@@ -306,18 +306,18 @@ def test_a_resume_with_half_of_the_tasks_cloned(told: Callable[..., Telemetry]) 
     assert cloned.links[0].context == first.span("middle").context
 
 
-def test_a_run_inside_a_trace_continues_it(told: Callable[..., Telemetry]) -> None:
+def test_a_run_inside_a_trace_continues_it(telemetry_of: Callable[..., Telemetry]) -> None:
     """TRACEPARENT of the launcher is the parent of the run's span, and its trace id that of all."""
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     steps = "@step\ndef start(self):\n    self.next(self.end)\n"
-    telemetry = told(steps, TRACEPARENT=f"00-{trace}-{parent}-01")
+    telemetry = telemetry_of(steps, TRACEPARENT=f"00-{trace}-{parent}-01")
     assert {span.context.trace_id for span in telemetry.spans} == {int(trace, 16)}
     assert telemetry.span("RUN TreeFlow").parent.span_id == int(parent, 16)
 
 
-def test_parts_of_an_attempt_are_told_at_the_second_level_of_detail(told: Callable[..., Telemetry]) -> None:
+def test_phases_of_an_attempt_have_spans_at_the_second_level_of_detail(telemetry_of: Callable[..., Telemetry]) -> None:
     steps = "@step\ndef start(self):\n    self.next(self.end)\n"
-    assert told(steps, OTEL_METAFLOW_DETAIL="2").tree() == golden("""
+    assert telemetry_of(steps, OTEL_METAFLOW_DETAIL="2").tree() == golden("""
         RUN TreeFlow success
           start success
             start load
@@ -330,7 +330,7 @@ def test_parts_of_an_attempt_are_told_at_the_second_level_of_detail(told: Callab
         """)
 
 
-def test_a_value_of_a_foreach_is_told_only_when_asked_for(told: Callable[..., Telemetry]) -> None:
+def test_a_value_of_a_foreach_is_recorded_only_on_request(telemetry_of: Callable[..., Telemetry]) -> None:
     """And then redacted and cut."""
     steps = """
         @step
@@ -345,7 +345,7 @@ def test_a_value_of_a_foreach_is_told_only_when_asked_for(told: Callable[..., Te
         def join(self, inputs):
             self.next(self.end)
         """
-    telemetry = told(steps)
+    telemetry = telemetry_of(steps)
     values = {span.attributes[names.FOREACH_VALUE] for span in telemetry.spans if span.name == "work"}
     assert "plain" in values
     assert not any("hunter2" in value or len(value) > 256 for value in values)
@@ -353,11 +353,11 @@ def test_a_value_of_a_foreach_is_told_only_when_asked_for(told: Callable[..., Te
 
 @pytest.mark.parametrize(("keep", "spans"), [("false", 0), ("true", 2)])
 def test_a_run_that_is_not_drawn_sends_spans_only_if_failed_ones_are_kept(
-    told: Callable[..., Telemetry], keep: str, spans: int
+    telemetry_of: Callable[..., Telemetry], keep: str, spans: int
 ) -> None:
     """Metrics are always complete."""
     steps = "@step\ndef start(self):\n    raise ValueError('no')\n    self.next(self.end)\n"
-    telemetry = told(steps, OTEL_TRACES_SAMPLER="always_off", OTEL_METAFLOW_KEEP_FAILED=keep)
+    telemetry = telemetry_of(steps, OTEL_TRACES_SAMPLER="always_off", OTEL_METAFLOW_KEEP_FAILED=keep)
     assert len(telemetry.spans) == spans
     told_of = {
         metric.name

@@ -243,11 +243,11 @@ def test_every_wrong_variable_is_one_line_that_names_it(tmp_path: Path) -> None:
     without, ours = (place.finish(process) for place, process in zip(places, processes, strict=True))
     assert without.code == 0
     assert shown(ours) == shown(without)
-    said = [line for line in ours.stderr.splitlines() if line.startswith("otel: ")]
+    printed = [line for line in ours.stderr.splitlines() if line.startswith("otel: ")]
     for variable in VARIABLES:
-        assert len([line for line in said if re.search(rf"\b{variable}\b (is|contains) ", line)]) == 1, variable
-    assert len(said) == len(VARIABLES) + 1
-    assert "not exported (invalid settings" in said[-1]
+        assert len([line for line in printed if re.search(rf"\b{variable}\b (is|contains) ", line)]) == 1, variable
+    assert len(printed) == len(VARIABLES) + 1
+    assert "not exported (invalid settings" in printed[-1]
 
 
 @pytest.mark.parametrize("variable", NAMES)

@@ -61,8 +61,8 @@ def values(place: Place, finished: Finished) -> dict[str, Any]:
 
 
 def test_every_attempt_is_known_and_what_was_not_recorded_is_marked(values: dict[str, Any]) -> None:
-    said = [(one["name"], one["state"], one.get("recorded", True), "spanId" in one) for one in values["attempts"]]
-    assert sorted(said) == [
+    shown = [(one["name"], one["state"], one.get("recorded", True), "spanId" in one) for one in values["attempts"]]
+    assert sorted(shown) == [
         ("end/6", "success", True, True),
         ("join/5", "success", False, False),
         ("start/1", "success", True, True),
@@ -94,7 +94,7 @@ def test_the_critical_path_leads_through_what_was_not_recorded(values: dict[str,
             assert 0 <= one["queueSeconds"] <= waited + 1e-6
 
 
-def test_what_leaves_is_of_the_steps_with_otel_and_the_run_tells_of_all(place: Place, finished: Finished) -> None:
+def test_only_steps_with_otel_are_exported_and_the_run_describes_all(place: Place, finished: Finished) -> None:
     lines = place.cli("export", f"MixFlow/{finished.run}", "--format", "otlp-json").stdout.splitlines()
     requests = [json.loads(line) for line in lines]
     text = "\n".join(lines)

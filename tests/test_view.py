@@ -154,7 +154,7 @@ def test_a_step_is_a_part_of_the_run(place: Place, finished: Finished) -> None:
     assert set(re.findall(r"^[* ] (\w+)/", shown, re.MULTILINE)) == {"train"}
 
 
-def test_logs_are_told_in_the_order_of_time(place: Place, finished: Finished) -> None:
+def test_logs_are_shown_in_the_order_of_time(place: Place, finished: Finished) -> None:
     """Of the run with the launcher's own; of one task without its name; as JSON a line each."""
     run = f"BranchFlow/{finished.run}"
     shown = place.cli("view", run, "--logs").stdout.splitlines()
@@ -266,7 +266,7 @@ def steady(home: Path, run: str, slow: float, memory: int = 50 << 20) -> Run:
     return load(home, made.folder)
 
 
-def test_what_became_slower_or_hungrier_is_said(tmp_path: Path) -> None:
+def test_what_became_slower_or_hungrier_is_shown(tmp_path: Path) -> None:
     """By the medians; what only differs as runs do is not."""
     place = Place(tmp_path)
     before = steady(place.home, "1", 1.0)
@@ -356,17 +356,17 @@ def test_of_a_run_that_goes_on_all_is_drawn_up_to_now(tmp_path: Path) -> None:
 def test_an_attempt_has_one_name_which_can_be_pasted(place: Place, finished: Finished) -> None:
     """Into `view` and into `id`: as the terminal, the values and the messages call it."""
     run = f"BranchFlow/{finished.run}"
-    said = "\n".join(place.cli("view", run, *more).stdout for more in ([], ["--logs"], ["--json"]))
-    said += place.cli("export", run, "--format", "perfetto").stdout
-    assert "retry 1" not in said
-    assert "train/6 is followed by train/6/1" in said
-    for name in set(re.findall(r"\b(?:start|clean|fetch|train)/\d+(?:/\d+)?\b", said)):
+    shown = "\n".join(place.cli("view", run, *more).stdout for more in ([], ["--logs"], ["--json"]))
+    shown += place.cli("export", run, "--format", "perfetto").stdout
+    assert "retry 1" not in shown
+    assert "train/6 is followed by train/6/1" in shown
+    for name in set(re.findall(r"\b(?:start|clean|fetch|train)/\d+(?:/\d+)?\b", shown)):
         spans = [one["spanId"] for one in json.loads(place.cli("view", f"{run}/{name}", "--json").stdout)["attempts"]]
         assert json.loads(place.cli("id", f"{run}/{name}", "--json").stdout)["spanId"] == spans[0]
 
 
 def test_of_a_resumed_run_all_count_the_same(tmp_path: Path) -> None:
-    """What ran in it: not what was taken over, which is told beside."""
+    """What ran in it: not what was cloned, which is shown beside it."""
     place = Place(tmp_path)
     source = place.write("""
         import os
@@ -482,8 +482,8 @@ def test_nothing_is_cut_and_nothing_sticks_out(tmp_path: Path, width: int) -> No
         assert "…" not in shown
         squeezed = re.sub(r"\s", "", shown)
         named = ("WideFlow/1", "work/102", "199success,1failure") if run == "WideFlow/1" else (LONG, REASON, "3.9KiB")
-        for said in (*named, "requested", "OTEL_EXPORTER_OTLP_ENDPOINT"):
-            assert re.sub(r"\s", "", said) in squeezed
+        for text in (*named, "requested", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+            assert re.sub(r"\s", "", text) in squeezed
 
 
 def test_wide_characters_stay_in_their_columns(tmp_path: Path) -> None:

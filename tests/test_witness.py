@@ -120,7 +120,7 @@ def shell(tmp_path: Path) -> Shell:
 def test_a_step_ends_as_it_does_without_a_witness(
     shell: Shell, step: str, code: int, recorded: int, before: str
 ) -> None:
-    """Exit code and output, whatever the shell was told to do about errors; and the journal says how."""
+    """Exit code and output, whatever the shell's options for errors; and the journal records how."""
     step = f"touch $OTEL_METAFLOW_WITNESS; {step}"
     shell.begin()
     without = shell.run(step, source="OTEL_METAFLOW_WITNESS=x && ", before=before)
@@ -151,7 +151,7 @@ def test_a_code_of_0_without_a_last_record_is_no_success(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("events", ["memory.events", "memory/memory.oom_control"], ids=["v2", "v1"])
-def test_an_out_of_memory_kill_is_told_from_others(shell: Shell, events: str) -> None:
+def test_an_out_of_memory_kill_is_distinguished_from_others(shell: Shell, events: str) -> None:
     """By the kernel's count, which goes up; not by one from before."""
     cgroup = shell.folder / "cgroup"
     (cgroup / events).parent.mkdir(parents=True)
