@@ -82,18 +82,18 @@ def test_runs_without_an_endpoint_are_listed_and_sent_on_demand_and_never_unaske
     local = [place.run(ROOT / "examples/hello.py") for _ in range(2)]
     for run in local:
         assert f"not exported (no endpoint). View: otel-metaflow view HelloFlow/{run.run}\n" in run.stderr
-    listed = place.cli("status").stdout.splitlines()
-    assert listed == [f"HelloFlow/{run.run}  not exported  (no endpoint was set when it ran)" for run in local]
+    shown = place.cli("status").stdout.splitlines()
+    assert shown == [f"HelloFlow/{run.run}  not exported  (no endpoint was set when it ran)" for run in local]
     listed = json.loads(place.cli("status", "--json").stdout)["runs"]
     assert [(one["run"], one["state"]) for one in listed] == [(run.run, "not exported") for run in local]
-    assert place.cli("status").stdout.splitlines() == listed, "to look is not to ask for delivery"
+    assert place.cli("status").stdout.splitlines() == shown, "to look is not to ask for delivery"
     with Endpoint() as receiver:
         there = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         later = place.run(ROOT / "examples/hello.py", env=there)
         later.wait_delivered()
         eventually(lambda: not _is_at_work(later))  # its shipper has looked for what others left, too
         assert _sent(receiver) == _traces(later)
-        assert place.cli("status").stdout.splitlines() == listed
+        assert place.cli("status").stdout.splitlines() == shown
         shipped = place.cli("ship", "--all", env=there)
         assert shipped.returncode == 0, shipped.stderr
         assert _sent(receiver) == _traces(later, *local)

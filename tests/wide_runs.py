@@ -211,9 +211,9 @@ class _Writing:
             "host.name": "wide",
             "user.name": "ann",
         }
-        self._append(layout.START, 0, **self._common, **self._process, resource=resource)
+        self._record(layout.START, 0, **self._common, **self._process, resource=resource)
         for step, kind, following in _STEPS:
-            self._append(layout.STEP, 0, step=step, type=kind, next=following, recorded=True, requested={"cpu": 1})
+            self._record(layout.STEP, 0, step=step, type=kind, next=following, recorded=True, requested={"cpu": 1})
 
     def attempts(self) -> None:
         """What happens to the attempts, in order of time."""
@@ -241,8 +241,8 @@ class _Writing:
     def end(self) -> None:
         """The run's last records."""
         at = self._plan[-1].ends
-        self._append(layout.END, at, result="success")
-        self._append(layout.CLOSED, at)
+        self._record(layout.END, at, result="success")
+        self._record(layout.CLOSED, at)
         self._run.close()
 
     def _attempt(self, one: Planned) -> Iterator[float]:
@@ -252,7 +252,7 @@ class _Writing:
         reads = {"start": [], "work": ["1"], "join": self._read_by_join, "end": [str(self._tasks + 2)]}[key.step]
         step = {"start": "", "work": "start", "join": "work", "end": "join"}[key.step]
         yield one.begins
-        self._append(layout.LAUNCH, one.begins, **identity, **self._process, inputs={step: reads} if reads else {})
+        self._record(layout.LAUNCH, one.begins, **identity, **self._process, inputs={step: reads} if reads else {})
         own_file = layout.attempt_file(self._folder, key)
         own = Journal(own_file, _fail)
         output = Journal(layout.output_file(self._folder, key), _fail)
@@ -281,7 +281,7 @@ class _Writing:
         output.close()
         code = {"success": 0, "failure": 1, "killed": -9}[one.result]
         result = {"ok": True} if one.result == "success" else {}
-        self._append(layout.EXIT, one.ends, **identity, code=code, killed=False, **result)
+        self._record(layout.EXIT, one.ends, **identity, code=code, killed=False, **result)
 
     @property
     def _read_by_join(self) -> list[str]:
@@ -324,7 +324,7 @@ class _Writing:
             fields["caught"] = False
         self._append(own, layout.END, one.begins + took * 0.95, **fields)
 
-    def _append(self, kind: str, at: float, **fields: Any) -> None:
+    def _record(self, kind: str, at: float, **fields: Any) -> None:
         self._append(self._run, kind, at, **fields)
 
     def _append(self, journal: Journal, kind: str, at: float, **fields: Any) -> None:
