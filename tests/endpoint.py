@@ -355,7 +355,7 @@ class _Grpc:
 @click.option("--retry-after", help="Value of the Retry-After header, or of gRPC's RetryInfo.")
 @click.option("--pace", default=1.0, show_default=True, help="Seconds a byte of a slow answer.")
 @click.option("--seed", default=0, show_default=True, help="Of what flap does.")
-@click.option("--most-bytes", type=int, help="The largest request that is taken.")
+@click.option("--most-bytes", "max_bytes", type=int, help="The largest request that is taken.")
 @click.option("--tls", is_flag=True, help="Speak TLS; the authority's certificate is written to a file.")
 def main(*, tls: bool, **options: Any) -> None:
     """Run an OTLP endpoint that fails as configured until Ctrl-C."""

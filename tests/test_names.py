@@ -67,7 +67,8 @@ ELSEWHERE = {
     names.TASK_GPU_MEMORY, names.TASK_GPU_MEMORY_PEAK, names.TASK_GPU_UTILIZATION, names.PARTIAL,
     names.CONTAINER_ID, names.K8S_NAMESPACE_NAME, names.K8S_POD_NAME, names.K8S_POD_UID, names.CLOUD_PROVIDER,
     names.CLOUD_PLATFORM, names.CLOUD_REGION, names.AWS_LOG_GROUP_NAMES, names.AWS_LOG_STREAM_NAMES,
-    names.SOURCE, names.IN_DOUBT, names.RUN_TAGS, names.CODE_PACKAGE, names.VCS_REVISION, names.VCS_URL,
+    names.SOURCE, names.IN_DOUBT, names.RUN_TAGS, names.ORIGINAL_TIME, names.CODE_PACKAGE, names.VCS_REVISION,
+    names.VCS_URL,
 }  # fmt: skip
 
 

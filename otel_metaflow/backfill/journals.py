@@ -92,7 +92,8 @@ def make(
     """
     made = Made(RunKey(flow, run, environment.namespace))
     folder = layout.run_folder(environment.home, made.key)
-    if (folder / layout.RUN_FILE).exists() and load(environment.home, folder).closed:
+    known = load(environment.home, folder)
+    if known.closed and known.is_backfilled:
         made.state = COMPLETE
         return made
     stored = StoredRun(catalogue, flow, run)
@@ -104,7 +105,7 @@ def make(
     with _exclusively(folder / layout.RUN_FILE):
         known = load(environment.home, folder)
         if known.has_launcher and not known.is_backfilled:
-            made.state = RECORDED
+            made.state = COMPLETE if known.closed else RECORDED
             _bring_missing(stored, folder, known, made)
         else:
             _Making(stored, environment, folder, known, made, dead_after, progress).make()
@@ -333,6 +334,10 @@ class _Making:
         """Write the journals of one attempt, and then what a launcher would have recorded of it."""
         key = attempt.key
         self._made.attempts += 1
+        before = self._known.attempts.get(key._replace(attempt=key.attempt - 1))
+        if before is not None and before.exit_code is not None:
+            # A launcher tries again at once (metaflow/runtime.py); the process itself is heard of later.
+            attempt.launched = before.over_at
         if attempt.cloned_from is not None:
             self._record_clone(attempt)
             return

@@ -72,7 +72,7 @@ def ship(environment: settings.Settings, run: str | None, wait: float, *, everyt
     shipped = []
     for folder in folders:
         is_quarantined = run is None and setbacks.reason(folder) is not None  # its shippers died, and so might we
-        shipped.append((_skip if is_quarantined else _ship)(environment, folder, wait, quiet=as_json))
+        shipped.append((_skip if is_quarantined else deliver)(environment, folder, wait, quiet=as_json))
     if everything:
         print_foreign(environment)
     if as_json:
@@ -88,8 +88,8 @@ def _skip(environment: settings.Settings, folder: Path, _wait: float, *, quiet: 
     return {"flow": key.flow, "run": key.run, "state": NOT_EXPORTED, "errors": {"run": reason}}
 
 
-def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool) -> dict[str, Any]:
-    """Export a run and report the result, unless `quiet`."""
+def deliver(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool, **how: Any) -> dict[str, Any]:
+    """Export a run and report the result, unless `quiet`; `how` goes to `Delivery`."""
     from otel_metaflow.journal.delivery_status import DeliveryStatus
 
     key = layout.run_key(environment.home, folder)
@@ -101,7 +101,7 @@ def _ship(environment: settings.Settings, folder: Path, wait: float, *, quiet: b
         with _output_into(folder / layout.SHIPPER_LOG):
             from otel_metaflow.shipper import backlog
 
-            is_delivered = backlog.ship_guarded(environment, folder, linger=wait)
+            is_delivered = backlog.ship_guarded(environment, folder, linger=wait, **how)
         locks.release(lock)
         status = DeliveryStatus.read(folder)
         result["state"] = EXPORTED if is_delivered else NOT_EXPORTED

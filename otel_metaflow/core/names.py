@@ -329,8 +329,14 @@ LOG_RECORD_UID = _define(
     "logs",
     "log.record.uid",
     "string",
-    "the attempt's span id and the record's position in the journal: equal for duplicates",
+    "the attempt's span id, the position in the journal or the id in Metaflow's log files: equal for copies",
     _DEVELOPMENT,
+)
+ORIGINAL_TIME = _define(
+    "attempt, run, logs",
+    "metaflow.telemetry.original_time",
+    "string",
+    "when it really was, of a record that was sent as if it were new (`backfill --date-now`)",
 )
 LOG_RECORD_ORIGINAL = _define(
     "logs",
