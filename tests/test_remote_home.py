@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from endpoint import Endpoint
 from fake_pod import Cluster
-from running import Finished, Place
+from running import Finished, Place, eventually
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 
 FLOW = """
-    import logging, os, pathlib, signal, subprocess
+    import logging, os, pathlib, signal, subprocess, time
     from metaflow import FlowSpec, current, kubernetes, otel, retry, step
     class HomeFlow(FlowSpec):
         @otel
@@ -34,8 +35,11 @@ FLOW = """
             subprocess.run(["echo", f"subprocess of {current.retry_count}"])
             if current.retry_count == 0 and os.environ.get("HOW") == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if current.retry_count == 0 and os.environ.get("HOW") == "all":
-                (pid,) = pathlib.Path(os.environ["MFLOG_STDOUT"]).parent.glob("otel/*/*/shipper.pid")
+            if current.retry_count == 0 and os.environ.get("HOW") == "later":
+                while not os.path.exists(os.environ["GO"]):
+                    time.sleep(0.05)
+            if current.retry_count == 0 and os.environ.get("HOW") in ("all", "later"):
+                (pid,) = pathlib.Path(os.environ["MFLOG_STDOUT"]).parent.glob("otel/*/*/*.pid")
                 os.kill(int(pid.read_text()), signal.SIGKILL)
                 os.killpg(0, signal.SIGKILL)
             self.next(self.end)
@@ -58,7 +62,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 def run(place: Place, endpoint: Endpoint, how: str, seen_from_pods: str | None = None) -> Finished:
     """Run the flow; pods reach the endpoint by an address of their own."""
-    pod = {"HOW": how, "OTEL_EXPORTER_OTLP_ENDPOINT": seen_from_pods or endpoint.url}
+    pod = {"HOW": how, "OTEL_EXPORTER_OTLP_ENDPOINT": seen_from_pods or endpoint.url, "GO": str(place.path / "go")}
     finished = Cluster(place, "3.8").run(
         FLOW,
         env={
@@ -124,6 +128,31 @@ def test_of_a_container_that_is_killed_as_a_whole_the_launcher_exports_what_it_s
     assert exported["work", 1]["metaflow.task.result"] == "success"
     assert not list(finished.folder.glob("*.relayed"))
     assert not list(finished.folder.glob("*.part"))
+
+
+def test_what_a_container_delivered_before_it_was_killed_as_a_whole_arrives_once(
+    place: Place, endpoint: Endpoint
+) -> None:
+    """The launcher knows from what was stored while it ran; what Metaflow relays of it is not exported again."""
+    with ThreadPoolExecutor() as pool:
+        ran = pool.submit(run, place, endpoint, "later")
+        eventually(lambda: all(endpoint.said[text.format(0)] for text in PRINTED), 60)
+        eventually(lambda: list(place.path.glob("datastore/**/0.otel_journal.log")), 60)
+        eventually(lambda: any("line of 0" in path.read_text() for path in place.path.rglob("*.relayed")), 60)
+        (place.path / "go").touch()
+        finished = ran.result()
+    said = endpoint.said
+    assert {text.format(number): said[text.format(number)] for text in PRINTED for number in (0, 1)} == {
+        text.format(number): 1 for text in PRINTED for number in (0, 1)
+    }
+    assert (said["Downloading code package..."], said[ABOUT], said["[pod t-fake] line of 0"]) == (2, 2, 0)
+    told = spans(endpoint)
+    assert (told["work", 0]["metaflow.task.result"], told["work", 1]["metaflow.task.result"]) == ("error", "success")
+    assert "metaflow.telemetry.partial" not in told["work", 0]
+    assert told["work", 0]["metaflow.compute.name"] == "kubernetes"
+    lost = finished.story.attempts[AttemptKey("work", "2", 0)]
+    assert lost.start
+    assert lost.is_lost
 
 
 def test_without_an_endpoint_for_containers_the_launcher_exports_what_they_print(

@@ -42,7 +42,7 @@ FLOW = """
             if how == "raise":
                 raise ValueError("no")
             if how == "ok":
-                (pid,) = pathlib.Path(os.environ["MFLOG_STDOUT"]).parent.glob("otel/*/*/shipper.pid")
+                (pid,) = pathlib.Path(os.environ["MFLOG_STDOUT"]).parent.glob("otel/*/*/*.pid")
                 stat = pathlib.Path("/proc", pid.read_text().strip(), "stat").read_text()
                 print("a child:", int(stat.rpartition(")")[2].split()[1]) == os.getpid())
                 sys.stderr.write("without an end")
@@ -210,7 +210,7 @@ def test_an_endpoint_that_swallows_is_waited_for_as_long_as_allowed(again: Runs,
     endpoint.fault = "blackhole"
     ran = again("kill", OTEL_METAFLOW_FLUSH_TIMEOUT="1", OTEL_EXPORTER_OTLP_TIMEOUT="100")
     assert ran.code == 137
-    (shipper,) = ran.pod.home.glob("*/*/shipper.pid")
+    (shipper,) = ran.pod.home.glob("*/*/*.pid")
     os.kill(int(shipper.read_text()), signal.SIGKILL)
 
 

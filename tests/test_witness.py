@@ -189,7 +189,7 @@ def test_the_shell_gives_the_shipper_the_time_that_was_allowed(shell: Shell) -> 
     shell.begin()
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
-        (shell.journal.parent / "shipper.pid").write_text(f"{sleeper.pid}\n")
+        shell.journal.with_suffix(".pid").write_text(f"{sleeper.pid}\n")
         dies = "touch $OTEL_METAFLOW_WITNESS; exit 3"
         assert 1.5 <= shell.run(dies, {"OTEL_METAFLOW_FLUSH_TIMEOUT": "1.5"}).took < 10
         process = shell.start(dies, {"OTEL_METAFLOW_FLUSH_TIMEOUT": "60"})

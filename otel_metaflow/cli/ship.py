@@ -104,11 +104,14 @@ def deliver(environment: settings.Settings, folder: Path, wait: float, *, quiet:
             is_delivered = backlog.ship_guarded(environment, folder, linger=wait, **how)
         locks.release(lock)
         status = DeliveryStatus.read(folder)
-        result["state"] = EXPORTED if is_delivered else NOT_EXPORTED
+        is_left = bool(status.left) and not status.stalled
+        result["state"] = EXPORTED if is_delivered else EXPORTING if is_left else NOT_EXPORTED
         result.update({"exported": status.delivered, "errors": status.trouble})
         counts = ", ".join(f"{count} {signal}" for signal, count in sorted(status.delivered.items()))
         reasons = reasons_of(status.trouble)
-        if not is_delivered and not reasons:
+        if is_left:
+            reasons = f"{status.left} in containers that run"
+        elif not is_delivered and not reasons:
             reasons = f"see {folder / layout.SHIPPER_LOG}"
         text = f"{result['state']} ({'; '.join(filter(None, (counts or 'nothing sent', reasons)))})"
     if not quiet:

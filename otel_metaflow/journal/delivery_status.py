@@ -19,6 +19,8 @@ class DeliveryStatus:
     unwritten: int = 0
     corrupt: int = 0
     trouble: Dict[str, str] = field(default_factory=dict)
+    left: int = 0
+    """How many attempts live in containers, which deliver them themselves."""
     complete: bool = False
     stalled: bool = False
     """The run is over, and everything that is not delivered has failed at least once, so waiting is useless."""
@@ -45,6 +47,7 @@ class DeliveryStatus:
                 unwritten=int(value["unwritten"]),
                 corrupt=int(value["corrupt"]),
                 trouble={str(signal): str(reason) for signal, reason in value["trouble"].items()},
+                left=int(value.get("left", 0)),
                 complete=bool(value["complete"]),
                 stalled=bool(value["stalled"]),
             )

@@ -5,6 +5,7 @@
         STEP.TASK.ATTEMPT.jsonl          written by the task: one process, one attempt, one file
         STEP.TASK.ATTEMPT.output.jsonl   written by the launcher: the lines it read from that task's pipes
         delivery.ledger, shipper.*       written by the shipper
+        STEP.TASK.ATTEMPT.ledger, .lock, .pid   of a container's own shipper: several containers may share a folder
         unwritten                        why a task could not write its journal, for the launcher to print
 
 Every line is one JSON object whose first key is `kind`; the other keys are named as in OTLP's JSON encoding,
@@ -30,7 +31,6 @@ RUN_FILE = "run.jsonl"
 LEDGER_FILE = "delivery.ledger"
 LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
-SHIPPER_PID = "shipper.pid"  # of a container's, for the witness (task/witness.sh)
 # The folder in Metaflow's code package that this package travels in; no module's name, so that it hides none.
 CARRIED = "otel-metaflow"
 SECRETS_PIPE = "secrets.pipe"
@@ -41,6 +41,8 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 DROPPED_LOG = "dropped.log"  # in HOME
 _SUFFIX = ".jsonl"
 _OUTPUT_SUFFIX = ".output.jsonl"
+# Of the shipper of a container, which delivers one attempt.
+_LEDGER_SUFFIX, _LOCK_SUFFIX, _PID_SUFFIX = ".ledger", ".lock", ".pid"
 # A file name has at most 255 bytes (NAME_MAX), of which the suffix, the attempt's number and dots take up to 25.
 _LONGEST_STEP, _LONGEST_TASK, _LONGEST_FOLDER = 160, 70, 240
 # Precedes the hash at the end of a truncated name: quoting never produces a percent sign before this character.
@@ -172,19 +174,31 @@ def attempt_file(folder: Path, key: Tuple[str, str, int]) -> Path:
 
 
 def streams(folder: Path, journal: str) -> Dict[str, Path]:
-    """The files of an attempt that are kept when its machine is gone, `journal` being the name of its own."""
+    """The files of an attempt that are kept when its machine is gone, `journal` being the name of its own.
+
+    The ledger is that of the attempt's own shipper.
+    """
     stem = journal[: -len(_SUFFIX)]
     return {
         "journal": folder / journal,
         "output": folder / (stem + _OUTPUT_SUFFIX),
-        "ledger": folder / LEDGER_FILE,
+        "ledger": folder / (stem + _LEDGER_SUFFIX),
     }
 
 
 def came_home(folder: Path, key: Tuple[str, str, int]) -> Dict[str, Path]:
-    """Where these files are on the machine of the launcher; the ledger is that of the attempt's own shipper."""
-    name = _attempt_name(key)
-    return {**streams(folder, name + _SUFFIX), "ledger": folder / f"{name}.ledger"}
+    """Where these files are on the machine of the launcher, and in the container."""
+    return streams(folder, _attempt_name(key) + _SUFFIX)
+
+
+def attempt_lock(key: Tuple[str, str, int]) -> str:
+    """The name of the lock that an attempt's own shipper holds."""
+    return _attempt_name(key) + _LOCK_SUFFIX
+
+
+def attempt_pid(key: Tuple[str, str, int]) -> str:
+    """The name of the file with the pid of an attempt's own shipper, for the witness (task/witness.sh)."""
+    return _attempt_name(key) + _PID_SUFFIX
 
 
 def relayed_file(folder: Path, key: Tuple[str, str, int]) -> Path:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Dict, Optional
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.processes import is_alive, process_start
+from otel_metaflow.journal.processes import is_alive, is_elsewhere, process_space, process_start
 
-_OWNER = "shipper.owner"
+_OWNER = ".owner"  # beside the lock
+_LONGEST = 86_400.0
 _owned: Dict[int, Path] = {}
 
 
@@ -20,9 +22,9 @@ def is_shipping(folder: Path) -> bool:
     return (folder / layout.LOCK_FILE).exists() and not is_free(folder)
 
 
-def is_free(folder: Path) -> bool:
+def is_free(folder: Path, name: str = layout.LOCK_FILE) -> bool:
     """Whether no shipper holds the lock; creates its file."""
-    lock = _try_lock(folder)
+    lock = _try_lock(folder / name)
     if lock is None:
         return False
     release(lock)
@@ -32,21 +34,21 @@ def is_free(folder: Path) -> bool:
 def holder(folder: Path) -> Optional[int]:
     """The pid of the process that last took the lock, if it is alive; it may have released the lock since."""
     try:
-        pid, start = json.loads((folder / layout.LOCK_FILE).read_bytes())
-        return int(pid) if is_alive(int(pid), start) else None
+        pid, start, *space = json.loads((folder / layout.LOCK_FILE).read_bytes())
+        return int(pid) if not is_elsewhere(*space or ("",)) and is_alive(int(pid), start) else None
     except (OSError, ValueError, TypeError):  # not taken yet, or just being written
         return None
 
 
-def try_lock(folder: Path) -> Optional[int]:
+def try_lock(folder: Path, name: str = layout.LOCK_FILE) -> Optional[int]:
     """Take the shipper's lock of a run; return the descriptor that holds it, or None if another process does.
 
-    The lock's file is created if necessary and names this process.
+    The lock's file is created if necessary and names this process. `name` is for a container's shipper, of one attempt.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    descriptor = _try_lock(folder)
+    descriptor = _try_lock(folder / name)
     if descriptor is not None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _this_process(), 0)
@@ -54,11 +56,11 @@ def try_lock(folder: Path) -> Optional[int]:
 
 
 def _this_process() -> bytes:
-    return json.dumps([os.getpid(), process_start()]).encode()
+    return json.dumps([os.getpid(), process_start(), process_space()]).encode()
 
 
-def _try_lock(folder: Path) -> Optional[int]:
-    descriptor = os.open(folder / layout.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _try_lock(path: Path) -> Optional[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -67,10 +69,11 @@ def _try_lock(folder: Path) -> Optional[int]:
     except OSError as error:
         if error.errno not in layout.NO_LOCKS:
             raise
-        if not _own(folder):
+        owner = path.with_suffix(_OWNER)
+        if not _own(owner):
             os.close(descriptor)
             return None
-        _owned[descriptor] = folder / _OWNER
+        _owned[descriptor] = owner
     return descriptor
 
 
@@ -90,12 +93,11 @@ def release(lock: int) -> None:
     os.close(lock)
 
 
-def _own(folder: Path) -> bool:
-    """Lock the run by a file that names this process, on a file system without flock(2).
+def _own(path: Path) -> bool:
+    """Lock by a file that names this process, on a file system without flock(2).
 
-    A file left by a process that has ended, or whose pid does not exist on this machine, is stale.
+    A file left by a process that has ended is stale; another machine's, whose processes cannot be looked at, in a day.
     """
-    path = folder / _OWNER
     for _ in range(2):
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -112,7 +114,9 @@ def _own(folder: Path) -> bool:
 
 def _lives(owner: Path) -> bool:
     try:
-        pid, start = json.loads(owner.read_bytes())
+        pid, start, *space = json.loads(owner.read_bytes())
+        if is_elsewhere(*space or ("",)):
+            return time.time() - owner.stat().st_mtime < _LONGEST
         return is_alive(int(pid), start)
     except FileNotFoundError:
         return False

@@ -1,13 +1,24 @@
-"""Identifies processes in journals, by pid and start time, which no later process shares."""
+"""Identifies processes in journals, by pid and start time, which no later process shares.
+
+A pid says nothing on another machine, or in another container. Processes that may be looked for from there hold a lock
+on their journal, which the kernel releases when they end, however they do.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
+from functools import lru_cache
+from pathlib import Path
 from typing import Optional
 
 from otel_metaflow.core import clock
+from otel_metaflow.journal.layout import NO_LOCKS
+
+# Where there are no locks, whoever has written to a journal within this time may live, in seconds.
+_LATELY = 600.0
 
 
 def process_start(pid: Optional[int] = None) -> Optional[int]:
@@ -34,6 +45,7 @@ def process_start_time() -> Optional[int]:
     return clock.now() - int(age * 1e9)
 
 
+@lru_cache(maxsize=1)
 def process_space() -> str:
     """Names the kernel and the namespace that pids of this process are of; empty where there is no /proc."""
     try:
@@ -41,6 +53,23 @@ def process_space() -> str:
             return f"{boot.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return ""
+
+
+def is_elsewhere(space: str) -> bool:
+    """Whether pids of the process space `space` are of another machine or container; not if it is unknown."""
+    return bool(space) and space != process_space()
+
+
+def is_held(journal: Path) -> bool:
+    """Whether a process that holds `journal` lives, on whatever machine; where there are no locks, whether it may."""
+    try:
+        with journal.open("rb+" if os.access(journal, os.W_OK) else "rb") as file:  # NFS asks for the former
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        return error.errno in NO_LOCKS and time.time() - journal.stat().st_mtime < _LATELY
+    return False
 
 
 def is_alive(pid: int, start: Optional[int]) -> bool:

@@ -41,8 +41,10 @@ def start(folder: Path, attempt: AttemptKey) -> None:
     wait for it, too.
     """
     command = [*_command("otel_metaflow.shipper", folder), layout.attempt_file(folder, attempt).name]
+    detach = 'pid=$1; shift; "$@" & echo $! > "$pid"'
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
-        _popen(["/bin/sh", "-c", f'"$@" & echo $! > {layout.SHIPPER_PID}', "sh", *command], folder, log).wait(_PATIENCE)
+        shell = ["/bin/sh", "-c", detach, "sh", layout.attempt_pid(attempt), *command]
+        _popen(shell, folder, log).wait(_PATIENCE)
 
 
 def tidy(home: Path) -> None:

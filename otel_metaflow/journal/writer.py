@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sys
+from contextlib import suppress
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -41,8 +42,17 @@ def _moved_up(descriptor: int) -> int:
 class Journal:
     """One journal, open for appending; `on_failure` is called once, at the first record that cannot be written."""
 
-    def __init__(self, path: Path, on_failure: Callable[[OSError], None], max_bytes: Optional[int] = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_failure: Callable[[OSError], None],
+        max_bytes: Optional[int] = None,
+        *,
+        is_held: bool = False,
+    ) -> None:
         """Open `path`, readable by its owner only; beyond `max_bytes`, lines and logs are dropped.
+
+        If `is_held`, other machines on the same volume can see that this process lives (processes.py, `is_held`).
 
         Raises:
             OSError: the file cannot be opened.
@@ -52,7 +62,15 @@ class Journal:
         self._on_failure = on_failure
         self._torn = False
         self._left = sys.maxsize if max_bytes is None else max_bytes
-        self._descriptor = _moved_up(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._is_held = is_held
+        self._descriptor = self._opened()
+
+    def _opened(self) -> int:
+        descriptor = _moved_up(_open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if self._is_held:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return descriptor
 
     def append(self, kind: str, fields: Dict[str, Any]) -> None:
         """Append one record, with the current time unless `fields` have one."""
@@ -95,7 +113,7 @@ class Journal:
             if error.errno != errno.EBADF or self._descriptor < 0:
                 raise
         # User code closed all descriptors, as daemons do.
-        self._descriptor = _moved_up(_open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._descriptor = self._opened()
         return _write(self._descriptor, data)
 
     def _drop(self, error: OSError, lines: Sequence[str]) -> None:

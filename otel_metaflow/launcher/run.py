@@ -20,7 +20,7 @@ from otel_metaflow.core.metaflow_seams import facts, flow_name
 from otel_metaflow.journal import layout, lock, spawn, unrecorded
 from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.journal.notices import print_unwritable, print_unwritten
-from otel_metaflow.journal.processes import process_start
+from otel_metaflow.journal.processes import process_space, process_start
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.launcher import metaflow_seams, provenance, summary, tracing
 from otel_metaflow.launcher.output import Output
@@ -37,7 +37,7 @@ class Run:
         self.environment = environment
         self.folder = folder
         self._has_reported_unwritten = False
-        self._journal = Journal(folder / layout.RUN_FILE, self._report_unwritten)
+        self._journal = Journal(folder / layout.RUN_FILE, self._report_unwritten, is_held=True)
         self._mask = secrets.Mask(secrets.known(os.environ))
         self._steps: dict[str, Sequence[str]] = {}
         self._output = Output(
@@ -77,6 +77,7 @@ class Run:
                 "namespace": self.key.namespace,
                 "pid": self._pid,
                 "processStart": process_start(),
+                "processSpace": process_space(),
                 "resource": resource.describe(self.key.flow, self.key.run, facts()),
                 **provenance.describe(os.environ),
             },

@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Container, Dict, List, Optional, Set
 
-from otel_metaflow.journal import layout
+from otel_metaflow.journal import layout, lock
 from otel_metaflow.journal.keys import AttemptKey
+from otel_metaflow.journal.processes import is_held
 from otel_metaflow.journal.reader import Tail, facts
 from otel_metaflow.model import story
-from otel_metaflow.model.run import Attempt, Record, Run
+from otel_metaflow.model.run import Attempt, Place, Record, Run
 from otel_metaflow.model.span_limit import SpanLimit
 
 # Listing the folder takes at most this part of the time.
 _LISTING_SHARE = 0.005
 # A folder that changed so lately, in nanoseconds, may change again without its time of change moving on.
 _COARSE = 2_000_000_000
+# Within this time, in seconds, the shell of a container records how its step ended (task/witness.sh).
+_WITNESS = 2.0
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Update:
     """The attempts that a poll found to have changed, in order."""
 
     returned: List[AttemptKey] = field(default_factory=list)
-    """They exported themselves in a container, and are over."""
+    """They exported themselves in a container, whose shipper is gone."""
     appeared: List[AttemptKey] = field(default_factory=list)
     settled: List[AttemptKey] = field(default_factory=list)
     """Nothing more will be recorded of them."""
@@ -50,16 +53,24 @@ class Following:
         """`span_limit` decides about the attempts' spans, for whoever asks."""
         self.folder = folder
         self._span_limit = span_limit
-        self.run = Run(layout.run_key(home, folder))
+        self.run = Run(layout.run_key(home, folder), Place(folder))
         self.run_is_over = False
         self.is_behind = False
         """Whether the launcher's journal held more than was read of it."""
+        self.left = 0
+        """How many attempts were left to others by the last look."""
         self._launcher = Tail(folder / layout.RUN_FILE, facts_only=True)
         self._listing = _Listing(folder)
         self._active: Dict[AttemptKey, Tail] = {}
         self._last_reads: Dict[AttemptKey, Tail] = {}  # settled by the last poll
         self._undecided: Set[AttemptKey] = set()
+        self._gone: Dict[AttemptKey, float] = {}  # since when the processes of attempts elsewhere are
         self._away: Dict[AttemptKey, Record] = {}  # launches of attempts that export themselves and are not over
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where whoever delivers this notes what was acknowledged."""
+        return self.folder / layout.LEDGER_FILE
 
     def poll(self, *, max_bytes: Optional[int] = None, thorough: bool = False) -> Update:
         """Read what was added to the journals, of the launcher's about `max_bytes` at most.
@@ -121,10 +132,25 @@ class Following:
 
     def _list(self, update: Update) -> bool:
         """List the folder; whether it holds journals of attempts that were unknown."""
-        found = [key for key in self._listing.unknown(self.run.attempts) if key not in self._away]
+        unknown = [key for key in self._listing.unknown(self.run.attempts) if key not in self._away]
+        found = list(filter(self.is_ours, unknown))
+        self.left = len(unknown) - len(found)
+        if self.left:
+            self._listing.look_again()  # the folder need not change when they are over
         for key in found:
+            if (self.folder / layout.attempt_lock(key)).exists():
+                update.returned.append(key)
             self._begin(self.run.attempt(key), update)
         return bool(found)
+
+    def is_ours(self, key: AttemptKey) -> bool:
+        """Whether nobody else delivers an attempt: not a container that lives and has its journals in this folder."""
+        if self.run.has_launcher:
+            return True
+        own = layout.attempt_lock(key)
+        if (self.folder / own).exists() and not lock.is_free(self.folder, own):
+            return False
+        return not is_held(layout.attempt_file(self.folder, key))
 
     def _begin(self, attempt: Attempt, update: Update) -> None:
         """Follow an attempt, unless it is followed or settled."""
@@ -166,7 +192,15 @@ class Following:
         # The launcher records a task's exit after all of its output. If it will not, because it is gone or because
         # another task started this one (@parallel), the end of the task's process decides.
         is_unwatched = is_launcher_gone or attempt.is_within_another
-        return attempt.is_cloned or attempt.exit is not None or (is_unwatched and not attempt.is_running())
+        return attempt.is_cloned or attempt.exit is not None or (is_unwatched and self._has_ended(attempt))
+
+    def _has_ended(self, attempt: Attempt) -> bool:
+        """Whether its process has ended; on another machine, so long ago that its container would have recorded how."""
+        if attempt.is_running():
+            self._gone.pop(attempt.key, None)
+            return False
+        since = self._gone.setdefault(attempt.key, time.monotonic())
+        return not attempt.is_elsewhere or time.monotonic() - since >= _WITNESS
 
     def is_run_over(self, *, is_launcher_gone: bool) -> bool:
         """Whether nothing more will be recorded of the run."""
@@ -206,6 +240,10 @@ class _Listing:
         self._changed = changed if time.time_ns() - changed > _COARSE else -1
         self._next = time.monotonic() + (time.thread_time() - began) / _LISTING_SHARE
         return found
+
+    def look_again(self) -> None:
+        """Not all that was found is taken in yet, although the folder may not change any more."""
+        self._changed = -1
 
     def _change(self) -> int:
         try:

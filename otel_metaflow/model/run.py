@@ -6,18 +6,33 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
 from otel_metaflow.journal.keys import AttemptKey, RunKey
-from otel_metaflow.journal.processes import is_alive, process_space
+from otel_metaflow.journal.processes import is_alive, is_elsewhere, is_held
 
 Record = Dict[str, Any]
-_process_space = lru_cache(maxsize=1)(process_space)
 _OUT_OF_MEMORY = "OOMKilled"  # Kubernetes' term
+
+
+class Place:
+    """Where the journals of a run are, and the process space that the pids in them are of if nothing else is recorded.
+
+    One for all its attempts.
+    """
+
+    __slots__ = ("folder", "space")
+
+    def __init__(self, folder: Path, space: str = "") -> None:
+        self.folder = folder
+        self.space = space
+
+    def is_held(self, journal: Path) -> bool:
+        """Whether the process of another machine that writes `journal` lives."""
+        return is_held(self.folder / journal)
 
 
 @dataclass
@@ -36,6 +51,7 @@ class Attempt:
     """Nothing more will be heard of it, as far as whoever follows the run knows."""
     has_span: bool = True
     """Whether it has a span of its own; span_limit.py decides."""
+    place: Optional[Place] = None
 
     @property
     def is_cloned(self) -> bool:
@@ -215,7 +231,18 @@ class Attempt:
         if self.exit is not None or self.is_cloned:
             return False
         process = self.start or self.launch
-        return process is not None and (_alive(process) or _alive({**process, **process.get("witness", {})}))
+        if process is None:
+            return False
+        if self.place is not None and self.is_elsewhere:
+            held = layout.attempt_file(self.place.folder, self.key) if self.is_alone else Path(layout.RUN_FILE)
+            return self.place.is_held(held)
+        return _alive(process) or _alive({**process, **process.get("witness", {})})
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its process is one of another machine, or of a container, that this process cannot look at."""
+        space = (self.start or {}).get("processSpace") or (self.place.space if self.place is not None else "")
+        return is_elsewhere(str(space))
 
 
 class DeliveredAttempt(Attempt):
@@ -267,6 +294,7 @@ class Run:
     """One run, from its journals."""
 
     key: RunKey
+    place: Optional[Place] = None
     start: Optional[Record] = None
     end: Optional[Record] = None
     closed: bool = False
@@ -325,6 +353,8 @@ class Run:
         kind = record["kind"]
         if kind == layout.START:
             self.start = record
+            if self.place is not None:
+                self.place.space = str(record.get("processSpace", ""))
         elif kind == layout.END:
             self.end = record
         elif kind == layout.CLOSED:
@@ -341,7 +371,7 @@ class Run:
 
     def attempt(self, key: AttemptKey) -> Attempt:
         """The attempt with that key, created if necessary."""
-        return self.attempts.setdefault(key, Attempt(key))
+        return self.attempts.setdefault(key, Attempt(key, place=self.place))
 
     def keep_outline(self, key: AttemptKey) -> None:
         """The attempt is delivered: keep of it what the end of the run has to know."""
@@ -454,7 +484,11 @@ class Run:
 
     def launcher_is_alive(self) -> bool:
         """Whether the process that launched the run is alive; of a backfilled one, always."""
-        return self.start is not None and (self.is_backfilled or _alive(self.start))
+        if self.start is None or self.is_backfilled:
+            return self.start is not None
+        if self.place is not None and is_elsewhere(self.place.space):
+            return self.place.is_held(Path(layout.RUN_FILE))
+        return _alive(self.start)
 
     def is_running(self) -> bool:
         """Whether its launcher, or a task that outlived the launcher, is alive."""
@@ -464,16 +498,12 @@ class Run:
 
 
 def _alive(record: Record) -> bool:
-    """Whether the process lives; of one that ran where this process cannot look, until its end is known."""
-    space = record.get("processSpace")
-    if space and space != _process_space():
-        return True
     return "pid" in record and is_alive(record["pid"], record.get("processStart"))
 
 
 def load(home: Path, folder: Path) -> Run:
     """Assemble the run in `folder` from its journals so far, without its log lines."""
-    run = Run(layout.run_key(home, folder))
+    run = Run(layout.run_key(home, folder), Place(folder))
     for path, key in layout.journals(folder):
         for record in reader.facts(path):
             run.add(key, record)

@@ -146,8 +146,7 @@ def _ship_attempt(folder: Path, name: str) -> None:
 
     environment = settings.read()
     key = layout.attempt_key(folder / name)
-    lock = locks.try_lock(folder)
-    if key is None or lock is None:
+    if key is None or locks.try_lock(folder, layout.attempt_lock(key)) is None:
         return
     following = container.ContainerFollowing(environment.home, folder, key, environment)
     # Once the attempt is over the container is to end: what the endpoint does not take at once is left.

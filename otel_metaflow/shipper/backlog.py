@@ -54,7 +54,17 @@ def unfinished(home: Path) -> Iterator[Path]:
     `otel-metaflow ship` sends it; see `without_endpoint`.
     """
     folders = [folder for folder in layout.run_folders(home) if has_endpoint(folder)]
-    yield from (folder for folder in _oldest_first(folders) if not DeliveryStatus.read(folder).complete)
+    for folder in _oldest_first(folders):
+        if not DeliveryStatus.read(folder).complete or has_grown(folder):
+            yield folder
+
+
+def has_grown(folder: Path) -> bool:
+    """Whether there may be attempts that the last delivery did not know of: no launcher closes runs of containers."""
+    with contextlib.suppress(OSError):
+        if not (folder / layout.RUN_FILE).exists():
+            return folder.stat().st_mtime > (folder / layout.LEDGER_FILE).stat().st_mtime
+    return False
 
 
 def without_endpoint(home: Path) -> Iterator[Path]:

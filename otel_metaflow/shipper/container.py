@@ -131,10 +131,19 @@ class ContainerFollowing(Following):
             **_log_stream(os.environ),
         }
 
+    @property
+    def ledger_file(self) -> Path:
+        """Of this attempt: other containers may share the folder."""
+        return layout.came_home(self.folder, self._own)["ledger"]
+
     def poll(self, *, max_bytes: Optional[int] = None, thorough: bool = False) -> Update:
         """Read what was added to the attempt's output and to the journals."""
         self._output.poll(is_over=self._ended is not None)
         return super().poll(max_bytes=max_bytes, thorough=thorough)
+
+    def is_ours(self, key: AttemptKey) -> bool:
+        """Only the attempt of this container, whoever else has its journals in this folder."""
+        return key == self._own
 
     def is_over(self, attempt: Attempt, *, is_launcher_gone: bool) -> bool:
         """Whether nothing more will be recorded of an attempt: of this container's, once all of its output was read."""

@@ -14,6 +14,7 @@ from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
 from otel_metaflow.journal import layout, setbacks
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.ledger import Changes, Ledger, Subject
@@ -26,7 +27,7 @@ from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.convert.metrics import Metrics
 from otel_metaflow.shipper.convert.resources import Resources
 from otel_metaflow.shipper.convert.spans import Spans
-from otel_metaflow.shipper.log_feed import LogFeed, Progress
+from otel_metaflow.shipper.log_feed import LOGS, LogFeed, Progress
 from otel_metaflow.shipper.log_files import Files
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
 from otel_metaflow.shipper.sinks import choice
@@ -77,13 +78,13 @@ class Delivery:
         poll: float = _POLL,
     ) -> None:
         self._home, self._folder = home, folder
-        self._ledger = Ledger(folder / layout.LEDGER_FILE)
+        limit = SpanLimit(environment.max_attempt_spans)
+        self._following = Following(home, folder, limit) if following is None else following
+        self._ledger = Ledger(self._following.ledger_file)
         self.status = DeliveryStatus.from_json(self._ledger.status)
         self.status.complete = self.status.stalled = False
         self._corrupt_before = self.status.corrupt
         self._note(Changes())
-        limit = SpanLimit(environment.max_attempt_spans)
-        self._following = Following(home, folder, limit) if following is None else following
         self._poll = poll
         self._has_hurried = False
         update = self._following.poll(max_bytes=_LAUNCHER_BYTES)
@@ -138,8 +139,10 @@ class Delivery:
                 worker.close()
         self._note_corrupt()
         written = self._files is None or self._files.at_end()
-        self.status.complete = written and all(worker.is_done for worker in self.workers.values())
-        self.status.stalled = not self.status.complete
+        is_done = written and all(worker.is_done for worker in self.workers.values())
+        self.status.left = self._following.left
+        self.status.complete = is_done and not self.status.left
+        self.status.stalled = not is_done
         self._note(Changes())
         return self.status.complete
 
@@ -221,8 +224,8 @@ class Delivery:
         self._take_in(self._following.poll(max_bytes=0 if is_flowing else _LAUNCHER_BYTES, thorough=thorough))
 
     def _take_in(self, update: Update) -> None:
-        for key in update.returned:  # what of them was acknowledged to their own shippers
-            self._ledger.adopt(layout.came_home(self._folder, key)["ledger"], key)
+        for key in update.returned:
+            self._adopt(key)
         for key in update.appeared:
             self._begin(key)
         for key, end in update.user_records.items():
@@ -244,6 +247,18 @@ class Delivery:
                 self._send_span(key)
         done = [*self._finish(without_span, "traces"), *self._finish(update.decided, "decided")]
         self._ledger.take(Changes(done=[*done, *self._finish(update.read, "read")]))
+
+    def _adopt(self, key: AttemptKey) -> None:
+        """An attempt exported itself: what of it was acknowledged to its own shipper is not sent again."""
+        files = layout.came_home(self._folder, key)
+        status = DeliveryStatus.from_json(self._ledger.adopt(files["ledger"], key))
+        was_witnessed = self.run.attempts[key].witnessed is not None
+        if was_witnessed or not self.run.has_launcher or not files["journal"].exists() or "logs" in status.trouble:
+            return
+        # Its container was killed as a whole, and this is from some time before. Its shipper has gone on since, and
+        # unless the endpoint was failing, has delivered what was recorded then.
+        end = _size(files["journal"]), _size(files["output"])
+        self._ledger.take(Changes({(key, LOGS): Cursor(clean=end, sent=end)}, {(key, "start")}))
 
     def _note_user_records(self, key: AttemptKey, end: int) -> None:
         """Of what user code recorded in an attempt there is more; its spans go with the attempt's own."""
@@ -546,3 +561,7 @@ class Delivery:
                 setbacks.progress(self._folder)
             for signal, reason in trouble.items():
                 print(f"{signal}: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - shipper.log
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

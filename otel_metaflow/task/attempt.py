@@ -281,6 +281,7 @@ def begin(
             layout.attempt_file(context.folder, (step, task, attempt)),
             partial(_note_unwritten, context.folder),
             context.max_bytes,
+            is_held=alone is not None and alone.has_container(),
         )
     except OSError as error:
         # The launcher, if there is one, has reported that for the whole run.

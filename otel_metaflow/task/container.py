@@ -8,7 +8,7 @@ from typing import Any, Dict, MutableMapping, NamedTuple
 
 from otel_metaflow.core import launch_context, settings, trace_context
 from otel_metaflow.core.guard import print_line
-from otel_metaflow.journal import spawn
+from otel_metaflow.journal import layout, spawn
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.processes import process_space, process_start
 
@@ -42,6 +42,11 @@ class Alone(NamedTuple):
                 facts["witness"]["processStart"] = started
         return facts
 
+    def has_container(self) -> bool:
+        """Whether this is a container's own task, not one that a step starts in it: Metaflow's log files are of it."""
+        own = f"{self.flow}/{self.run}/{self.key.step}/{self.key.task}"
+        return os.environ.get("MF_PATHSPEC") == own and bool(os.environ.get("MFLOG_STDOUT"))
+
     def ensure_shipper(self, folder: Path) -> None:
         """Make sure that `folder` is delivered; for a container's task, by a shipper that also reads its output."""
         if launch_context.LAUNCHER_EXPORTS in os.environ:
@@ -51,9 +56,10 @@ class Alone(NamedTuple):
             print_line(problem)
         if not environment.is_shipping:
             return
-        # Metaflow's log files are those of the container's own task, not of one that a step starts in it.
-        own = f"{self.flow}/{self.run}/{self.key.step}/{self.key.task}"
-        if os.environ.get("MF_PATHSPEC") == own and os.environ.get("MFLOG_STDOUT"):
+        if self.has_container():
             spawn.start(folder, self.key)
+            # For whoever stores Metaflow's log files (homecoming.py), until the witness takes it away.
+            mark = Path(os.environ["MFLOG_STDOUT"]).with_name("otel-journal")
+            mark.write_text(f"{folder}\n{layout.attempt_file(folder, self.key).name}\n")
         else:
             spawn.ensure(folder)

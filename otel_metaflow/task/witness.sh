@@ -59,6 +59,7 @@ _otel_exit() {
   local code=$1 before=$_otel_oom_kills more= is_up=1 flow run step task rest folder journal now shipper= ticks
   trap '' HUP INT TERM
   umask 077
+  rm -f "$_otel_logs/otel-journal" # what is stored from now on is the end
 
   flow=${MF_PATHSPEC%%/*} rest=${MF_PATHSPEC#*/}
   run=${rest%%/*} rest=${rest#*/}
@@ -83,7 +84,7 @@ _otel_exit() {
   if [ -e "$OTEL_METAFLOW_WITNESS" ]; then
     rm -f "$OTEL_METAFLOW_WITNESS"
     [ -e "$journal" ] || return 0
-    read -r shipper 2> /dev/null < "$folder/shipper.pid"
+    read -r shipper 2> /dev/null < "${journal%.jsonl}.pid"
   else
     _otel_is_shipping && mkdir -p "$folder" || return 0
     is_up=

@@ -272,7 +272,11 @@ def _checked_flag(name, value):
     return str(value).lower() == "true"
 
 
-# In the last process of a container, which stores Metaflow's log files: the step's shell has left word of its journals.
-_OVER = os.path.join(os.path.dirname(os.environ.get("MFLOG_STDOUT", "")), "otel-over")
-if os.path.isabs(_OVER) and os.path.exists(_OVER):
-    _call("task.homecoming", "send", _OVER)
+# In a process of a container that stores Metaflow's log files, `python -m metaflow.mflog.save_logs`: the task, and at
+# the end the shell of its step, have left word of its journals.
+_LOGS = os.path.dirname(os.environ.get("MFLOG_STDOUT", ""))
+if os.path.isabs(_LOGS) and sys.argv[:1] == ["-m"]:
+    for _name, _is_over in (("otel-over", True), ("otel-journal", False)):
+        if os.path.exists(os.path.join(_LOGS, _name)):
+            _call("task.homecoming", "send", os.path.join(_LOGS, _name), is_over=_is_over)
+            break
