@@ -136,20 +136,20 @@ def test_what_a_container_delivered_before_it_was_killed_as_a_whole_arrives_once
     """The launcher knows from what was stored while it ran; what Metaflow relays of it is not exported again."""
     with ThreadPoolExecutor() as pool:
         ran = pool.submit(run, place, endpoint, "later")
-        eventually(lambda: all(endpoint.said[text.format(0)] for text in PRINTED), 60)
+        eventually(lambda: all(endpoint.body_counts[text.format(0)] for text in PRINTED), 60)
         eventually(lambda: list(place.path.glob("datastore/**/0.otel_journal.log")), 60)
         eventually(lambda: any("line of 0" in path.read_text() for path in place.path.rglob("*.relayed")), 60)
         (place.path / "go").touch()
         finished = ran.result()
-    said = endpoint.said
-    assert {text.format(number): said[text.format(number)] for text in PRINTED for number in (0, 1)} == {
+    counts = endpoint.body_counts
+    assert {text.format(number): counts[text.format(number)] for text in PRINTED for number in (0, 1)} == {
         text.format(number): 1 for text in PRINTED for number in (0, 1)
     }
-    assert (said["Downloading code package..."], said[ABOUT], said["[pod t-fake] line of 0"]) == (2, 2, 0)
-    told = spans(endpoint)
-    assert (told["work", 0]["metaflow.task.result"], told["work", 1]["metaflow.task.result"]) == ("error", "success")
-    assert "metaflow.telemetry.partial" not in told["work", 0]
-    assert told["work", 0]["metaflow.compute.name"] == "kubernetes"
+    assert (counts["Downloading code package..."], counts[ABOUT], counts["[pod t-fake] line of 0"]) == (2, 2, 0)
+    exported = spans(endpoint)
+    assert [exported["work", number]["metaflow.task.result"] for number in (0, 1)] == ["error", "success"]
+    assert "metaflow.telemetry.partial" not in exported["work", 0]
+    assert exported["work", 0]["metaflow.compute.name"] == "kubernetes"
     lost = finished.story.attempts[AttemptKey("work", "2", 0)]
     assert lost.start
     assert lost.is_lost
