@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the tests of the range do without it
     from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,8 @@ def chromium() -> Iterator[Browser]:
     if found is None:
         # A CI run that quietly left the browser out would prove nothing about the page.
         (pytest.fail if os.environ.get("CI") else pytest.skip)("the page cannot be looked at without chromium")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser

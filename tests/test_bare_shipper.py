@@ -19,8 +19,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 import otel_metaflow
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 
-pytestmark = pytest.mark.range
-
 PYTHONS = interpreters()
 SPAN = {
     "kind": "span", "name": "of user code", "traceId": "1" * 32, "spanId": "2" * 16, "spanKind": 1, "flags": 1,

@@ -14,6 +14,8 @@ from environments import OTHER, Environment, build, copy_of_source, write_files
 
 pytestmark = pytest.mark.range
 
+TESTED_WHEEL = "TESTED_WHEEL"  # the variable in which noxfile.py names the wheel that it has built
+
 PLAIN = """\
     from metaflow import FlowSpec, step
     class PlainFlow(FlowSpec):
@@ -32,21 +34,30 @@ DECORATED = PLAIN.replace("FlowSpec, step", "FlowSpec, otel, other, step").repla
 
 
 @pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ours: that of `make test-range`, or built from the checkout."""
+    given = os.environ.get(TESTED_WHEEL)
+    folders = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
+    return Path(given) if given else build(copy_of_source(next(folders)), next(folders))
+
+
+@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of another extension, built by setuptools as most are."""
     return build(write_files(tmp_path_factory.mktemp("other"), OTHER), tmp_path_factory.mktemp("other-wheel"))
 
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, other: Path) -> Environment:
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheel: Path, other: Path
+) -> Environment:
     """An environment with both extensions, ours as a wheel or as an editable install."""
     made = Environment(tmp_path_factory.mktemp("environment"))
     made.install(str(other))
-    source = copy_of_source(tmp_path_factory.mktemp("source"))
     if request.param == "wheel":
-        made.install(str(build(source, tmp_path_factory.mktemp("wheel"))))
+        made.install(str(wheel))
     else:
-        made.install("--editable", str(source))
+        made.install("--editable", str(copy_of_source(tmp_path_factory.mktemp("source"))))
     return made
 
 
@@ -159,9 +170,8 @@ def test_metaflow_finds_the_shim_without_reading_what_pip_wrote(environment: Env
     ]
 
 
-def test_a_folder_that_is_no_site_folder_needs_the_shim_on_the_path(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_site_folder_needs_the_shim_on_the_path(tmp_path: Path, wheel: Path) -> None:
     """What `pip install --target` fills: nobody reads the .pth file there."""
-    wheel = build(copy_of_source(tmp_path / "source"), tmp_path / "wheel")
     made = Environment(tmp_path / "environment")
     target = tmp_path / "target"
     made.install("--target", str(target), str(wheel))
@@ -174,10 +184,10 @@ def test_a_folder_that_is_no_site_folder_needs_the_shim_on_the_path(tmp_path: Pa
     assert made.attempts() == {"start", "end"}
 
 
-def test_uninstalling_leaves_no_path_behind(tmp_path: Path) -> None:
+def test_uninstalling_leaves_no_path_behind(tmp_path: Path, wheel: Path) -> None:
     """The .pth file is pip's to remove."""
     made = Environment(tmp_path / "environment")
-    made.install(str(build(copy_of_source(tmp_path / "source"), tmp_path / "wheel")))
+    made.install(str(wheel))
     site = made.site
     assert (site / "otel_metaflow.pth").exists()
     made.uninstall("otel-metaflow")
