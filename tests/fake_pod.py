@@ -190,9 +190,15 @@ class Pod:
         (path,) = (path for path in self.home.rglob("*.jsonl") if not layout.is_output(path))
         return [entry.record for entry in Tail(path).read() if kind in (None, entry.record["kind"])]
 
-    def again(self, folder: Path, env: Mapping[str, str | None]) -> Ran:
-        """Run the same container anew in an empty folder, with other variables, None to take one away."""
+    def again(self, folder: Path, env: Mapping[str, str | None], *, is_first: bool = True) -> Ran:
+        """Run the same container anew in an empty folder, with other variables, None to take one away.
+
+        As if it were the first of its attempt, unless not `is_first`.
+        """
         changed = {**self.env, **env}
+        if is_first:
+            for stored in Path(self.env["METAFLOW_DATASTORE_SYSROOT_GS"]).rglob("*.otel_*.log"):
+                stored.unlink()
         folder.mkdir()
         given = {name: value for name, value in changed.items() if value is not None}
         command = json.loads((self.folder / "pod.json").read_text())["command"]

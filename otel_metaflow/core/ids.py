@@ -8,6 +8,7 @@ which no name can contain:
     run span   = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run)
     attempt    = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run NUL step NUL task NUL attempt)
     its parts  = BLAKE2b-64 (… NUL attempt NUL part)
+    made again = BLAKE2b-64 (otel-metaflow/1 NUL span id NUL the pod's uid, or the job's id)
     a step's summary = BLAKE2b-64 (otel-metaflow/1 NUL namespace NUL flow NUL run NUL step)
 
 In a shell, for the empty namespace: ``printf '%s\0%s\0%s\0%s' otel-metaflow/1 '' HelloFlow 12 | b2sum -l 128``.
@@ -46,6 +47,11 @@ def attempt_span_id(flow: str, run: str, step: str, task: str, attempt: int, nam
 def part_span_id(flow: str, run: str, step: str, task: str, attempt: int, part: str, namespace: str = "") -> str:
     """The 16 hex digits of the span of one part of an attempt: `queued`, `load`, `user code`, `persist`."""
     return _digest(8, namespace, flow, run, step, task, str(attempt), part)
+
+
+def again_span_id(span_id: str, place: str) -> str:
+    """The 16 hex digits of a span whose run or attempt was made again under the same name, in the container `place`."""
+    return _digest(8, span_id, place)
 
 
 def summary_span_id(flow: str, run: str, step: str, namespace: str = "") -> str:

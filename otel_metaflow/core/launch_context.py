@@ -19,6 +19,8 @@ VARIABLE = "OTEL_METAFLOW_LAUNCHED"
 WITHIN = "OTEL_METAFLOW_WITHIN"
 # To a container of a run: it is not to export itself, the launcher exports what it sees of it.
 LAUNCHER_EXPORTS = "OTEL_METAFLOW_LAUNCHER_EXPORTS"
+# To a container of a run that has a launcher, which records the run itself.
+HAS_LAUNCHER = "OTEL_METAFLOW_HAS_LAUNCHER"
 
 
 class LaunchContext:

@@ -159,6 +159,8 @@ class Ledger:
         changes = Changes(done=[key] if key in other.done else [])
         changes.cursors.update({(key, kind): cursor for kind, cursor in entry.cursors.items()})
         changes.sent.update((key, name) for name in entry.sent)
+        # A container that was the run's last has also sent what is the run's own.
+        changes.sent.update((None, name) for name in other._entries.get(None, _Entry()).sent)
         self.take(changes)
         return other.status
 

@@ -129,6 +129,8 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "processSpace": _string,
         "witness": _map_of(_count),
         "backfilled": _flag,
+        "partial": _flag,
+        "again": _string,
     },
     layout.STEP: {
         "step": _name,

@@ -14,6 +14,8 @@ from otel_metaflow.journal.layout import CARRIED
 # What a container needs: a task and its shipper. A run that a step starts there has no launcher of ours.
 _ROOMS = ("core", "journal", "model", "shipper", "task")
 _KINDS = (".py", ".sh")
+# Of these, only the command line and a launcher use them.
+_STAYS = ("shipper/retention.py", "shipper/dates.py", "shipper/otlp_json.py")
 
 
 def files() -> list[tuple[str, str]]:
@@ -22,4 +24,5 @@ def files() -> list[tuple[str, str]]:
     found = [package / "__init__.py"]
     for room in _ROOMS:
         found += sorted(path for path in (package / room).rglob("*") if path.suffix in _KINDS)
+    found = [path for path in found if path.relative_to(package).as_posix() not in _STAYS]
     return [(str(path), f"{CARRIED}/{path.relative_to(package.parent)}") for path in found]

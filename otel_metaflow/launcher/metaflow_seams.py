@@ -13,6 +13,7 @@ Metaflow's attributes. tests/test_seams.py removes each name of DEPENDS in turn.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timezone
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +52,7 @@ DEPENDS = (
     "metaflow.graph.DAGNode.func_lineno",
     "metaflow.decorators.Decorator.name",
     "metaflow.decorators.Decorator.attributes",
+    "metaflow.plugins.argo.argo_workflows.ARGO_WORKFLOWS_CAPTURE_ERROR_SCRIPT",
 )
 """The names that this module depends on, where Metaflow 2.19 defines them."""
 
@@ -402,6 +404,21 @@ def run_before(environment: Any, step: str, command: str) -> None:
         return [command, *found] if step_name == step and command not in found else found
 
     environment.bootstrap_commands = wrapped
+
+
+@seam("the runs of workflows that fail")
+def run_when_workflow_fails(script: str) -> None:
+    """Have Argo Workflows run `script` when a workflow of this flow has failed, before a script of the user's.
+
+    Metaflow takes METAFLOW_ARGO_WORKFLOWS_CAPTURE_ERROR_SCRIPT from its configuration (argo_workflows.py); the module
+    is loaded where a flow is deployed to Argo Workflows, and nowhere else.
+    """
+    module: Any = sys.modules.get("metaflow.plugins.argo.argo_workflows")
+    if module is None:
+        return
+    given = module.ARGO_WORKFLOWS_CAPTURE_ERROR_SCRIPT or ""
+    if script not in given:
+        module.ARGO_WORKFLOWS_CAPTURE_ERROR_SCRIPT = f"{script}; {given}".rstrip("; ")
 
 
 def message(exception: BaseException) -> str:

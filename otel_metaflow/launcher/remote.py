@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from otel_metaflow.launcher import metaflow_seams, remote_environment
 # double quotes nor braces: Metaflow puts it into some of its own, and Argo Workflows takes two braces for a template.
 _WITNESS = f".mf_code/{CARRIED}/otel_metaflow/task/witness.sh"
 BOOTSTRAP = f"if [ -r {_WITNESS} ]; then . {_WITNESS}; fi"
+
+_FAILURE = (
+    f'python -c \'import sys; sys.path.append(".mf_code/{CARRIED}"); '
+    "from otel_metaflow.task import argo_failure; argo_failure.main()'"
+)
 
 _printed: set[str] = set()
 
@@ -40,6 +46,7 @@ def prepare_task(step: str, decorators: Any, environment: Any, datastore: Any, a
         # Wherever its container has an endpoint from, a secret say: the launcher does not know of that.
         variables[launch_context.LAUNCHER_EXPORTS] = "true"
     elif folder is not None:
+        variables[launch_context.HAS_LAUNCHER] = "true"
         files = layout.came_home(folder, (step, task, int(attempt or 0)))
         atexit.register(guarded(_fetch), files, datastore, (run, step, task, int(attempt or 0)))
     _prepare(step, decorators, environment, variables)
@@ -55,6 +62,7 @@ def prepare_package(step: str, decorators: Any, environment: Any, is_run: bool) 
             print_line(notice)
     if not is_run:
         _prepare(step, decorators, environment, found.variables)
+        metaflow_seams.run_when_workflow_fails(_failure_script(found.variables))
 
 
 def _option(arguments: Sequence[str], name: str) -> str:
@@ -75,6 +83,12 @@ def _fetch(files: Mapping[str, Path], datastore: Any, task: tuple[str, str, str,
             part = files[stream].with_name(files[stream].name + ".part")
             part.write_bytes(found[stream])
             os.replace(part, files[stream])
+
+
+def _failure_script(variables: Mapping[str, str]) -> str:
+    """What records the run of a workflow that failed, in a container to which no `@environment` applies."""
+    given = "".join(f"export {name}={shlex.quote(value)}; " for name, value in sorted(variables.items()))
+    return f"({given}{_FAILURE}) > /dev/null 2>&1 || :"
 
 
 def _prepare(step: str, decorators: Any, environment: Any, variables: dict[str, str]) -> None:

@@ -145,7 +145,7 @@ class Following:
 
     def is_ours(self, key: AttemptKey) -> bool:
         """Whether nobody else delivers an attempt: not a container that lives and has its journals in this folder."""
-        if self.run.has_launcher:
+        if self.run.has_launcher and not self.run.is_partial:
             return True
         own = layout.attempt_lock(key)
         if (self.folder / own).exists() and not lock.is_free(self.folder, own):

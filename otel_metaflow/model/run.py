@@ -64,6 +64,11 @@ class Attempt:
         return "within" in (self.start or {})
 
     @property
+    def again(self) -> str:
+        """The container that it ran in, if another one had made the same attempt before; empty otherwise."""
+        return str((self.start or {}).get("again", ""))
+
+    @property
     def is_alone(self) -> bool:
         """Whether it ran where no launcher was, in a container."""
         return "processSpace" in (self.start or {})
@@ -429,6 +434,16 @@ class Run:
     def is_backfilled(self) -> bool:
         """Whether its journals were made afterwards, from what Metaflow had stored."""
         return self.start is not None and bool(self.start.get("backfilled"))
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether no launcher recorded it, but one of its containers, which does not know of all its attempts."""
+        return self.start is not None and bool(self.start.get("partial"))
+
+    @property
+    def again(self) -> str:
+        """The container that recorded it, if the run had ended before and was made to go on; empty otherwise."""
+        return str((self.start or {}).get("again", ""))
 
     @property
     def started_at(self) -> int:

@@ -138,7 +138,7 @@ def _ship(folder: Path, lock: int, idle: standby.Standby, wake: threading.Event)
 
 
 def _ship_attempt(folder: Path, name: str) -> None:
-    """Deliver the attempt of this container; the witness waits for the end of this process (task/witness.sh)."""
+    """Deliver what is in this container; the witness waits for the end of this process (task/witness.sh)."""
     # At the end of a container, or of its launcher, it goes to all processes; this one has something to send then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     from otel_metaflow.shipper import container
@@ -146,9 +146,10 @@ def _ship_attempt(folder: Path, name: str) -> None:
 
     environment = settings.read()
     key = layout.attempt_key(folder / name)
-    if key is None or locks.try_lock(folder, layout.attempt_lock(key)) is None:
+    if locks.try_lock(folder, layout.attempt_lock(key) if key else layout.LOCK_FILE) is None:
         return
-    following = container.ContainerFollowing(environment.home, folder, key, environment)
+    # Without an attempt it is the run alone, of a workflow that has failed (task/argo_failure.py).
+    following = container.ContainerFollowing(environment.home, folder, key, environment) if key else None
     # Once the attempt is over the container is to end: what the endpoint does not take at once is left.
     ship_guarded(environment, folder, linger=0.0, following=following, poll=container.POLL)
 

@@ -253,7 +253,12 @@ class Delivery:
         files = layout.came_home(self._folder, key)
         status = DeliveryStatus.from_json(self._ledger.adopt(files["ledger"], key))
         was_witnessed = self.run.attempts[key].witnessed is not None
-        if was_witnessed or not self.run.has_launcher or not files["journal"].exists() or "logs" in status.trouble:
+        if (
+            was_witnessed
+            or self.run.attempts[key].launch is None
+            or not files["journal"].exists()
+            or "logs" in status.trouble
+        ):
             return
         # Its container was killed as a whole, and this is from some time before. Its shipper has gone on since, and
         # unless the endpoint was failing, has delivered what was recorded then.

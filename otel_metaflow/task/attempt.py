@@ -51,6 +51,7 @@ class Attempt:
         self._output = output  # Metaflow's datastore of this attempt
         self._is_parallel = is_parallel
         self._alone = alone
+        self._closes: Optional[Dict[str, Any]] = None  # its first record, if it is the last of a run without a launcher
         self._code: Dict[str, int] = {}  # when user code began and ended
         self._outer: Optional[Journal] = None  # of the task whose child process this one is
         self._pid = getpid()
@@ -70,7 +71,11 @@ class Attempt:
         span_id = ids.attempt_span_id(*run, fields["step"], fields["task"], fields["attempt"], fields["namespace"])
         # Without a launcher TRACEPARENT may be the platform's, which knows nothing of the run.
         parent = trace_context.VARIABLE if self._alone is None else trace_context.HANDED_ON
+        if fields.get("again"):
+            span_id = ids.again_span_id(span_id, fields["again"])
         self._traceparent = trace_context.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id, parent)
+        if fields["stepType"] == "end" and self._alone is not None and self._alone.is_nobodys():
+            self._closes = fields
         self._journal.append(
             layout.START,
             {
@@ -209,7 +214,13 @@ class Attempt:
             fields["caught"] = bool(ok)
         if self._journal.unwritten:
             fields["unwritten"] = self._journal.unwritten
+        if ok and self._closes is not None:
+            guarded(self._record_run)(self._closes)
         self._journal.append(layout.END, fields)
+
+    def _record_run(self, start: Dict[str, Any]) -> None:
+        if self._alone is not None:
+            self._alone.record_run(self._folder, start["namespace"], self._output, start)
 
     def _at_exit(self) -> None:
         """Write the last record if no hook did: an artifact could not be stored, or a pre-step failed."""
@@ -234,8 +245,8 @@ def _result(error: Optional[BaseException]) -> str:
 
 
 def _has_launcher(folder: Optional[Path]) -> bool:
-    """Whether a launcher records this run here, although the task did not get its context."""
-    return folder is not None and (folder / layout.RUN_FILE).exists()
+    """Whether a launcher records this run here, although the task did not get its context; a container has none."""
+    return folder is not None and "MFLOG_STDOUT" not in os.environ and (folder / layout.RUN_FILE).exists()
 
 
 def begin(
@@ -273,6 +284,8 @@ def begin(
 
             alone = container.Alone(name, run, AttemptKey(step, task, attempt))
             described.update(alone.describe(os.environ))
+            if alone.is_nobodys() and metaflow_seams.was_made_before(output, attempt):
+                described["again"] = container.place(os.environ)
     if context.folder is None:
         return None
     try:

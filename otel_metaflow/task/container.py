@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict, MutableMapping, NamedTuple
+from typing import Any, Dict, Mapping, MutableMapping, NamedTuple
 
-from otel_metaflow.core import launch_context, settings, trace_context
+from otel_metaflow.core import clock, launch_context, settings, trace_context
 from otel_metaflow.core.guard import print_line
-from otel_metaflow.journal import layout, spawn
+from otel_metaflow.journal import layout, run_record, spawn
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.processes import process_space, process_start
+from otel_metaflow.task import metaflow_seams
 
 _WITNESS = "OTEL_METAFLOW_WITNESS"
+
+
+def place(environ: Mapping[str, str]) -> str:
+    """A name of this container that no other has: its pod's uid, its job's id, or else its host's."""
+    return environ.get("METAFLOW_KUBERNETES_POD_ID") or environ.get("AWS_BATCH_JOB_ID") or os.uname().nodename
 
 
 class Alone(NamedTuple):
@@ -46,6 +52,23 @@ class Alone(NamedTuple):
         """Whether this is a container's own task, not one that a step starts in it: Metaflow's log files are of it."""
         own = f"{self.flow}/{self.run}/{self.key.step}/{self.key.task}"
         return os.environ.get("MF_PATHSPEC") == own and bool(os.environ.get("MFLOG_STDOUT"))
+
+    def is_nobodys(self) -> bool:
+        """Whether no launcher records the run, and so the last container does."""
+        names = (launch_context.HAS_LAUNCHER, launch_context.LAUNCHER_EXPORTS)
+        return self.has_container() and not any(name in os.environ for name in names)
+
+    def record_run(self, folder: Path, namespace: str, output: Any, start: Mapping[str, Any]) -> None:
+        """The run has succeeded: record it; `start` is its last task's record, `output` that one's datastore."""
+        started_at, is_recorded = metaflow_seams.stored_run(metaflow_seams.storage_of(output), self.flow, self.run)
+        record = run_record.RunRecord(
+            started_at or clock.now(),
+            "success",
+            start.get("resource") or {},
+            again=place(os.environ) if is_recorded else "",
+            traceparent=str(start.get("traceparent") or ""),
+        )
+        run_record.write(folder, self.flow, self.run, namespace, record)
 
     def ensure_shipper(self, folder: Path) -> None:
         """Make sure that `folder` is delivered; for a container's task, by a shipper that also reads its output."""

@@ -7,7 +7,7 @@ Metaflow's attributes. tests/test_seams.py removes each name of DEPENDS in turn.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from otel_metaflow.core.guard import hidden, seam
 
@@ -22,6 +22,8 @@ DEPENDS = (
     "metaflow.datastore.task_datastore.TaskDataStore.pathspec",
     "metaflow.datastore.task_datastore.TaskDataStore.attempt",
     "metaflow.datastore.task_datastore.TaskDataStore._info",
+    "metaflow.datastore.task_datastore.TaskDataStore._storage_impl",
+    "metaflow.datastore.task_datastore.TaskDataStore._path",
     "metaflow.plugins.timeout_decorator.TimeoutException",
     "metaflow.metaflow_current.Parallel.node_index",
     "metaflow.metaflow_current.Parallel.num_nodes",
@@ -37,6 +39,9 @@ DEPENDS = (
 """The names that this module depends on, where Metaflow 2.19 defines them."""
 
 _CARD_TYPE = "otel"
+# Whatever deploys a flow makes a task of this name for its parameters, before all others.
+_PARAMETERS = "_parameters"
+_RUN_MARK = "otel_run.json"
 
 
 class Frame:
@@ -115,6 +120,61 @@ def watch_registering(metadata: Any, note: Callable[[], None]) -> None:
         return register(*args, **kwargs)
 
     metadata.register_metadata = watched
+
+
+@seam("attempts that are made again", lambda: False)
+def was_made_before(output: Any, attempt: int) -> bool:
+    """Whether another container has stored a journal of the attempt: a deployed run that had failed goes on."""
+    storage = output._storage_impl
+    return bool(storage.is_file([storage.path_join(output._path, f"{attempt}.otel_journal.log")])[0])
+
+
+@seam("the storage of a datastore")
+def storage_of(datastore: Any) -> Any:
+    """The storage that a datastore of Metaflow's is in."""
+    return datastore._storage_impl
+
+
+@seam("the storage of a datastore")
+def open_storage(kind: str, root: str) -> Any:
+    """That of some kind below `root`, for a process without a datastore (metaflow/mflog/save_logs.py)."""
+    from metaflow.datastore import FlowDataStore
+    from metaflow.plugins import DATASTORES
+
+    implementation = next(each for each in DATASTORES if kind == each.TYPE)
+    return storage_of(FlowDataStore("otel", None, storage_impl=implementation, ds_root=root))
+
+
+@seam("the start of the run", lambda: (0, False))
+def stored_run(storage: Any, flow: str, run: str) -> Tuple[int, bool]:
+    """When a run began, in nanoseconds since 1970, 0 if unknown, and whether its span was written before.
+
+    One listing, one reading, one look; nobody else knows of a run that no launcher launched.
+    """
+    import json
+
+    places = _parameters_of(storage, flow, run)
+    began: List[float] = []
+    with storage.load_bytes([storage.path_join(place, "0.attempt.json") for place in places]) as loaded:
+        for _, path, _ in loaded:
+            if path is not None:
+                with open(path, "rb") as file:
+                    began.append(json.load(file)["time"])  # metaflow/datastore/task_datastore.py, init_task
+    marks = [storage.path_join(place, _RUN_MARK) for place in places]
+    return int(min(began, default=0.0) * 1e9), any(storage.is_file(marks))
+
+
+@seam("whether the span of the run was written before")
+def mark_run(storage: Any, flow: str, run: str) -> None:
+    """Note that the run's span was written."""
+    import io
+
+    marks = [storage.path_join(place, _RUN_MARK) for place in _parameters_of(storage, flow, run)[:1]]
+    storage.save_bytes(iter([(mark, io.BytesIO(b"{}")) for mark in marks]), overwrite=True)
+
+
+def _parameters_of(storage: Any, flow: str, run: str) -> List[str]:
+    return [str(found.path) for found in storage.list_content([storage.path_join(flow, run, _PARAMETERS)])]
 
 
 @seam("timeouts of attempts", lambda: False)

@@ -133,7 +133,8 @@ class Events:
         if not is_over:
             return
         yield Event("end", self._end)
-        yield Event("summary", self._summary)
+        if not run.is_partial:
+            yield Event("summary", self._summary)
 
     def _end(self) -> Record:
         result = self._run.result

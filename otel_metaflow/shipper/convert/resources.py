@@ -92,7 +92,7 @@ class Resources:
         return Source(_resource(self._facts(None)), self._run.trace_id, span_id, self._flags)
 
     def _attempt_source(self, attempt: Attempt) -> Source:
-        key, span_id = attempt.key, attempt_span_id(self._run.key, attempt.key)
+        key, span_id = attempt.key, own_span_id(self._run.key, attempt)
         made = {
             **self._facts(attempt),
             names.STEP_NAME: key.step,
@@ -130,6 +130,12 @@ def _own_attributes(attempt: Attempt) -> Dict[str, Any]:
 def run_span_id(key: RunKey) -> str:
     """The id of the run's span."""
     return ids.run_span_id(key.flow, key.run, key.namespace)
+
+
+def own_span_id(key: RunKey, attempt: Attempt) -> str:
+    """The id of an attempt's span; of one that was made before under the same name, an id of its own."""
+    span_id = attempt_span_id(key, attempt.key)
+    return ids.again_span_id(span_id, attempt.again) if attempt.again else span_id
 
 
 def attempt_span_id(key: RunKey, attempt: AttemptKey) -> str:

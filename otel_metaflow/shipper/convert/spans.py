@@ -15,7 +15,7 @@ from otel_metaflow.model import story
 from otel_metaflow.model.critical_path import CriticalPath, critical_path
 from otel_metaflow.model.run import Attempt, Run, load
 from otel_metaflow.shipper.convert.aggregation import Histogram
-from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, run_span_id
+from otel_metaflow.shipper.convert.resources import Resources, attempt_span_id, own_span_id, run_span_id
 from otel_metaflow.shipper.telemetry import Link, Record, Scope, Span, Status
 
 if TYPE_CHECKING:
@@ -89,14 +89,21 @@ class Spans:
         run = self._run
         failed = run.result in ("failure", "error")
         origin = self._failure()
-        path = critical_path(run)
+        # One that no launcher recorded knows of the attempts of one container.
+        of_attempts = {} if run.is_partial else {**run_counts(run), **critical(critical_path(run))}
         resumed = run.origin
         triggers = (run.start or {}).get("triggers") or []
         attributes: Dict[str, Any] = {
             names.RUN_RESULT: run.result,
-            **run_counts(run),
-            **critical(path),
-            names.RUN_TRIGGER_TYPE: "resume" if resumed else "run" if triggers else "manual",
+            **of_attempts,
+            names.PARTIAL: run.is_partial or None,
+            names.RUN_TRIGGER_TYPE: "resume"
+            if resumed
+            else "run"
+            if triggers
+            else None
+            if run.is_partial
+            else "manual",
             names.SAVED_DURATION: self._saved(),
             names.CICD_PIPELINE_ACTION_NAME: "RUN",
             names.CICD_PIPELINE_RESULT: run.result if run.result in _CICD_RESULTS else None,
@@ -104,9 +111,13 @@ class Spans:
         }
         message = (origin.error_message if origin else None) or run.error_message
         joined = run.traceparent
+        span_id = run_span_id(run.key)
+        if run.again:
+            joined = (run.trace_id, span_id)
+            span_id = ids.again_span_id(span_id, run.again)
         ended = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
         span: Span = {
-            **self._timed(f"RUN {run.key.flow}", run_span_id(run.key), _SERVER, run.started_at, ended),
+            **self._timed(f"RUN {run.key.flow}", span_id, _SERVER, run.started_at, ended),
             "attributes": _known(attributes),
             "links": list(self._run_links(origin, triggers, resumed)),
             "status": self._status(message.partition("\n")[0] if failed else None),
@@ -190,7 +201,9 @@ class Spans:
             yield _link(run.trace_id, attempt_span_id(key, read), "input")
         before = story.previous(self._run, attempt)
         if before is not None:
-            yield _link(run.trace_id, attempt_span_id(key, before.key), "retry")
+            yield _link(run.trace_id, own_span_id(key, before), "retry")
+        if attempt.again:
+            yield _link(run.trace_id, attempt_span_id(key, attempt.key), "retry")
         if attempt.clone is not None:
             cloned = attempt.clone
             origin = RunKey(key.flow, str(cloned["originRun"]), key.namespace)
@@ -254,6 +267,8 @@ class Spans:
     def _part(self, attempt: Attempt, part: str, start: int, end: int, parent: str) -> Record:
         key, step, task, number = self._run.key, *attempt.key
         span_id = ids.part_span_id(key.flow, key.run, step, task, number, part, key.namespace)
+        if attempt.again:
+            span_id = ids.again_span_id(span_id, attempt.again)
         span: Span = {
             **self._timed(f"{step} {part}", span_id, _INTERNAL, start, max(start, end)),
             "parentSpanId": parent,
