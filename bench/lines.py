@@ -58,7 +58,7 @@ def busy(installed: dict[str, Environment], urls: dict[str, str], count: int, ro
         table.add_column(column)
     for kind in KINDS if count == 100_000 else ("print",):
         plain, alone, ratios, rates, peaks, wrong = [], [], [], [], [], []
-        own = _taken_in(installed["otel"], kind, 0, url, telemetry)[0]  # what the launcher says
+        own = _taken_in(installed["otel"], kind, 0, url, telemetry)[0]  # the launcher's own lines
         for _ in track(range(rounds), description=f"{count:,} by {kind}"):
             _, base = _loop(installed["empty"], kind, count)
             alone.append(_loop(installed["otel"], kind, count, "--with", "otel")[1] / base)

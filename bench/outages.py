@@ -1,7 +1,7 @@
 """What an outage of a vendor costs: sent, arrived and twice, for each vendor, route and kind of outage.
 
     make bench-collector                      # everything, a quarter of an hour
-    python bench/outages.py --seconds 20 --outage refuses --outage 503
+    python bench/outages.py --seconds 20 --outage 'connection refused' --outage 503
     python bench/outages.py --throughput      # 10 000 items/s for 60 s: CPU and memory
 
 The collectors are the product's with the shipped configuration, the vendors' own receivers stand behind
@@ -119,7 +119,7 @@ def metrics(names: list[str]) -> ExportMetricsServiceRequest:
 
 
 class Sender(threading.Thread):
-    """Sends to one collector once a second until it is told to stop; what is refused again."""
+    """Sends to one collector once a second until it is stopped; refused records again."""
 
     def __init__(self, collector: Collector) -> None:
         super().__init__(daemon=True)
@@ -231,7 +231,7 @@ def restarted(setup: Setup, seconds: float) -> None:
 
 
 def limited(setup: Setup, seconds: float) -> None:
-    """All intakes are away, and then there is a proxy that takes 200 kB; the lines are of 6 kB."""
+    """All intakes are unavailable, and then there is a proxy that takes 200 kB; the lines are of 6 kB."""
     for proxy in setup.proxies.values():
         proxy.limit = 200_000
     for sender in setup.senders.values():
@@ -249,7 +249,7 @@ def refused_index(setup: Setup, seconds: float) -> None:
 
 
 def full(setup: Setup, seconds: float) -> None:
-    """All intakes are away until the queues have all the room they may take, and the collector is started again."""
+    """All intakes are unavailable until the queues are full, and the collector is started again."""
     for sender in setup.senders.values():
         sender.pad = 60_000
     setup.fault("refuse")
@@ -264,16 +264,16 @@ def full(setup: Setup, seconds: float) -> None:
 SETTINGS = {full: {"COLLECTOR_QUEUE_LIMIT_MIB": "16"}}
 """Variables of the collectors in an outage that needs them."""
 OUTAGES: dict[str, Callable[[Setup, float], None]] = {
-    "refuses": constant("refuse"),
+    "connection refused": constant("refuse"),
     "black hole": constant("black hole"),
     "429, Retry-After": constant("429"),
     "503": constant("503"),
-    "refuses, collector killed": killed,
+    "connection refused, collector killed": killed,
     "vendors alternately": alternately,
     "none, collector restarted": restarted,
-    "refuses, then 413": limited,
+    "connection refused, then 413": limited,
     "none, a bad index": refused_index,
-    "refuses, queues full": full,
+    "connection refused, queues full": full,
 }
 ROUTES = {"Splunk HEC": ("a", "splunk"), "Datadog, exporter": ("a", "datadog"), "Datadog, OTLP": ("b", "datadog_otlp")}
 

@@ -36,10 +36,10 @@ ids = {"traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": "b7ad6b716920333
 time = 1795000000000000000
 def data(signal, number):
     if signal == "logs":
-        said = f"epoch {number} of 1000: loss 0.1234, accuracy 0.9876"
+        line = f"epoch {number} of 1000: loss 0.1234, accuracy 0.9876"
         attributes = {"log.iostream": "stdout", "process.pid": 12345, "log.record.uid": f"{number:032x}"}
         return {"timeUnixNano": time, "observedTimeUnixNano": time, "severityNumber": 9, "severityText": "INFO",
-            "body": said, "attributes": attributes, "flags": 1, **ids}
+            "body": line, "attributes": attributes, "flags": 1, **ids}
     if signal == "traces":
         return {**ids, "spanId": f"{number + 1:016x}", "name": "train", "kind": 1, "startTimeUnixNano": time,
             "endTimeUnixNano": time + number, "attributes": {**facts, "attempt": number}, "status": {"code": 1}}

@@ -208,10 +208,10 @@ def _deliver(folder: Path, signal: str) -> None:
 def _converted(run: Run, attempt: Attempt, kind: str, found: list[Any], redaction: Redaction) -> list[Record]:
     resources = Resources(run)
     if kind == "spans":
-        said = [UserRecord(attempt, each, 0) for each in found]
-        return [user_telemetry.of_span(each, resources.of_attempt, redaction) for each in said]
+        user_records = [UserRecord(attempt, each, 0) for each in found]
+        return [user_telemetry.of_span(each, resources.of_attempt, redaction) for each in user_records]
     records = LogRecords(run, resources)
-    records._redaction = redaction  # noqa: SLF001 - to tell its part from the rest
+    records._redaction = redaction  # noqa: SLF001 - to measure its part
     return [records.of_attempt(attempt, log.record, log.uid) for log in found]
 
 

@@ -99,10 +99,10 @@ def measure(mode: str, shape: Shape) -> Figures:
         place = Place(Path(name))
         figures = (live if mode == "live" else afterwards)(place, endpoint, shape)
         spans, lines = wide_runs.span_ids(shape), wide_runs.bodies(shape)
-        said = {body: count for body, count in endpoint.body_counts.items() if wide_runs.is_line(body)}
-        if endpoint.span_ids != dict.fromkeys(spans, 1) or said != dict.fromkeys(lines, 1):
+        counts = {body: count for body, count in endpoint.body_counts.items() if wide_runs.is_line(body)}
+        if endpoint.span_ids != dict.fromkeys(spans, 1) or counts != dict.fromkeys(lines, 1):
             raise RuntimeError(
-                f"{len(endpoint.span_ids)} of {len(spans)} spans, {len(said)} of {len(lines)} lines came"
+                f"{len(endpoint.span_ids)} of {len(spans)} spans, {len(counts)} of {len(lines)} lines came"
             )
         if not DeliveryStatus.read(next(place.home.glob("*/*"))).complete:
             raise RuntimeError("the run was not delivered")

@@ -96,7 +96,7 @@ func logs(ctx context.Context, set connector.Settings, cfg component.Config, nex
 	g := newGate(cfg.(*Config), cfg.(*Config).Logs, logsIntake, logsPath)
 	queue, err := exporterhelper.NewLogs(ctx, settings(set), cfg, func(ctx context.Context, data plog.Logs) error {
 		return g.pass(ctx, func(ctx context.Context) error {
-			// A copy: whoever takes it may change it, and it may be needed again.
+			// A copy: the consumer may change it, and it may be needed again.
 			given := plog.NewLogs()
 			data.CopyTo(given)
 			return next.ConsumeLogs(ctx, given)

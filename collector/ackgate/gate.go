@@ -25,7 +25,7 @@ type gate struct {
 	failed  time.Time
 }
 
-// How long an answer of the intake counts, and how often an unavailable one is asked.
+// How long a response of the intake is valid, and how often an unavailable one is polled.
 const (
 	fresh = time.Second
 	pause = time.Second

@@ -41,7 +41,7 @@ func TestNothingPassesWhileTheIntakeIsAway(t *testing.T) {
 	}
 	server.Close()
 	if err := gateTo(server.URL, false).pass(context.Background(), nil); err == nil {
-		t.Error("nobody listens, and no error")
+		t.Error("the connection was refused, and there is no error")
 	}
 }
 

@@ -43,7 +43,7 @@ type Config struct {
 	Variable string `mapstructure:"variable"`
 	// Timeout of one request.
 	Timeout time.Duration `mapstructure:"timeout"`
-	// Relay serves an exporter that takes no middleware; the converter in relay/ fills it in.
+	// Relay serves an exporter that supports no middleware; the converter in relay/ fills it in.
 	Relay Relay `mapstructure:"relay"`
 }
 

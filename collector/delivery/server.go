@@ -15,7 +15,7 @@ import (
 	"otel-metaflow.local/delivery/relay"
 )
 
-// server takes requests of an exporter of this process that takes no middleware, and delivers them.
+// server accepts requests from an exporter of this process that supports no middleware, and delivers them.
 type server struct {
 	transport *transport
 	intake    string

@@ -267,7 +267,7 @@ func (d *delivery) drop(records []int, r refusal) {
 	d.dropped[r.reason] = append(d.dropped[r.reason], records...)
 }
 
-// giveUp drops all that is left: what is true of this part is true of the others.
+// giveUp drops the remaining parts: the reason holds for them, too.
 func (d *delivery) giveUp(r refusal) error {
 	rest := make([]int, 0, len(d.done))
 	for record, done := range d.done {
@@ -282,7 +282,7 @@ func (d *delivery) giveUp(r refusal) error {
 // How many rejected records are named one by one.
 const named = 5
 
-// report logs and counts what was rejected.
+// report logs and counts the rejected records.
 func (d *delivery) report() {
 	for reason, records := range d.dropped {
 		d.count(int64(len(records)), reason)

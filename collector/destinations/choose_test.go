@@ -14,7 +14,7 @@ var vendors = map[string]destination{
 	"sample":  {Fallback: true},
 }
 
-// Every combination of the variables, against the rule said the other way round: by whether
+// Every combination of the variables, against the rule stated the other way round: by whether
 // each vendor is whole, absent or half set.
 func TestEveryCombinationOfVariables(t *testing.T) {
 	variables := []string{

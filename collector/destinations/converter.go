@@ -210,7 +210,7 @@ func dropUnused(conf *confmap.Conf, before, after map[string]bool) {
 }
 
 // dropEmpty takes settings without a value out of the exporters of destinations, so that a
-// variable that is unset or empty means the exporter's own default: an empty endpoint, say,
+// variable that is unset or empty means the exporter's own default: an empty endpoint
 // is an error to the Datadog exporter where no endpoint means that of the site.
 func dropEmpty(conf *confmap.Conf, kept map[string]pipeline, stays map[string]bool) {
 	for id, p := range kept {

@@ -31,7 +31,7 @@ type Config struct {
 	Copies int64 `mapstructure:"copies"`
 }
 
-// Validate is asked before the start.
+// Validate checks the configuration before the start.
 func (c *Config) Validate() error {
 	if c.Directory == "" {
 		return errors.New("directory is empty: name the folder of the queues")

@@ -70,7 +70,7 @@ func (v *volume) full(more int64) string {
 	return ""
 }
 
-// used is what the files take on disk: those of the queues have holes.
+// used returns the space that the files take on disk: those of the queues have holes.
 func (v *volume) used() int64 {
 	var sum int64
 	entries, _ := os.ReadDir(v.directory)

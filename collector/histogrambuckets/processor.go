@@ -1,7 +1,7 @@
 // Package histogrambuckets is a processor that drops the buckets of histograms and keeps sum and count.
 //
 // Splunk's exporter makes an event of each bucket. A histogram of one attempt is a single observation, of which
-// sum and count say all, and its buckets are three quarters of what a run sends.
+// sum and count are enough, and its buckets are three quarters of what a run sends.
 package histogrambuckets
 
 import (

@@ -25,7 +25,7 @@ const (
 	pathKey = "log.file.path"
 	flowKey = "metaflow.flow.name"
 	runKey  = "metaflow.run.id"
-	// known holds so many files at most, then it is begun anew: a file costs one read again.
+	// The most files that known holds. Beyond that it is cleared, and each file has to be read once more.
 	most = 10_000
 )
 
@@ -86,7 +86,7 @@ func (o *origins) name(attributes pcommon.Map, seen map[string]file) {
 	put(attributes, runKey, of.run)
 }
 
-// of remembers only what is complete: the run's id may not be written yet.
+// of remembers complete results only: the run's id may not be written yet.
 func (o *origins) of(path string) file {
 	f, ok := o.known[path]
 	if ok && begins(path, f.now.text) {

@@ -210,5 +210,5 @@ func read(path string, then func(*bbolt.DB) error) (err error) {
 	return then(db)
 }
 
-// touched keeps the compiler from leaving out what is read for nothing.
+// touched keeps the compiler from optimizing the reads away.
 var touched byte

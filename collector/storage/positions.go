@@ -37,7 +37,7 @@ func (p *positions) Delete(ctx context.Context, key string) error {
 	return p.Batch(ctx, storage.DeleteOperation(key))
 }
 
-// Batch asks the file only for what is not known, and writes everything through.
+// Batch reads only unknown keys from the file, and writes everything through.
 func (p *positions) Batch(ctx context.Context, ops ...*storage.Operation) error {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()

@@ -96,11 +96,11 @@ func inUse(folder string) error {
 	return fmt.Errorf("another collector keeps its queues in %s: stop it, or set COLLECTOR_QUEUE_DIR to another folder", folder)
 }
 
-// lockable reports whether nobody holds the lock that an open file has.
+// lockable returns an error if another process holds the file's lock.
 func lockable(path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		// A folder in a file's place, say, which is set aside later.
+		// Such as a folder of that name, which is renamed later.
 		if errors.Is(err, os.ErrPermission) {
 			return err
 		}
@@ -165,6 +165,6 @@ func (c client) Batch(ctx context.Context, ops ...*storage.Operation) error {
 	if len(reads) == 0 {
 		return err
 	}
-	c.logger.Warn("the queues' volume is full: what is being delivered now may be delivered again after a restart", zap.Error(err))
+	c.logger.Warn("the queues' volume is full: records that are being delivered may be delivered again after a restart", zap.Error(err))
 	return c.Client.Batch(ctx, reads...)
 }

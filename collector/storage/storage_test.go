@@ -107,7 +107,7 @@ func damage(content []byte, chance *rand.Rand) []byte {
 	return content
 }
 
-// Whatever a file holds, what is left in its place can be used.
+// Whatever a file holds, its replacement can be used.
 func TestADamagedFileIsSetAside(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -138,11 +138,11 @@ func TestADamagedFileIsSetAside(t *testing.T) {
 		child := exec.Command(self)
 		child.Env = append(os.Environ(), fileToUse+"="+path)
 		if output, err := child.CombinedOutput(); err != nil {
-			t.Errorf("seed %d, set aside %d: %v: %.600s", seed, len(left), err, output)
+			t.Errorf("seed %d, renamed %d: %v: %.600s", seed, len(left), err, output)
 		}
 	}
 	if aside < rounds/3 {
-		t.Errorf("%d of %d files were set aside: the damage is none", aside, rounds)
+		t.Errorf("%d of %d files were renamed: the damage is none", aside, rounds)
 	}
 }
 

@@ -100,7 +100,7 @@ ORCHESTRATOR_NAME = _define(
 )
 
 # Resource: of a container that no launcher follows
-CONTAINER_ID = _define("resource", "container.id", "string", "where the container says it", _DEVELOPMENT)
+CONTAINER_ID = _define("resource", "container.id", "string", "if the container runtime exposes it", _DEVELOPMENT)
 K8S_NAMESPACE_NAME = _define("resource", "k8s.namespace.name", "string", "", _DEVELOPMENT)
 K8S_POD_NAME = _define("resource", "k8s.pod.name", "string", "", _DEVELOPMENT)
 K8S_POD_UID = _define("resource", "k8s.pod.uid", "string", "", _DEVELOPMENT)

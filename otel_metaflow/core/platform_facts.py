@@ -1,4 +1,4 @@
-"""What the variables of a container say of where it runs: Metaflow's, and those of the platform itself.
+"""Where a container runs, by its environment variables: Metaflow's, and the platform's own.
 
 Metaflow names the place and whatever starts tasks there in variables that each of its platforms sets, those of
 extensions too; so there is no list of them here.

@@ -25,7 +25,7 @@ def wait(
     """Wait until the shipper has delivered the run, or cannot, but no longer than `seconds`.
 
     The run does not wait for an endpoint that fails: that would cost each run the whole time, and the journal is
-    delivered later by the next shipper. Nor for a shipper that ended without delivering, if `has_died` says so.
+    delivered later by the next shipper. Nor for a shipper that ended without delivering, if `has_died` returns True.
     """
     deadline = clock() + seconds
     while clock() < deadline:

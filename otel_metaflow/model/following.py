@@ -1,7 +1,7 @@
 """Follows the journals of a run for their facts: what began, what ended, of what nothing more will be heard.
 
 The launcher's journal announces attempts and their ends; besides it only the journals of attempts that run are looked
-at. Those of attempts that no launcher announces, in containers say, or started by another task, are found by listing
+at. Those of attempts that no launcher announces (in containers, or started by another task) are found by listing
 the folder, as often as that takes no more than a small part of the time.
 """
 

@@ -306,8 +306,8 @@ class Run:
     last_seen: int = 0
     attempts: Dict[AttemptKey, Attempt] = field(default_factory=dict)
     steps: Dict[str, Record] = field(default_factory=dict)
-    resource: Record = field(default_factory=dict)  # of attempts that say nothing of themselves, without a launcher
-    _first_started_at: int = 0  # of the attempts, where no launcher says when the run was
+    resource: Record = field(default_factory=dict)  # of attempts without a launcher
+    _first_started_at: int = 0  # of the attempts, if no launcher recorded the run's start
     _traceparent: str = ""  # what an attempt knows of it, where no launcher does
     _inputs: Dict[str, Sequence[AttemptKey]] = field(default_factory=dict)  # by step, of the latest delivered
 

@@ -155,7 +155,7 @@ class Delivery:
             for worker in self.workers.values():
                 worker.step()
             fed = False
-            # What a run says within a moment goes together: a request for each line would cost more than the lines.
+            # Records of the same moment are sent together: a request for each line would cost more than the lines.
             if self._is_urgent() or time.monotonic() >= next_look:
                 began = time.monotonic()
                 self._look()
@@ -232,7 +232,7 @@ class Delivery:
             if key not in self._ledger.done:
                 self._note_user_records(key, end)
         for key in update.settled:
-            if self._undelivered[key].parts <= _FACTS:  # of what is to be sent only its start says that it is
+            if self._undelivered[key].parts <= _FACTS:  # its start, which makes it one to deliver, was not read before
                 self._begin(key)
             self._put_in_order("metrics", key)
         self._deliverable += len(update.decided)

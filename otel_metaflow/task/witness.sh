@@ -7,7 +7,7 @@
 
 _otel_logs=${MFLOG_STDOUT%/*}
 _otel_carried=$PWD/.mf_code/otel-metaflow
-# The shim makes this file when the step has come up; its name tells the task who will write the exit record.
+# The shim makes this file when the step has come up; its name informs the task who will write the exit record.
 export OTEL_METAFLOW_WITNESS=$_otel_logs/otel-witness-$BASHPID
 
 # How often the kernel has killed a process of this container for want of memory: cgroup v2, or v1.

@@ -44,7 +44,7 @@ func At(address string) *Listener {
 // Serve has a handler take what comes from now on.
 func (d *Listener) Serve(handler http.Handler) { d.handler.Store(&handler) }
 
-// Close returns when what is under way is done.
+// Close waits for the requests under way.
 func (d *Listener) Close(ctx context.Context) error { return d.http.Shutdown(ctx) }
 
 // ServeHTTP takes a question whether somebody is there, an empty object, and has data come again.

@@ -34,7 +34,7 @@ import (
 
 // Config is what stands under the processor's id.
 type Config struct {
-	// Storage is the extension that keeps what was seen; without one it is forgotten at the end.
+	// Storage is the extension that keeps the points seen; without one they are forgotten at the end.
 	Storage *component.ID `mapstructure:"storage"`
 }
 
@@ -100,7 +100,7 @@ func (*converter) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: true}
 }
 
-// Start reads what was seen before.
+// Start reads the points that were seen before.
 func (c *converter) Start(ctx context.Context, host component.Host) error {
 	if c.config.Storage == nil {
 		return nil
@@ -127,7 +127,7 @@ func (c *converter) Start(ctx context.Context, host component.Host) error {
 	return nil
 }
 
-// Shutdown keeps what was seen.
+// Shutdown stores the points seen.
 func (c *converter) Shutdown(ctx context.Context) error {
 	if c.client == nil {
 		return nil
@@ -183,7 +183,7 @@ func (c *converter) forget() {
 	maps.DeleteFunc(c.seen, func(_ series.Identity, seen Seen) bool { return seen.At < limit })
 }
 
-// ConsumeMetrics converts one batch at a time: what was seen is that of the batch before.
+// ConsumeMetrics converts one batch at a time, as each depends on the points of the one before.
 func (c *converter) ConsumeMetrics(ctx context.Context, data pmetric.Metrics) error {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()

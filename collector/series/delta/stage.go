@@ -8,7 +8,7 @@ import (
 	"otel-metaflow.local/series"
 )
 
-// stage is what a batch changes of what was seen, until it is taken.
+// stage holds the changes of a batch to the points seen, until the batch is accepted.
 type stage struct {
 	seen, changed map[series.Identity]Seen
 	at            int64
@@ -66,7 +66,7 @@ func convert[P point](s *stage, of series.Describer, each P, less func(each P, e
 	var reached Seen
 	switch {
 	case !known, start > earlier.Start && start >= earlier.Time:
-		// The first one, or that of a process that began anew.
+		// The first point, or the first after a restart of the process.
 		reached = less(each, nil)
 	case now <= earlier.Time:
 		// Sent again, or late.
@@ -85,7 +85,7 @@ func convert[P point](s *stage, of series.Describer, each P, less func(each P, e
 func number(each pmetric.NumberDataPoint, earlier *Seen) Seen {
 	if each.ValueType() == pmetric.NumberDataPointValueTypeInt {
 		now := Seen{Int: each.IntValue(), Double: float64(each.IntValue()), Whole: true}
-		// A smaller count is that of a process that began anew without saying so.
+		// A smaller count is that of a process that restarted with the same start time.
 		if earlier != nil && now.Double >= earlier.Double {
 			if earlier.Whole {
 				each.SetIntValue(now.Int - earlier.Int)

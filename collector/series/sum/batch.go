@@ -9,7 +9,7 @@ import (
 	"otel-metaflow.local/series"
 )
 
-// batch is what was seen of one batch: the first point of each series and second, to which others are added.
+// batch holds the first point of each series and second in a batch, to which later ones are added.
 type batch struct {
 	adder       *adder
 	claimed     []slot

@@ -74,7 +74,7 @@ func (a *adder) ConsumeMetrics(ctx context.Context, data pmetric.Metrics) error 
 	return err
 }
 
-// claim adds up what is one series and second, and finds each its own second.
+// claim adds up the points of one series and second, and gives each sum a second of its own.
 func (a *adder) claim(data pmetric.Metrics) []slot {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()

@@ -296,7 +296,7 @@ def _bracketed(url: SplitResult) -> str:
 
 
 def _authority(url: SplitResult) -> str:
-    """Host and port as in a URL, without the credentials, and without a port that goes without saying."""
+    """Host and port as in a URL, without the credentials, and without the scheme's default port."""
     return _bracketed(url) + (f":{url.port}" if url.port and url.port != _PORTS[url.scheme] else "")
 
 

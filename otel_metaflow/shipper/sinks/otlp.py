@@ -1,6 +1,6 @@
 """The official OTLP exporters, wrapped so that the endpoint's actual answer is known.
 
-An exporter's `export` says only success or failure, retries by itself for ten seconds and takes a
+An exporter's `export` returns only success or failure, retries by itself for ten seconds and takes a
 redirect for a success. The delivery needs to know more: what to retry, when, and what never to send
 again. So the transport under the exporter is watched, and its first answer ends the export.
 """

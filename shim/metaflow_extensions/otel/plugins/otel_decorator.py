@@ -176,13 +176,13 @@ def _arguments():
 
 
 def _meet_witness():
-    """Tell the shell of a container (otel_metaflow/task/witness.sh) that its step has come up."""
+    """Inform the shell of a container (otel_metaflow/task/witness.sh) that its step has come up."""
     path = os.environ.get("OTEL_METAFLOW_WITNESS")
     if path:
         try:
             open(path, "w").close()
         except OSError:
-            return  # it takes the step for one that never came up, and says how it ended
+            return  # it takes the step for one that never came up, and records how it ended
 
 
 _modules = {}
