@@ -19,7 +19,7 @@ pytest_plugins = ["browser", "collectors"]
 NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors", "collector", "image"}}
 # Modules that kill, wait for real timeouts, or build environments.
 SLOW = {
-    "test_bounds", "test_deaths", "test_doctor", "test_outages", "test_package",
+    "test_backfill_remote", "test_bounds", "test_deaths", "test_doctor", "test_outages", "test_package",
     "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods",
     "test_remote_shipping", "test_seams", "test_soak", "test_standby",
     "test_unfelt",

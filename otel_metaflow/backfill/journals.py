@@ -351,7 +351,7 @@ class _Making:
         else:
             output = self._write_output(attempt, files)
             unwritten, ended = output.unwritten, max(ended, output.last)
-            if attempt.begun:
+            if attempt.begun or output.is_from_container:
                 self._write_own(attempt, output, read_json(files.get(f"{number}.data.json")), runtime)
         self._record_process(attempt, runtime, ended, unwritten, is_remote=is_brought)
         self._ended = max(self._ended, ended)
@@ -439,7 +439,7 @@ class _Making:
         in_doubt = step is not None and step.is_recorded
         self._made.in_doubt += in_doubt
         start: dict[str, Any] = {
-            "timeUnixNano": attempt.begun,
+            "timeUnixNano": attempt.begun or attempt.launched,
             "version": layout.VERSION,
             "flow": run.flow,
             "run": run.run,
@@ -486,6 +486,8 @@ class _Output:
         self.traceback = Traceback()
         self.lines = 0
         self.last = 0
+        self.is_from_container = False
+        """Whether the shell of a container wrote any of it, so that its process has come up."""
         self._journal = RawJournal(journal, reports)
         self._mask = mask
         self._streams = frozenset(streams)
@@ -494,6 +496,7 @@ class _Output:
 
     def add(self, line: log_files.Line) -> None:
         self.last = max(self.last, line.at)
+        self.is_from_container |= line.source != mflog.RUNTIME
         self.traceback.add(line.stream, line.data.decode("utf-8", "replace").rstrip("\n"))
         if line.stream in self._streams:
             self._batch.append((line.id, (line.at, line.stream, line.data)))

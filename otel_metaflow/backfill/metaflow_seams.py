@@ -8,6 +8,8 @@ attributes; tests/test_seams.py removes each name of DEPENDS in turn.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -53,6 +55,8 @@ class Catalogue:
         """
 
         def connect() -> Any:
+            # Metaflow puts what it reads from S3 into the working directory, unless this says otherwise.
+            os.environ.setdefault("METAFLOW_ARTIFACT_LOCALROOT", tempfile.gettempdir())
             from metaflow import Metaflow, namespace
 
             namespace(None)  # the runs of all users
@@ -159,7 +163,7 @@ class Storage:
                     found[folder].append(name)
             return found
 
-        return _attempted(self.place, listed)
+        return _attempted(self.place, listed, tries=1)
 
     @contextmanager
     def opened(self, paths: Sequence[str]) -> Iterator[dict[str, Path]]:
@@ -173,7 +177,7 @@ class Storage:
                 loaded = stack.enter_context(self._storage.load_bytes(list(paths)))
                 return {str(path): Path(file) for path, file, _ in loaded if file is not None}
 
-            yield _attempted(self.place, load)
+            yield _attempted(self.place, load, tries=1)
 
     def artifact(self, flow: str, key: str) -> bytes:
         """The bytes of an artifact, as they were pickled."""
@@ -184,7 +188,7 @@ class Storage:
             kept = FlowDataStore(flow, storage_impl=lambda _: self._storage)
             return bytes(next(iter(kept.load_data([key])))[1])
 
-        return _attempted(self.place, load)
+        return _attempted(self.place, load, tries=1)
 
 
 def _implementation(kind: str) -> Any:

@@ -103,10 +103,10 @@ class StoredRun:
 
     def _stored_graph(self, storage: Storage, key: AttemptKey) -> Graph | None:
         path = f"{self.folder(key)}/{key.attempt}.data.json"
+        with storage.opened([path]) as files:
+            stored = read_json(files.get(path))
         try:
-            with storage.opened([path]) as files:
-                objects = read_json(files[path])["objects"]
-            return Graph.from_stored(literals.read(storage.artifact(self.flow, objects["_graph_info"])))
+            return Graph.from_stored(literals.read(storage.artifact(self.flow, stored["objects"]["_graph_info"])))
         except UnreadableError as error:
             self.notes.append(str(error))
         except (LookupError, TypeError, ValueError, AttributeError):  # of a version of Metaflow that stores none

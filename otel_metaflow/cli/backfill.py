@@ -308,7 +308,8 @@ class _Backfill:
         told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
         made = f"{self._totals['attempts']:,} attempts, {self._totals['lines']:,} lines, "
         made += formatting.size(self._totals["bytes"]) or "0 B"
-        echo(f"{len(self.results):,} runs: {told or 'nothing to do'} ({made})")
+        total = "1 run" if len(self.results) == 1 else f"{len(self.results):,} runs"
+        echo(f"{total}: {told or 'nothing to do'} ({made})")
 
 
 _ORDER = (EXPORTED, _WOULD, _EARLIER, _RECORDED, _RUNNING, _UNREADABLE, NOT_EXPORTED)
