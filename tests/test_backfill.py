@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Callable
@@ -64,7 +65,8 @@ def lines(telemetry: Telemetry) -> Counter[tuple[str, str]]:
 
 
 def ids(telemetry: Telemetry) -> dict[str, str]:
-    return {f"{span.context.span_id:x}": span.name for span in telemetry.spans}
+    """Of all spans but those of waiting, which depend on the machine."""
+    return {f"{span.context.span_id:x}": span.name for span in telemetry.spans if not span.name.endswith(" queued")}
 
 
 LINEAR = """
@@ -130,7 +132,57 @@ def start(self):
 """
 
 
-FLOWS = {"linear": LINEAR, "foreach": FOREACH, "branches": BRANCHES, "failure": FAILURE}
+TIMEOUT = """
+@retry(times=1, minutes_between_retries=0)
+@timeout(seconds=1)
+@step
+def start(self):
+    if current.retry_count == 0:
+        import time
+        time.sleep(30)
+    self.next(self.end)
+"""
+NESTED = """
+@step
+def start(self):
+    self.outer = [0, 1]
+    self.next(self.above, foreach="outer")
+@step
+def above(self):
+    self.inner = [0, 1]
+    self.next(self.below, foreach="inner")
+@step
+def below(self):
+    self.next(self.after)
+@step
+def after(self):
+    self.next(self.within)
+@step
+def within(self, inputs):
+    self.next(self.without)
+@step
+def without(self, inputs):
+    self.next(self.end)
+"""
+LOOP = """
+@step
+def start(self):
+    self.round = 0
+    self.next(self.again)
+@step
+def again(self):
+    self.round += 1
+    self.next({"more": self.again, "done": self.end}, condition="way")
+"""
+FLOWS = {
+    "linear": LINEAR,
+    "foreach": FOREACH,
+    "branches": BRANCHES,
+    "failure": FAILURE,
+    "timeout": TIMEOUT,
+    "nested": NESTED,
+    "loop": LOOP.replace("self.round += 1", 'self.round += 1\n    self.way = "more" if self.round < 3 else "done"'),
+}
 
 
 @pytest.mark.parametrize("steps", FLOWS.values(), ids=FLOWS)
@@ -140,5 +192,65 @@ def test_a_run_recorded_live_and_the_same_run_backfilled_tell_the_same(
     """The tree, the lines of each attempt, and all ids."""
     live, made = both(steps)
     assert made.tree() == live.tree()
-    assert ids(made) == {span: name for span, name in ids(live).items() if not name.endswith(" queued")}
+    assert ids(made) == ids(live)
     assert lines(made) == lines(live)
+
+
+def test_a_resumed_run_knows_what_it_cloned(both: Callable[..., tuple[Telemetry, Telemetry]]) -> None:
+    """And reads from that, as a live one."""
+    steps = FOREACH.replace(
+        'if self.input == "c" and current.retry_count == 0', 'if self.input == "c" and "OK" not in os.environ'
+    )
+    first, _ = both(steps)
+    assert first.exit_code == 1
+    os.environ["OK"] = "1"
+    try:
+        live, made = both(steps, "--origin-run-id", first.run, command="resume")
+    finally:
+        del os.environ["OK"]
+    assert live.exit_code == 0, live.stderr
+    assert made.tree() == live.tree()
+    assert lines(made) == lines(live)
+
+
+def test_the_nodes_of_a_parallel_step_are_attempts(both: Callable[..., tuple[Telemetry, Telemetry]]) -> None:
+    """Locally they print through their control task, whose log files Metaflow stores."""
+    steps = """
+        @step
+        def start(self):
+            self.next(self.train, num_parallel=2)
+        @parallel
+        @step
+        def train(self):
+            self.next(self.join)
+        @step
+        def join(self, inputs):
+            self.next(self.end)
+        """
+    live, made = both(steps)
+    assert ids(made) == ids(live)
+
+
+def test_what_a_step_requested_and_stored_is_known(both: Callable[..., tuple[Telemetry, Telemetry]]) -> None:
+    """From the stored graph, and from what Metaflow lists of an attempt's artifacts."""
+    live, made = both(FOREACH)
+    for name in (
+        names.REQUESTED_CPU, names.REQUESTED_MEMORY, names.ARTIFACT_COUNT, names.ARTIFACT_SIZE, names.STEP_TYPE,
+        names.FOREACH_INDEX, names.FOREACH_SIZE, names.CODE_FILE_PATH, names.CODE_LINE_NUMBER, names.ERROR_TYPE,
+        names.FINAL, names.PATHSPEC, names.JOIN_INPUT_COUNT,
+    ):  # fmt: skip
+        assert facts(made, name) == facts(live, name), name
+
+
+def facts(telemetry: Telemetry, name: str) -> dict[str, object]:
+    return {f"{span.context.span_id:x}": (span.attributes or {}).get(name) for span in telemetry.spans}
+
+
+def test_the_exception_is_the_one_that_was_raised(both: Callable[..., tuple[Telemetry, Telemetry]]) -> None:
+    """Type and message of a chain; the stack trace has the frames of the step, and none of Metaflow's command line."""
+    live, made = both(FAILURE)
+    (was,), (now,) = (each.events(names.EVENT_TASK_EXCEPTION) for each in (live, made))
+    for name in ("exception.type", "exception.message"):
+        assert (now.log_record.attributes or {})[name] == (was.log_record.attributes or {})[name]
+    trace = str((now.log_record.attributes or {})["exception.stacktrace"])
+    assert trace == (was.log_record.attributes or {})["exception.stacktrace"]

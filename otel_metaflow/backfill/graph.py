@@ -58,7 +58,7 @@ class Graph:
         """The graph as Metaflow stored it.
 
         Raises:
-            LookupError, TypeError, ValueError, AttributeError: it is not in that form.
+            LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError: it is not in that form.
         """
         nodes = stored["steps"]
         followed = {

@@ -109,8 +109,8 @@ class StoredRun:
             return Graph.from_stored(literals.read(storage.artifact(self.flow, stored["objects"]["_graph_info"])))
         except UnreadableError as error:
             self.notes.append(str(error))
-        except (LookupError, TypeError, ValueError, AttributeError):  # of a version of Metaflow that stores none
-            pass
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+            pass  # of a version of Metaflow that stores none, or tampered with
         return None
 
     @property
