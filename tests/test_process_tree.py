@@ -45,7 +45,7 @@ def test_proc_gives_what_psutil_gives() -> None:
     assert by_proc.memory == pytest.approx(by_psutil.memory, rel=0.05)
     assert by_proc.memory > 50 << 20
     assert by_proc.cpu == pytest.approx(by_psutil.cpu, abs=0.1)
-    assert by_proc.cpu >= 0.5
+    assert by_proc.cpu >= 0.45  # counted in ticks of 10 ms, for each of the two
 
 
 def test_a_process_that_is_gone_uses_nothing() -> None:
