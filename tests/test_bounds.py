@@ -69,7 +69,7 @@ def dropped(home: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def test_runs_beyond_the_age_go_and_only_those_that_were_waiting_are_named(tmp_path: Path) -> None:
+def test_runs_beyond_the_age_are_deleted_and_undelivered_ones_listed(tmp_path: Path) -> None:
     old = [keep(tmp_path, f"old-{state}", days=15, state=state) for state in ("delivered", "waiting", "local")]
     young = [keep(tmp_path, f"young-{state}", days=13, state=state) for state in ("delivered", "waiting", "local")]
     assert sorted(prune(tmp_path, 1 << 30, 14)) == sorted(old)
@@ -353,7 +353,7 @@ def test_a_full_disk_costs_lines_and_is_reported_once(place: Place, plain: Finis
         subprocess.run(["umount", str(place.home)], check=True)
 
 
-def test_a_folder_that_is_removed_costs_what_was_in_it(place: Place, plain: Finished) -> None:
+def test_a_removed_folder_costs_only_its_contents(place: Place, plain: Finished) -> None:
     """The run goes on, one line reports it, and later tasks create the folder again."""
     with Endpoint() as endpoint:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "REMOVED": str(place.home)}
@@ -406,7 +406,7 @@ def test_damaged_lines_are_counted_once_and_the_rest_is_delivered(place: Place, 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(0, 1_500))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
-def test_what_a_journal_does_not_take_is_counted(tmp_path: Path, sizes: list[int], most: int) -> None:
+def test_unwritten_records_of_a_journal_are_counted(tmp_path: Path, sizes: list[int], most: int) -> None:
     """One by one and many at once: each line is in the journal, or in its count; facts are always written."""
     path = tmp_path / "bounded.jsonl"
     path.unlink(missing_ok=True)

@@ -107,7 +107,7 @@ def unplaced(lines: list[str]) -> list[str]:
     return sorted(re.sub(r'"[^"]*/flow.py", line \d+', "flow.py", line) for line in lines)
 
 
-def test_without_a_journal_it_shows_what_is_missing(place: Place, tmp_path: Path) -> None:
+def test_without_a_journal_it_names_the_cause(place: Place, tmp_path: Path) -> None:
     other = Place(tmp_path)
     finished = other.run(FLOW.replace("@otel", "").replace(", otel", ""))
     text = fetched(other, finished, "start/1").read_text()

@@ -59,7 +59,7 @@ def test_a_missing_run_is_one_line_and_exit_code_2(place: Place) -> None:
     assert "is not of the form FLOW/RUN[/STEP/TASK[/ATTEMPT]]" in refused.stderr
 
 
-def test_status_lists_what_was_not_delivered_and_why(place: Place) -> None:
+def test_status_lists_undelivered_runs_and_why(place: Place) -> None:
     """Until it is delivered."""
     assert place.cli("status").stdout == "all runs are exported\n"
     (port,) = free_ports(1)
@@ -112,7 +112,7 @@ def _traces(*runs: Finished) -> set[str]:
     return {ids.trace_id(run.flow, run.run) for run in runs}
 
 
-def test_what_is_switched_off_is_not_shipped(place: Place) -> None:
+def test_ship_is_refused_while_telemetry_is_disabled(place: Place) -> None:
     """The SDK would make no metrics then."""
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}
     refused = place.cli("ship", "--all", env=env)

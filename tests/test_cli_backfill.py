@@ -177,7 +177,7 @@ def test_a_dry_run_counts_and_leaves_nothing(team: Team) -> None:
     assert not team.home.exists()
 
 
-def test_what_a_back_end_finds_too_old_is_named_before_it_is_sent(team: Team) -> None:
+def test_records_too_old_for_a_back_end_are_named_before_the_export(team: Team) -> None:
     """And what to do about it."""
     assert "too old" not in team("backfill", "--all", "--dry-run").stderr
     old = time.time() - 20 * 3600

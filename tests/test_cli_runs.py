@@ -61,7 +61,7 @@ def test_a_namespace_has_its_own_runs(home: Path) -> None:
         runs.find(environment, "Flow/latest")
 
 
-def test_what_is_ambiguous_lists_the_candidates_in_one_line(place: Place) -> None:
+def test_an_ambiguous_prefix_lists_the_candidates_in_one_line(place: Place) -> None:
     """The newest first, and not more than one can read."""
     for number in range(7):
         run_of(place.home, "Flow", f"12{number}", number)
@@ -74,7 +74,7 @@ def test_what_is_ambiguous_lists_the_candidates_in_one_line(place: Place) -> Non
 
 
 @pytest.mark.parametrize("name", ["Flow/3", "Third/latest", "Third/1"])
-def test_what_is_not_there_names_the_latest_that_are(place: Place, home: Path, name: str) -> None:
+def test_a_missing_run_names_the_latest_runs(place: Place, home: Path, name: str) -> None:
     refused = place.cli("export", name, "--format", "jaeger")
     assert refused.returncode == 2
     assert refused.stderr == (

@@ -53,7 +53,7 @@ def test_the_sdk_prints_nothing(place: Place, run: str, fault: str, protocol: st
         assert line == f"{run}: not exported (nothing sent; logs, metrics, traces: refused the connection)"
 
 
-def test_what_the_sdk_printed_is_in_the_shippers_log(place: Place, run: str) -> None:
+def test_output_of_the_sdk_is_in_the_shippers_log(place: Place, run: str) -> None:
     """Where that of a shipper in the background is."""
     place.cli("ship", run, "--wait", "0", env={"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}"})
     assert "refused the connection" in (place.home / run / "shipper.log").read_text()

@@ -117,7 +117,7 @@ def test_lines_are_read_once_over_a_restart(tmp_path: Path, vendors: Vendors) ->
     assert {identity(log)[:2] for log in logs} == {("HelloFlow", "12")}
 
 
-def test_what_names_no_flow_takes_it_from_a_variable(tmp_path: Path, vendors: Vendors) -> None:
+def test_a_file_without_a_flow_takes_it_from_a_variable(tmp_path: Path, vendors: Vendors) -> None:
     """Such as a log that was cut at the top."""
     log = tmp_path / "cut.log"
     log.write_text("2026-11-23 09:29:20.693 [12/start/1 (pid 14466)] a line\n")

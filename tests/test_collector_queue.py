@@ -174,7 +174,7 @@ def names_of(vendor: Vendor) -> Counter[str]:
     return Counter(log.body.rstrip(".") for log in vendor.logs())
 
 
-def test_what_was_accepted_before_the_volume_was_full_is_delivered_after_a_restart(
+def test_records_accepted_before_the_volume_was_full_are_delivered_after_a_restart(
     tmp_path: Path, vendors: Vendors, volume: Path
 ) -> None:
     """60,000 records to two vendors that are away: refused in time, nothing lost, accepted again when there is room."""

@@ -154,7 +154,7 @@ def test_one_record_that_splunk_refuses_costs_no_other(tmp_path: Path, fault: st
         assert "nope" in error
 
 
-def test_each_signal_is_kept_apart_from_what_is_refused(tmp_path: Path) -> None:
+def test_a_rejected_record_affects_its_own_signal_only(tmp_path: Path) -> None:
     """Spans and metrics name indexes, too."""
     nope = {"com.splunk.index": "nope"}
     with Hec() as splunk, Collector(tmp_path, splunk.environment) as collector:
@@ -207,9 +207,7 @@ def test_a_blank_line_is_a_line(tmp_path: Path, body: Any) -> None:
 
 
 @pytest.mark.parametrize("vendor", [Hec, Otlp, DatadogLogs])
-def test_what_a_proxy_finds_too_large_is_sent_in_smaller_parts(
-    tmp_path: Path, vendor: type[Hec | Otlp | DatadogLogs]
-) -> None:
+def test_a_request_too_large_for_a_proxy_is_divided(tmp_path: Path, vendor: type[Hec | Otlp | DatadogLogs]) -> None:
     """A proxy with a limit far below ours: all that fits alone arrives, the one that does not is named."""
     lines = [f"{number} {noise(3_000)}" for number in range(600)]
     with vendor(limit=40_000) as intake, Collector(tmp_path, intake.environment) as collector:
@@ -225,7 +223,7 @@ def test_what_a_proxy_finds_too_large_is_sent_in_smaller_parts(
     assert "metaflow.run.id 12" in error
 
 
-def test_nothing_of_datadogs_exporter_waits_behind_what_is_final(tmp_path: Path) -> None:
+def test_nothing_of_datadogs_exporter_waits_behind_a_permanent_failure(tmp_path: Path) -> None:
     """Nor is it dropped without a word: its logs go through the same delivery."""
     with DatadogLogs() as intake, Collector(tmp_path, intake.environment) as collector:
         for number, status in enumerate((401, 403, 404, 405, 414)):
@@ -259,7 +257,7 @@ FINAL = [301, 400, 401, 402, 403, 404, 405, 406, 410, 411, 414, 415, 417, 421, 4
 
 
 @pytest.mark.parametrize("vendor", [Hec, Otlp])
-def test_nothing_waits_behind_what_is_final(tmp_path: Path, vendor: type[Hec | Otlp]) -> None:
+def test_nothing_waits_behind_a_permanent_failure(tmp_path: Path, vendor: type[Hec | Otlp]) -> None:
     """Whatever the answer, it is counted and an error in the log, and what comes later arrives."""
     with vendor() as intake, Collector(tmp_path, intake.environment) as collector:
         for number, status in enumerate(FINAL):
@@ -275,7 +273,7 @@ def test_nothing_waits_behind_what_is_final(tmp_path: Path, vendor: type[Hec | O
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507])
 @pytest.mark.parametrize("vendor", [Hec, Otlp])
-def test_what_may_pass_is_waited_for(tmp_path: Path, vendor: type[Hec | Otlp], status: int) -> None:
+def test_temporary_failures_are_retried(tmp_path: Path, vendor: type[Hec | Otlp], status: int) -> None:
     with vendor(status=status) as intake, Collector(tmp_path, intake.environment) as collector:
         post(collector, logs(GOOD))
         eventually(lambda: intake.answers[status])

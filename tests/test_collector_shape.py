@@ -146,7 +146,7 @@ def both_routes(vendors: Vendors, route: str) -> tuple[dict[str, str], Vendor]:
 
 
 @pytest.mark.parametrize("route", ["exporter", "otlp"])
-def test_datadog_sees_what_its_products_are_built_on(tmp_path: Path, vendors: Vendors, route: str) -> None:
+def test_datadog_gets_the_fields_that_its_products_use(tmp_path: Path, vendors: Vendors, route: str) -> None:
     """Service, environment, version and host; operation and resource; Error Tracking; logs beside their trace."""
     environment, vendor = both_routes(vendors, route)
     with Collector(tmp_path, environment) as collector:

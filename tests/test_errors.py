@@ -67,7 +67,7 @@ def test_each_way_to_fail_is_an_error_wherever_one_looks(place: Place, way: str)
     assert [line.text for line in on_page["start/1"] if line.level == log_lines.ERROR] == [shown[0]["body"]]
 
 
-def test_what_is_tried_again_is_an_error_too_and_what_is_rescued_a_warning(place: Place) -> None:
+def test_a_retried_exception_is_an_error_and_a_rescued_one_a_warning(place: Place) -> None:
     body = "raise ValueError('no')"
     decorators = "@otel\n        @catch(var='error')\n        @retry(times=1, minutes_between_retries=0)"
     finished = place.run(FLOW.format(decorator=decorators, body=body))

@@ -112,7 +112,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     gpu._tool.cache_clear()
 
 
-def test_device_memory_is_that_of_the_processes_asked_for(tool: Path) -> None:
+def test_device_memory_is_counted_for_the_given_processes(tool: Path) -> None:
     """Summed over devices; how busy those are is averaged; what cannot be read is passed over."""
     tool.write_text(ANSWERS.format(pid=os.getpid()))
     tool.chmod(0o755)

@@ -73,7 +73,7 @@ def exported(place: Place, finished: Finished, kind: str) -> str:
     return done.stdout
 
 
-def test_otlp_json_is_what_was_sent_and_notes_nothing(place: Place, sent: tuple[Finished, Endpoint]) -> None:
+def test_otlp_json_equals_the_export_and_changes_no_state(place: Place, sent: tuple[Finished, Endpoint]) -> None:
     """Each span, record and metric under the same id; the run's own journals are as they were."""
     finished, endpoint = sent
     before = {path.name: path.read_bytes() for path in finished.folder.iterdir() if path.is_file()}
@@ -190,7 +190,7 @@ def test_perfetto_gets_slices_that_nest(place: Place, sent: tuple[Finished, Endp
     assert {event["name"] for event in user} == {"fit"}
 
 
-def test_what_cannot_be_exported_is_one_line(place: Place) -> None:
+def test_an_export_that_fails_is_one_line(place: Place) -> None:
     Journals(place.home, "Going", pid=os.getpid(), processStart=process_start())
     refused = place.cli("export", "Going/1", "--format", "jaeger")
     assert (refused.returncode, refused.stdout) == (2, "")

@@ -61,7 +61,7 @@ def test_grpc_exporters_send_through_the_stub_that_they_keep_as_client(
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_what_the_sdk_cannot_be_made_of_is_unfit_and_the_endpoint_is_not_asked(signal: str, protocol: str) -> None:
+def test_a_record_that_is_no_sdk_object_is_dropped_without_a_request(signal: str, protocol: str) -> None:
     """A span without a name, a point without a value, a body of a kind that nobody knows."""
     wrong: dict[str, Any] = {
         "traces": {"traceId": "1" * 32, "spanId": "2" * 16},
@@ -73,7 +73,7 @@ def test_what_the_sdk_cannot_be_made_of_is_unfit_and_the_endpoint_is_not_asked(s
     assert answer.verdict is Verdict.UNFIT
 
 
-def test_what_cannot_be_sent_at_all_is_refused_without_its_value() -> None:
+def test_an_invalid_header_is_refused_without_its_value() -> None:
     """A header that HTTP does not allow: no later attempt would fare better, and its value is nobody's to read."""
     error = requests.exceptions.InvalidHeader("api-key: secret\n is not a header")
     answer = otlp._unanswered(error)
@@ -192,7 +192,7 @@ def numbered(sizes: Sequence[int]) -> list[list[int]]:
 
 @given(st.sets(st.integers(0, 59)), st.lists(st.integers(1, 30), min_size=1, max_size=4))
 @settings(deadline=None)
-def test_what_cannot_be_encoded_is_dropped_one_by_one_and_never_blamed_on_the_endpoint(
+def test_unencodable_records_are_dropped_one_by_one_and_not_blamed_on_the_endpoint(
     broken: set[int], sizes: list[int]
 ) -> None:
     """However many in a row: the worker goes on, and all others are delivered."""
@@ -276,7 +276,7 @@ def test_ten_bad_records_in_a_row_are_no_bad_endpoint() -> None:
 
 
 @pytest.mark.parametrize("capacity", [1, 7, 100])
-def test_a_slow_endpoint_is_sent_what_it_can_take_in_time(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_endpoint_gets_requests_that_it_answers_in_time(capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that answers after its client has gone would get the same request for ever."""
     monkeypatch.setattr(signal_worker, "_QUICK", 0.0)  # no answer is quick beside one that comes too late
     requests_made: list[int] = []

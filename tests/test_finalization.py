@@ -71,7 +71,7 @@ ALL = [
 ]
 
 
-def test_what_is_printed_last_is_printed_as_without_us(tmp_path: Path) -> None:
+def test_output_at_exit_is_the_same_as_without_us(tmp_path: Path) -> None:
     """The same lines, and no `Exception ignored` that is not there without us; each shape in a process of its own."""
     bodies = [*SHAPES.values(), THREADS, "; ".join(ALL)]
     names = ["start", *(f"step_{number}" for number in range(1, len(bodies))), "end"]

@@ -301,7 +301,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     return Story(without, ours, records, lines)
 
 
-def test_the_run_is_what_it_is_without_us(story: Story) -> None:
+def test_the_run_is_the_same_as_without_us(story: Story) -> None:
     """Also how often each `__str__` is asked, which the flow prints."""
 
     def comparable(finished: Finished) -> tuple[int, list[str], list[str]]:
@@ -450,7 +450,7 @@ def test_exceptions_come_whole_also_through_a_queue(story: Story) -> None:
         assert attributes["exception.stacktrace"].rstrip().endswith(f"{kind}: {attributes['exception.message']}")
 
 
-def test_what_is_printed_while_a_handler_works_is_a_line_of_its_own(story: Story) -> None:
+def test_a_print_while_a_handler_works_is_a_line_of_its_own(story: Story) -> None:
     """The record's own text is not, in how many pieces, colours and columns it may be written."""
     expected = {"before a diagnostic": 1, "after": 1, "a diagnostic": 1, "while formatting": 2, "of another thread": 1}
     expected["before loguru"] = 1

@@ -19,7 +19,7 @@ POD = OBJECTS["Deployment"]["spec"]["template"]
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_an_object_is_what_the_api_takes(kind: str, version: str) -> None:
+def test_an_object_is_valid_for_the_api(kind: str, version: str) -> None:
     """With no name that the schema does not know."""
     kubernetes_validate.validate(OBJECTS[kind], version, strict=True)
 

@@ -99,7 +99,7 @@ def test_a_ledger_that_was_written_anew_at_any_point_answers_as_one_that_never_w
 
 @settings(deadline=None)
 @given(batches=st.lists(changes, min_size=1, max_size=6), data=st.data())
-def test_damage_takes_away_what_was_acknowledged_and_adds_nothing(
+def test_damage_removes_acknowledgements_and_adds_none(
     folder: Path, batches: list[Changes], data: st.DataObject
 ) -> None:
     """Of a compacted ledger too; what is lost of it is sent again."""

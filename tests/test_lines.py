@@ -478,7 +478,7 @@ def test_each_line_of_the_launcher_is_one_record(story: Story) -> None:
     assert not theirs & set(records)
 
 
-def test_a_logging_record_keeps_what_logging_knows_of_it(story: Story) -> None:
+def test_a_logging_record_keeps_all_its_fields(story: Story) -> None:
     """Logger, extra with its types, exception."""
     records = {record.line.text: record for record in story.records if record.line.where == "logging"}
     configured = records["after dictConfig"]

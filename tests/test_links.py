@@ -24,7 +24,7 @@ def test_every_place_is_filled_and_other_braces_stay() -> None:
 
 
 @pytest.mark.parametrize("template", ["localhost/{trace_id}", "http://localhost:16686/", "javascript:alert({run})"])
-def test_what_is_no_template_is_one_clear_line(template: str) -> None:
+def test_an_invalid_template_is_one_clear_line(template: str) -> None:
     (problem,) = settings.read({trace_links.VARIABLE: template}).problems
     assert problem.startswith(
         f"OTEL_METAFLOW_TRACE_URL is {template!r}, which is not a URL with a placeholder; set it to"

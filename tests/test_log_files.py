@@ -70,7 +70,7 @@ def fresh(ended: Finished) -> Finished:
     return ended
 
 
-def test_the_files_hold_what_the_endpoint_got(place: Place) -> None:
+def test_the_files_hold_the_same_records_as_the_endpoint(place: Place) -> None:
     """Each record once, with its names, ids and attributes."""
     directory = place.path / "agent"
     with Receiver() as receiver:

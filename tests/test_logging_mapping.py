@@ -106,7 +106,7 @@ def _raised(error: BaseException) -> Any:
     level=logging.CRITICAL, name="a.b", body="50 %", extras={"x": [1.5]}, events={"event.name": "paid"}, error=None
 )
 @example(level=logging.WARNING, name="root", body="", extras={}, events={}, error=OSError(2, "no such file"))
-def test_a_logging_record_is_what_the_official_handler_makes_of_it(
+def test_a_logging_record_is_mapped_as_by_the_official_handler(
     level: int, name: str, body: str, extras: dict[str, Any], events: dict[str, str], error: BaseException | None
 ) -> None:
     """Whatever its level, name, message, extras and exception."""
@@ -129,7 +129,7 @@ def _attributes(record: Any) -> dict[str, Any]:
     return {each.key: each.value for each in record.attributes}
 
 
-def test_what_cannot_be_the_name_of_an_event_stays_an_attribute() -> None:
+def test_an_invalid_event_name_stays_an_attribute() -> None:
     """The official handler makes a record of it that the encoder refuses."""
     record = logging.makeLogRecord({"msg": "paid", "event.name": 7, "levelname": "INFO"})
     made = ours(record)[1]

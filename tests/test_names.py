@@ -37,7 +37,7 @@ def test_each_name_is_ours_or_the_conventions() -> None:
     assert foreign - conventional() == set()
 
 
-def test_the_page_of_names_is_that_of_the_code() -> None:
+def test_the_page_of_names_is_up_to_date() -> None:
     """`python tools/names_page.py > docs/names.md` mends it."""
     assert (ROOT / "docs/names.md").read_text() == names_page.page()
 
@@ -72,7 +72,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def test_what_a_run_sends_is_what_the_page_lists(place: Place) -> None:
+def test_a_run_exports_the_names_that_the_page_lists(place: Place) -> None:
     """Every name and type that leaves is in the table, at its place; and the table has no name that nothing sends."""
     flow = place.write("""
         import logging

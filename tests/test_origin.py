@@ -38,7 +38,7 @@ def test_a_triggered_run_names_the_run_whose_end_triggered_it() -> None:
         current._update_env({"trigger": before})
 
 
-def test_the_span_of_a_triggered_run_is_linked_to_that_of_the_other(tmp_path: Path) -> None:
+def test_the_span_of_a_triggered_run_is_linked_to_the_triggering_run(tmp_path: Path) -> None:
     """By ids that need not be handed on: the upstream run computed the same."""
     start = {"timeUnixNano": 1, "triggers": ["UpFlow/argo-up-x7"]}
     run = Run(RunKey("DownFlow", "argo-down-1"), start=start, end={"timeUnixNano": 2, "result": "success"})

@@ -48,7 +48,7 @@ def recorded(finished: Finished) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["", *api_seams.DEPENDS])
-def test_a_private_name_that_is_gone_costs_what_user_code_records_and_no_step(
+def test_a_missing_private_name_costs_telemetry_of_user_code_and_no_step(
     place: Place, plain: Finished, name: str
 ) -> None:
     """User code gets the API as it is without us, and one line names what is not recorded."""
@@ -114,7 +114,7 @@ def test_each_instrument_that_a_meter_makes_is_a_proxy_that_measures_by_its_real
                 assert "_real_instrument" in inspect.getsource(getattr(type(made), each)), f"{name}: {each}"
 
 
-def test_the_published_names_are_those_that_this_api_has() -> None:
+def test_the_published_names_exist_in_this_api() -> None:
     """Or else taking one away would prove nothing."""
     import importlib
 

@@ -49,14 +49,14 @@ ANY = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.t
         ((1, 2), [1, 2]),
     ],
 )
-def test_what_otlp_cannot_carry_becomes_a_string(given: Any, right: Any) -> None:
+def test_a_value_beyond_otlp_becomes_a_string(given: Any, right: Any) -> None:
     assert otlp_values.fit(given) == right
     assert type(otlp_values.fit(given)) is type(right)
 
 
 @pytest.mark.parametrize("depth", [otlp_values.MAX_DEPTH + 1, 500, 100_000])
 @pytest.mark.parametrize("kind", ["list", "map"])
-def test_what_lies_too_deep_is_the_text_of_its_json(depth: int, kind: str) -> None:
+def test_a_value_nested_too_deep_becomes_its_json(depth: int, kind: str) -> None:
     nested: Any = math.inf
     for _ in range(depth):
         nested = [nested] if kind == "list" else {"a": nested}

@@ -76,9 +76,7 @@ def assert_all_arrived(endpoint: Endpoint, *, without: int = 0, twice: int = 0) 
 
 
 @pytest.mark.parametrize("fault", ["429", "503", "502", "504", "blackhole", "reset"])
-def test_what_can_be_tried_again_is_delivered_when_the_endpoint_recovers(
-    place: Place, kept: Finished, fault: str
-) -> None:
+def test_retryable_failures_are_delivered_when_the_endpoint_recovers(place: Place, kept: Finished, fault: str) -> None:
     """By the shipper that lives, each record once; the trouble is named meanwhile."""
     with Endpoint(fault) as endpoint:
         process = shipper(place, kept, endpoint.url)
@@ -204,7 +202,7 @@ def test_an_endpoint_that_comes_up_after_the_run_gets_all_by_ship(place: Place, 
         assert_all_arrived(endpoint)
 
 
-def test_the_next_run_delivers_what_was_left(place: Place, kept: Finished) -> None:
+def test_the_next_run_delivers_the_backlog(place: Place, kept: Finished) -> None:
     """A run whose shipper died is taken along by the shipper of the next."""
     (port,) = free_ports(1)
     process = shipper(place, kept, f"http://127.0.0.1:{port}")
@@ -298,7 +296,7 @@ def test_records_that_the_endpoint_rejected_are_counted(place: Place, kept: Fini
         ("http://127.0.0.1:1", "refused the connection"),
     ],
 )
-def test_what_cannot_be_reached_is_named(place: Place, kept: Finished, url: str, reason: str, protocol: str) -> None:
+def test_an_unreachable_host_is_named(place: Place, kept: Finished, url: str, reason: str, protocol: str) -> None:
     process = shipper(place, kept, url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     eventually(lambda: reason in " ".join(kept.status.trouble.values()))
     process.kill()

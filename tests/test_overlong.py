@@ -53,7 +53,7 @@ class Sink:
 
 
 @given(PIECES)
-def test_a_tap_reports_what_is_kept_and_how_long_it_was(pieces: list[str]) -> None:
+def test_a_tap_reports_the_kept_part_and_the_original_length(pieces: list[str]) -> None:
     """As if the line had been written at once."""
     found: list[tuple[str, str, int, str]] = []
     sink = Sink()

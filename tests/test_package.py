@@ -156,7 +156,7 @@ print(json.dumps([read, sorted(files)]))
 """
 
 
-def test_metaflow_finds_the_shim_without_reading_what_pip_wrote(environment: Environment) -> None:
+def test_metaflow_finds_the_shim_without_reading_metadata_and_record(environment: Environment) -> None:
     """METADATA and RECORD are long, and Metaflow would read them in each process of every flow."""
     found = subprocess.run(
         [str(environment.python), "-c", FOUND], cwd=environment.path, capture_output=True, text=True, check=True

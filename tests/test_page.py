@@ -446,7 +446,7 @@ def _only(home: Path, folder: Path) -> Any:
     return run, *run.attempts.values()
 
 
-def test_what_was_not_recorded_is_drawn_as_that(look: Look, tmp_path: Path) -> None:
+def test_unrecorded_attempts_are_drawn_as_such(look: Look, tmp_path: Path) -> None:
     """Dashed in the graph and in the waterfall, on the critical path where it was; its log explains why it is empty."""
     home = tmp_path / "home"
     made = Journals(home)
@@ -596,7 +596,7 @@ def test_a_phone_hides_nothing_and_scrolls_downwards_only(look: Look, tmp_path: 
     assert row.evaluate("row => row.offsetHeight") == 27
 
 
-def test_f_finds_what_failed_in_a_run_that_did_not(look: Look, tmp_path: Path) -> None:
+def test_f_finds_the_failed_attempt_of_a_successful_run(look: Look, tmp_path: Path) -> None:
     """The first attempt that failed, else the first whose exception was caught, else a word that none did."""
     home = tmp_path / "home"
     exception = {"type": "E", "message": "no"}

@@ -143,7 +143,7 @@ def test_a_journal_that_is_cut_anywhere_makes_no_failure_of_a_success(
             assert not list(endings.of_attempt(run, again))
 
 
-def test_what_leaves_of_a_task_without_a_journal(place: Place, blind: str) -> None:
+def test_telemetry_of_a_task_without_a_journal(place: Place, blind: str) -> None:
     """A span that is no error and marked, no FATAL event, its lines, and no failure of the run."""
     flow = place.write(of_flow("print('from another interpreter')", blind))
     telemetry = _telemetry(place, flow)
@@ -207,7 +207,7 @@ def test_a_retry_that_leaves_with_0_and_no_result_is_no_success(place: Place, bl
 
 
 @pytest.mark.parametrize("way", ["raise", "kill"])
-def test_what_catch_rescues_without_journals(place: Place, blind: str, way: str) -> None:
+def test_a_rescue_by_catch_without_journals(place: Place, blind: str, way: str) -> None:
     finished = ran(place, of_flow(WAYS[way], blind, "@catch(var='error')"))
     run = finished.story
     assert (finished.code, run.result, story.first_failure(run)) == (0, "success", None)

@@ -28,7 +28,7 @@ def test_a_machine_of_ones_own_is_local() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["argo-workflows", "airflow", "of-an-extension"])
-def test_a_pod_is_named_and_so_is_what_started_it(runtime: str) -> None:
+def test_a_pod_and_its_orchestrator_are_named(runtime: str) -> None:
     """By what Metaflow sets on each of its platforms; on those that are not its own, too."""
     found = resource.describe("F", "1", Facts(), {**POD, "METAFLOW_RUNTIME_NAME": runtime})
     assert {name: value for name, value in found.items() if name.startswith(("k8s.", "metaflow.c", "metaflow.o"))} == {

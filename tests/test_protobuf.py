@@ -311,7 +311,7 @@ def officially(signal: str, records: list[Record]) -> Any:
 @pytest.mark.parametrize("signal", REQUESTS)
 @given(st.data())
 @settings(deadline=None, max_examples=100)
-def test_any_record_is_what_the_official_encoder_makes_of_it(signal: str, data: st.DataObject) -> None:
+def test_any_record_is_encoded_as_by_the_official_encoder(signal: str, data: st.DataObject) -> None:
     """But for what it has no place for, or has wrong.
 
     It is another SDK. Of spans and links it leaves out the W3C flags, and marks them as not remote; it also
@@ -383,7 +383,7 @@ def test_a_value_as_deep_as_it_may_be_is_read_by_a_parser_with_the_usual_limit()
     assert parsed("logs", [record]) == meant("logs", [record])
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_caches_are_bounded() -> None:
     """Keys, sizes, ids and resources without number, as in a shipper that lives for a hundred runs."""
     for number in range(3_000):
         record = Record(

@@ -247,7 +247,7 @@ def test_spans_nest_under_the_attempt(received: Received) -> None:
     assert resource["metaflow.step.name"] == "start"
 
 
-def test_a_span_keeps_what_it_was_given(received: Received) -> None:
+def test_a_span_keeps_all_its_fields(received: Received) -> None:
     """Kind, attributes with their types, events, status and exceptions."""
     outer, failing = received.span("outer"), received.span("failing")
     assert outer.kind == outer.SPAN_KIND_CLIENT
@@ -701,7 +701,7 @@ def test_a_record_that_cannot_be_read_costs_itself_alone(place: Place) -> None:
     assert "counted" in names
 
 
-def test_what_was_measured_survives_an_exit_that_runs_no_handlers(place: Place) -> None:
+def test_metrics_survive_an_exit_that_runs_no_handlers(place: Place) -> None:
     """os._exit, by which forked children leave, and sometimes a step."""
     body = """
         from opentelemetry import metrics

@@ -124,7 +124,7 @@ def test_it_is_the_decorator_that_metaflow_has() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The _yaml extension module:DeprecationWarning")
-def test_what_is_public_is_listed_and_documented() -> None:
+def test_public_names_are_listed_and_documented() -> None:
     for name in otel_metaflow.__all__:
         assert getattr(otel_metaflow, name) is not None
         assert f"    {name} " in (otel_metaflow.__doc__ or "")

@@ -159,7 +159,7 @@ def test_a_line_that_nobody_can_digest_is_delivered_and_so_are_the_others(tmp_pa
     assert len(written) == len(receiver.logs())
 
 
-def test_what_otlp_cannot_carry_arrives_as_text_wherever_it_stands(tmp_path: Path) -> None:
+def test_values_beyond_otlp_arrive_as_text_at_any_depth(tmp_path: Path) -> None:
     """In attributes of logs, spans, events, links, scopes, points, exemplars and resources; none is dropped."""
     given_attributes = {"nan": math.nan, "in": {"inf": [math.inf, -math.inf]}, "int": 2**63, "deep": NESTED}
     at = BEGIN + 10**9

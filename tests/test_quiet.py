@@ -158,7 +158,7 @@ def test_quiet_means_quiet(place: Place) -> None:
         ),
     ],
 )
-def test_a_wrong_variable_is_one_line_and_the_run_is_what_it_was(
+def test_an_invalid_variable_is_one_line_and_the_run_is_unaffected(
     place: Place, plain: Finished, variables: dict[str, str], message: str
 ) -> None:
     """The line names the variable and what to type; nothing is sent, the journal is kept."""

@@ -45,7 +45,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(("secret", "text"), SECRETS.items())
-def test_what_looks_like_a_secret_is_masked(secret: str, text: str) -> None:
+def test_text_like_a_secret_is_masked(secret: str, text: str) -> None:
     """The rest of the line stays, so that the line can still be understood."""
     masked = Redaction().text(text)
     assert secret not in masked
@@ -176,7 +176,7 @@ ASSIGNED = {
 
 
 @pytest.mark.parametrize(("text", "masked"), ASSIGNED.items())
-def test_what_is_around_a_secret_hides_it_from_nobody(text: str, masked: str) -> None:
+def test_a_secret_is_found_whatever_surrounds_it(text: str, masked: str) -> None:
     assert Redaction().text(text) == masked
 
 

@@ -186,7 +186,7 @@ def test_settings_do_not_get_onto_command_lines(deployer: Deployer) -> None:
     assert "of the host" not in command
 
 
-def test_what_containers_do_not_get_is_reported_once(deployer: Deployer) -> None:
+def test_variables_that_containers_do_not_get_are_reported_once(deployer: Deployer) -> None:
     jobs, printed = deployer.deploy(
         "argo-workflows",
         env={

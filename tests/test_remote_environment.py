@@ -47,7 +47,7 @@ NEVER = {
 
 
 @pytest.mark.parametrize("name", sorted(remote_environment.TRAVELS))
-def test_what_configures_telemetry_travels(name: str) -> None:
+def test_settings_of_telemetry_travel(name: str) -> None:
     value = ENDPOINT if name.endswith("ENDPOINT") else "team=a" if name.endswith("ATTRIBUTES") else "grpc"
     found = of({name: value})
     assert found.variables[name] == value
@@ -55,7 +55,7 @@ def test_what_configures_telemetry_travels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NEVER)
-def test_what_is_secret_or_of_this_machine_never_travels(name: str) -> None:
+def test_secrets_and_settings_of_this_machine_never_travel(name: str) -> None:
     assert of({**SENDING, name: NEVER[name]}) == (SENDING, ())
 
 
@@ -88,7 +88,7 @@ def test_the_protocol_always_goes_with_the_endpoint() -> None:
     ["http://localhost:4318", "http://127.0.0.1:4318", "https://127.1.2.3", "http://[::1]:4318", "http://0.0.0.0:4318",
      "localhost:4317", "http://collector.localhost:4318"],
 )  # fmt: skip
-def test_a_loopback_address_never_travels_and_one_line_names_what_to_set(endpoint: str) -> None:
+def test_a_loopback_address_never_travels_and_one_line_names_the_variable_to_set(endpoint: str) -> None:
     found = of({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "a"})
     assert found.variables == {"OTEL_SERVICE_NAME": "a"}
     (notice,) = found.notices
@@ -109,14 +109,14 @@ def test_a_password_in_an_address_never_travels(variable: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["/v1/traces", "ftp://x", "http://", "http://collector:port"])
-def test_what_is_no_address_never_travels(value: str) -> None:
+def test_an_invalid_address_never_travels(value: str) -> None:
     found = of({remote_environment.REMOTE_ENDPOINT: value})
     assert not found.variables
     assert found.notices[0].startswith("OTEL_METAFLOW_REMOTE_ENDPOINT is not passed to containers: it is not a URL")
 
 
 @pytest.mark.parametrize("value", ["$.a", "$$.a", "a$(HOME)b", "a{{b}}", "{%if%}"])
-def test_what_a_platform_would_replace_is_refused_by_the_variables_name(value: str) -> None:
+def test_text_that_a_platform_would_replace_is_refused_by_the_variables_name(value: str) -> None:
     found = of({**SENDING, "OTEL_SERVICE_NAME": value})
     assert found.variables == SENDING
     (notice,) = found.notices
@@ -124,7 +124,7 @@ def test_what_a_platform_would_replace_is_refused_by_the_variables_name(value: s
 
 
 @pytest.mark.parametrize("value", ["$HOME", "a$", r"^\d{2}$", '{"a":{"b":1}}', "$(", "50%"])
-def test_what_no_platform_replaces_travels(value: str) -> None:
+def test_text_that_no_platform_replaces_travels(value: str) -> None:
     assert of({"OTEL_METAFLOW_REDACT": value}) == ({"OTEL_METAFLOW_REDACT": value}, ())
 
 

@@ -97,7 +97,7 @@ def test_a_python_that_is_too_old_runs_the_step_as_without_us(place: Place) -> N
     assert not pod.home.exists()
 
 
-def test_an_installation_in_the_image_goes_before_what_travels(place: Place) -> None:
+def test_an_installation_in_the_image_precedes_the_code_package(place: Place) -> None:
     image = place.path / "image" / "otel_metaflow"
     shutil.copytree(Path(otel_metaflow.__file__).parent, image, ignore=shutil.ignore_patterns("__pycache__", "*.html"))
     version = image / "core" / "version.py"

@@ -166,9 +166,7 @@ def test_a_container_that_fails_reports_how(again: Runs, endpoint: Endpoint, how
     assert {line: found.count(line) for line in (*BOOTSTRAP, *printed)} == dict.fromkeys((*BOOTSTRAP, *printed), 1)
 
 
-def test_what_was_printed_before_the_whole_container_is_killed_has_arrived(
-    spec: Pod, endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_output_before_the_whole_container_is_killed_has_arrived(spec: Pod, endpoint: Endpoint, tmp_path: Path) -> None:
     """All but the last tenth of a second, and whatever is then on its way."""
     folder = tmp_path / "killed"
     folder.mkdir()

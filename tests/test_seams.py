@@ -243,7 +243,7 @@ def flow_for(name: str) -> str:
 
 @pytest.mark.range
 @pytest.mark.parametrize("name", sorted({*core.DEPENDS, *launcher.DEPENDS, *task.DEPENDS}))
-def test_a_name_that_metaflow_no_longer_has_costs_what_was_read_by_it_and_no_run(lab: Lab, name: str) -> None:
+def test_a_name_that_metaflow_no_longer_has_costs_only_the_facts_read_by_it(lab: Lab, name: str) -> None:
     """Each of the names that we publish, as a rename would take it away, or as a property that raises."""
     flow = flow_for(name)
     check(
@@ -256,7 +256,7 @@ def test_a_name_that_metaflow_no_longer_has_costs_what_was_read_by_it_and_no_run
 
 
 @pytest.mark.parametrize("name", ["subprocess.Popen.pid", "subprocess.Popen.returncode"])
-def test_a_process_that_is_another_object_costs_what_was_read_of_it(lab: Lab, name: str) -> None:
+def test_a_process_of_another_type_costs_only_the_facts_read_of_it(lab: Lab, name: str) -> None:
     """Metaflow may wrap what it starts."""
     assert check(lab, "plain", hide=name)
 

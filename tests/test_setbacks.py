@@ -80,7 +80,7 @@ def test_settings_of_the_sdk_cannot_break_delivery_and_refused_ones_are_named_on
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *UNUSED, "OTEL_SDK_DISABLED"])
-def test_what_only_the_sdk_reads_is_put_away_in_processes_of_ours(name: str) -> None:
+def test_variables_that_only_the_sdk_reads_are_removed_in_our_processes(name: str) -> None:
     mine = {
         "OTEL_METAFLOW_HOME": "/h",
         "OTEL_EXPORTER_OTLP_HEADERS": "a=b",

@@ -236,7 +236,7 @@ def test_both_answer_the_same(behaviour: str, sink: str, monkeypatch: pytest.Mon
         assert answer_of(sink, url, monkeypatch) == expected
 
 
-def test_what_can_be_no_name_is_refused_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_host_is_refused_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same words, but for the error's class."""
     found = {sink: answer_of(sink, f"http://{'a' * 64}.invalid:4318", monkeypatch) for sink in SINKS}
     assert {answer.verdict for answer in found.values()} == {Verdict.REFUSED}
@@ -552,7 +552,7 @@ def test_compression(sink: str, infix: str, compression: str, monkeypatch: pytes
 HEADERS = "api-key=a%20b%2Cc, X-Tenant = one two ,authorization=Basic%20dTpw,nonsense,empty="
 
 
-def test_headers_are_those_of_the_official_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_equal_the_official_exporters(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that it sends but what urllib3 adds, and who it is."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", HEADERS)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
@@ -685,7 +685,7 @@ def pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("sink", SINKS)
-def test_a_proxy_for_what_is_not_secured(sink: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_for_plain_http(sink: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with proxying() as (proxy, heads), Endpoint() as endpoint:
         monkeypatch.setenv("HTTP_PROXY", proxy.replace("http://", "http://me:p%40ss@"))
         assert answer_of(sink, endpoint.url, monkeypatch, ONE) == answers.DELIVERED
@@ -695,7 +695,7 @@ def test_a_proxy_for_what_is_not_secured(sink: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("sink", SINKS)
-def test_a_proxy_for_what_is_secured(sink: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_for_https(sink: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our headers are for the endpoint, the proxy's credentials for the proxy."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))

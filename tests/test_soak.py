@@ -59,7 +59,7 @@ def record(home: Path, run: str, dice: random.Random) -> tuple[set[str], set[str
     return bodies, spans
 
 
-def test_nothing_is_lost_and_only_what_was_in_flight_comes_twice(place: Place) -> None:
+def test_nothing_is_lost_and_only_records_in_flight_come_twice(place: Place) -> None:
     """Runs come while shippers of earlier ones are killed; each takes along what the others left behind."""
     dice = random.Random(SEED)
     bodies: set[str] = set()

@@ -126,7 +126,7 @@ def test_however_many_fail_the_spans_of_a_step_are_bounded(outcomes: list[tuple[
     assert len(own) + len(slowest.take()) + len(rest) == len(attempts)
 
 
-def test_a_limit_that_is_no_number_is_reported_with_what_to_set() -> None:
+def test_an_invalid_limit_is_one_line_with_a_valid_example() -> None:
     """In one line; the run is recorded."""
     (problem,) = settings.read({"OTEL_METAFLOW_MAX_ATTEMPT_SPANS": "many"}).problems
     assert problem.startswith("OTEL_METAFLOW_MAX_ATTEMPT_SPANS is 'many', which is not a valid number; set it to")

@@ -193,7 +193,7 @@ def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int,
     assert (path.duration, join.input_count, len(run.inputs_of(join) or ())) == (900, width, width)
 
 
-def test_where_only_some_of_what_was_read_is_named_no_wait_is_shown() -> None:
+def test_where_only_some_inputs_are_known_no_wait_is_shown() -> None:
     """As in journals of before: better none than a wrong one."""
     run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"))
     key = AttemptKey("work", "1", 0)

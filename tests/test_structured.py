@@ -81,7 +81,7 @@ NO_TIMES = [
 
 @pytest.mark.parametrize("name", ["timestamp", "time", "ts", "@timestamp", "asctime"])
 @pytest.mark.parametrize(("value", "is_row"), [*ROWS.items(), *((value, False) for value in NO_TIMES)])
-def test_what_cannot_be_the_time_of_the_line_stays_an_attribute(name: str, value: object, is_row: bool) -> None:
+def test_an_implausible_time_stays_an_attribute(name: str, value: object, is_row: bool) -> None:
     """And the level with it, if it is a row of data that bears a date of its own."""
     fields = {"message": "x", "level": "error", name: value}
     found = structured.parse(json.dumps(fields), NOON, NOON - MINUTE)
@@ -92,7 +92,7 @@ def test_what_cannot_be_the_time_of_the_line_stays_an_attribute(name: str, value
     )
 
 
-def test_what_json_calls_infinity_and_numbers_beyond_all_bounds_are_no_times() -> None:
+def test_infinity_and_numbers_out_of_range_are_no_times() -> None:
     for value in ("1e400", "-1e400", "NaN", "Infinity", "1" * 309, "1" * 4_000):
         found = structured.parse(f'{{"message": "x", "time": {value}}}', NOON, NOON)
         assert (found.at, list(found.attributes)) == (None, ["time"])
@@ -144,11 +144,11 @@ def test_no_line_is_too_odd_to_be_read(fields: dict[str, object]) -> None:
         "[" * 10**5,
     ],
 )
-def test_what_is_not_one_object_with_a_message_stays_a_line(line: str) -> None:
+def test_json_without_a_message_stays_a_line(line: str) -> None:
     assert structured.parse(line) is None
 
 
-def test_what_cannot_be_understood_stays_an_attribute() -> None:
+def test_an_unknown_level_or_time_stays_an_attribute() -> None:
     """A level or a time of the user's own meaning is not lost."""
     fields = {"msg": "x", "level": "purple", "time": "soon", "ts": True, "nested": {"a": [1, {"b": None}]}}
     found = structured.parse(json.dumps(fields))

@@ -150,7 +150,7 @@ def test_lines_that_fell_into_each_other_are_taken_apart(
     assert Counter(record["body"] for _, record in read_all(tmp_path)) == Counter(body for _, body in reported)
 
 
-def test_what_ends_a_line_may_be_reported_by_a_process_of_which_nothing_else_was_read_yet(tmp_path: Path) -> None:
+def test_the_end_of_a_line_may_be_reported_by_a_process_without_other_output_yet(tmp_path: Path) -> None:
     """The last lines of a process that writes into those of another one, which goes on."""
     task = [line(1, "ours 1", pid=1), line(2, "theirs", pid=2), line(3, "ours 2", pid=1)]
     places = [sum(len(json.dumps(each)) + 1 for each in task)]

@@ -42,7 +42,7 @@ def test_the_error_of_a_flow_without_a_run_has_its_output(tmp_path: Path) -> Non
         run(flow)
 
 
-def test_a_span_that_is_not_there_names_those_that_are(place: Place) -> None:
+def test_the_error_for_a_missing_span_lists_the_others(place: Place) -> None:
     telemetry = run(ROOT / "examples/hello.py", env={"METAFLOW_USER": "tester"}, home=place.home)
     with pytest.raises(LookupError, match="greet"):
         telemetry.span("no such step")
@@ -103,7 +103,7 @@ def frozen(telemetry: Telemetry) -> list[tuple[object, ...]]:
     ]
 
 
-def test_ids_and_times_are_those_of_any_other_run_of_the_same_story(place: Place) -> None:
+def test_ids_and_times_are_the_same_in_each_run_of_a_flow(place: Place) -> None:
     """Of tasks that run at once, with spans of user code, whose ids are random."""
     env = {name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")}
     flow = place.write(NESTED)

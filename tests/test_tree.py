@@ -172,7 +172,7 @@ def test_a_timeout_that_fails_the_run(telemetry_of: Callable[..., Telemetry]) ->
         """)
 
 
-def test_what_failed_first_is_the_origin_and_what_was_killed_for_it_is_no_error(
+def test_the_first_failure_is_marked_and_the_attempts_killed_for_it_are_no_errors(
     telemetry_of: Callable[..., Telemetry],
 ) -> None:
     """The sibling that goes on meanwhile is cancelled by the launcher."""

@@ -60,7 +60,7 @@ def values(place: Place, finished: Finished) -> dict[str, Any]:
     return made
 
 
-def test_every_attempt_is_known_and_what_was_not_recorded_is_marked(values: dict[str, Any]) -> None:
+def test_every_attempt_is_listed_and_unrecorded_ones_are_marked(values: dict[str, Any]) -> None:
     shown = [(one["name"], one["state"], one.get("recorded", True), "spanId" in one) for one in values["attempts"]]
     assert sorted(shown) == [
         ("end/6", "success", True, True),
@@ -79,7 +79,7 @@ def test_every_attempt_is_known_and_what_was_not_recorded_is_marked(values: dict
     }
 
 
-def test_the_critical_path_leads_through_what_was_not_recorded(values: dict[str, Any]) -> None:
+def test_the_critical_path_includes_unrecorded_attempts(values: dict[str, Any]) -> None:
     """And no attempt waited for its launch since the run began, but since what it read was there."""
     path = values["criticalPath"]
     assert path["attempts"] == ["start/1", "work/4", "work/4/1", "join/5", "end/6"]

@@ -227,7 +227,7 @@ def test_a_value_keeps_its_kind_and_python_shows_its_own(name: str) -> None:
     assert json.loads(bounded_values.as_json(plain(it=given)[0])) == {"it": expected}
 
 
-def test_what_is_left_out_is_marked() -> None:
+def test_omissions_are_marked() -> None:
     loop: list[Any] = [1]
     loop.append(loop)
     shared = {"a": 1}

@@ -266,7 +266,7 @@ def steady(home: Path, run: str, slow: float, memory: int = 50 << 20) -> Run:
     return load(home, made.folder)
 
 
-def test_what_became_slower_or_hungrier_is_shown(tmp_path: Path) -> None:
+def test_slower_steps_and_higher_usage_are_shown(tmp_path: Path) -> None:
     """By the medians; what only differs as runs do is not."""
     place = Place(tmp_path)
     before = steady(place.home, "1", 1.0)
@@ -284,7 +284,7 @@ def test_what_became_slower_or_hungrier_is_shown(tmp_path: Path) -> None:
     assert place.cli("compare", "Compared/1", "Compared/9").returncode == 2
 
 
-def test_of_many_attempts_those_that_matter_are_shown(tmp_path: Path) -> None:
+def test_of_many_attempts_the_important_ones_are_shown(tmp_path: Path) -> None:
     """A step is one row, with its failures and its slowest; all are there for who asks."""
     place = Place(tmp_path)
     wide(place.home, 10_000, 0)
@@ -296,7 +296,7 @@ def test_of_many_attempts_those_that_matter_are_shown(tmp_path: Path) -> None:
     assert len(place.cli("view", "WideFlow/1", "--all").stdout.splitlines()) > 10_000
 
 
-def test_what_others_wrote_does_not_move_the_cursor(tmp_path: Path) -> None:
+def test_escape_sequences_do_not_move_the_cursor(tmp_path: Path) -> None:
     """Colours may stay where there is a terminal; nothing else does."""
     evil = "\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1b[5A\x07\u202eback\x9b1m"
     assert formatting.coloured(evil) == "\x1b[31mred\x1b[0mback1m\x1b[0m"

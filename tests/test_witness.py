@@ -135,7 +135,7 @@ def test_a_step_ends_as_it_does_without_a_witness(
     assert abs(record["timeUnixNano"] / 1e9 - time.time()) < 60
 
 
-def test_what_killed_a_step_is_read_from_its_journal(shell: Shell) -> None:
+def test_the_signal_that_killed_a_step_is_read_from_its_journal(shell: Shell) -> None:
     shell.begin()
     shell.run("touch $OTEL_METAFLOW_WITNESS; bash -c 'kill -9 $$'")
     attempt = load(shell.home, shell.journal.parent).attempts[ATTEMPT]
