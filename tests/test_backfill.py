@@ -34,9 +34,9 @@ def end(self):
 def both(place: Place) -> Callable[..., tuple[Telemetry, Telemetry]]:
     """Runs a flow, given by its steps, with `@otel`; what it sent, and what is made of it from Metaflow's datastore."""
 
-    def tell(steps: str, *arguments: str, command: str = "run") -> tuple[Telemetry, Telemetry]:
+    def tell(steps: str, *arguments: str, command: str = "run", head: str = HEAD) -> tuple[Telemetry, Telemetry]:
         flow = place.path / "stored.py"
-        flow.write_text(HEAD + textwrap.indent(textwrap.dedent(steps) + END, "    ") + TAIL)
+        flow.write_text(head + textwrap.indent(textwrap.dedent(steps) + END, "    ") + TAIL)
         chosen = {name: value for name, value in place.environ().items() if name.startswith(("METAFLOW_", "OTEL_"))}
         live = run(flow, *arguments, command=command, env=chosen, home=place.home)
         return live, backfilled(place, f"{live.flow}/{live.run}")
@@ -254,3 +254,23 @@ def test_the_exception_is_the_one_that_was_raised(both: Callable[..., tuple[Tele
         assert (now.log_record.attributes or {})[name] == (was.log_record.attributes or {})[name]
     trace = str((now.log_record.attributes or {})["exception.stacktrace"])
     assert trace == (was.log_record.attributes or {})["exception.stacktrace"]
+
+
+# What only a process there knows.
+OF_PROCESSES = {names.HOST_NAME, names.HOST_ARCH, names.OS_TYPE, names.PROCESS_PID}
+
+
+def test_the_resource_is_that_of_a_live_run_as_far_as_metaflow_knows_it(
+    both: Callable[..., tuple[Telemetry, Telemetry]],
+) -> None:
+    """Project, branch and with them the environment, user, versions: by these the collector routes."""
+    head = HEAD.replace("class Stored", '@project(name="shop")\nclass Stored').replace(
+        "Parameter,", "Parameter, project,"
+    )
+    live, made = both(LINEAR, head=head)
+    for span in live.spans:
+        was = {name: value for name, value in span.resource.attributes.items() if name not in OF_PROCESSES}
+        now = dict(made.span(span.name).resource.attributes)
+        assert now.pop(names.SOURCE) == "backfill"
+        assert now.pop(names.IN_DOUBT, None) is (None if span.name.startswith("RUN ") else True)
+        assert now == was

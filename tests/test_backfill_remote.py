@@ -72,6 +72,18 @@ def test_what_containers_exported_is_not_exported_again_and_what_they_could_not_
     assert "killed by SIGKILL" in team("view", pathspec(run), env=env).stdout
 
 
+def test_fetch_brings_what_the_launcher_could_not(place: Place, endpoint: Endpoint) -> None:
+    """The journals of containers, to the home of the launcher that knows of them."""
+    run = in_pods(place, endpoint, "")
+    journals = {path: path.read_bytes() for path in run.folder.glob("work.*")}
+    assert any(path.name == "work.2.0.jsonl" for path in journals)
+    for path in journals:
+        path.unlink()
+    done = place.cli("fetch", pathspec(run), env=Cluster(place, "3.8").environ())
+    assert "1 brought from their containers" in done.stdout, done.stdout + done.stderr
+    assert {path: path.read_bytes() for path in run.folder.glob("work.*")} == journals
+
+
 def test_of_a_container_that_was_killed_as_a_whole_the_records_in_doubt_are_marked(
     place: Place, endpoint: Endpoint, tmp_path: Path
 ) -> None:

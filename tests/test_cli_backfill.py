@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pydoc
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from endpoint import Endpoint
 from running import Finished, Place
 
+from otel_metaflow.backfill.metaflow_seams import DEPENDS
 from otel_metaflow.core import ids, names
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import RunKey
@@ -244,6 +247,9 @@ def test_a_run_that_is_still_going_is_left_until_it_has_ended(copied: tuple[Team
         assert "is still going" in team.backfill(endpoint, pathspec(run)).stdout
         assert not endpoint.seen
         assert "running" in team("view", pathspec(run)).stdout
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+        assert "otel-metaflow backfill" in team("ship", pathspec(run), env=env, code=2).stderr
+        assert not endpoint.seen
         for step in ("join", "end"):
             shutil.move(aside / step, stored / step)
         aside.rmdir()
@@ -292,8 +298,6 @@ def test_no_artifact_is_unpickled(copied: tuple[Team, Path, Finished], tmp_path:
     team, stored, run = copied
     evidence = tmp_path / "evidence"
     bomb = b"cos\nsystem\n(S'touch " + os.fsencode(evidence) + b"'\ntR."
-    import gzip
-
     for blob in (stored.parent / "data").rglob("*"):
         if blob.is_file() and not blob.name.endswith("_meta"):
             blob.write_bytes(gzip.compress(bomb))
@@ -364,3 +368,10 @@ def test_two_at_once_do_no_harm(team: Team, plain: tuple[Place, Finished]) -> No
         folder = layout.run_folder(team.home, RunKey(plain[1].flow, plain[1].run))
         kinds = [json.loads(line)["kind"] for line in (folder / layout.RUN_FILE).read_text().splitlines()]
         assert kinds.count("launch") == ATTEMPTS
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Metaflow imports
+def test_the_names_that_are_read_of_metaflow_are_there() -> None:
+    """A version that has them no longer is named by this."""
+    for name in DEPENDS:
+        assert pydoc.locate(name) is not None, name

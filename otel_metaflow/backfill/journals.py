@@ -141,6 +141,7 @@ def _bring_missing(stored: StoredRun, folder: Path, known: Run, made: Made) -> N
                     paths = [f"{stored.folder(key)}/{key.attempt}.{name}" for name in _OWN.values()]
                     with storage.opened(paths) as files:
                         made.brought += _bring(folder, key, _by_name(files), made)
+                        made.attempts = made.brought
 
 
 def _bring(folder: Path, key: AttemptKey, files: Mapping[str, Path], made: Made) -> bool:

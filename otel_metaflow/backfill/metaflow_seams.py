@@ -3,7 +3,7 @@
 Metaflow's Client API has most of it, but not to whom of several attempts an entry of metadata belongs, nor log files
 without loading them whole, nor artifacts without unpickling them. So this goes one level below: to the metadata
 provider that the client uses, and to the storage of a datastore. No other module of this package touches Metaflow's
-attributes; tests/test_seams.py removes each name of DEPENDS in turn.
+attributes; what goes wrong ends in one line (`UnreadableError`).
 """
 
 from __future__ import annotations

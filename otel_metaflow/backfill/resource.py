@@ -34,14 +34,12 @@ def of_run(flow: str, run: Mapping[str, Any], origin: str, redaction: Redaction)
     """The attributes of a run, given as the metadata has it; it resumes the run `origin`, if that is not empty."""
     tags = _system_tags(run)
     branch = tags.get("project_branch", "")
-    user = tags.get("user", "")
     facts = Facts(
         version=tags.get("metaflow_version", ""),
         project=tags.get("project", ""),
         branch=branch,
         is_production="production" in tags or branch.partition(".")[0] == _PRODUCTION,
-        namespace=f"user:{user}" if user else "",  # that of production is a token
-        user=user or str(run.get("user_name") or ""),
+        user=tags.get("user") or str(run.get("user_name") or ""),
         origin_run=origin,
     )
     place = {

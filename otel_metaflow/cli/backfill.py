@@ -265,6 +265,7 @@ class _Backfill:
         if state == EXPORTED:
             self._history.add(key)
             self._result(key, EXPORTED, f"exported {counts or 'nothing'}", made)
+            self.results[-1]["exported"] = found.get("exported", {})
             return True
         reasons = reasons_of(found.get("errors", {})) or f"see {folder / layout.SHIPPER_LOG}"
         self._result(key, NOT_EXPORTED, f"not exported ({reasons}); fix it, and type the same again", made)

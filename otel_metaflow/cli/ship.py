@@ -91,16 +91,17 @@ def _skip(environment: settings.Settings, folder: Path, _wait: float, *, quiet: 
 def deliver(environment: settings.Settings, folder: Path, wait: float, *, quiet: bool, **how: Any) -> dict[str, Any]:
     """Export a run and report the result, unless `quiet`; `how` goes to `Delivery`."""
     from otel_metaflow.journal.delivery_status import DeliveryStatus
+    from otel_metaflow.shipper import backlog
 
     key = layout.run_key(environment.home, folder)
     result: dict[str, Any] = {"flow": key.flow, "run": key.run, "state": EXPORTING}
+    if backlog.awaits_more(folder):
+        fail(f"{key} was still going when it was fetched; to export it once it has ended: otel-metaflow backfill {key}")
     lock = _take_over(folder, wait)
     if lock is None:
         text = f"{EXPORTING}, by another process"
     else:
         with _output_into(folder / layout.SHIPPER_LOG):
-            from otel_metaflow.shipper import backlog
-
             is_delivered = backlog.ship_guarded(environment, folder, linger=wait, **how)
         locks.release(lock)
         status = DeliveryStatus.read(folder)

@@ -75,6 +75,15 @@ def without_endpoint(home: Path) -> Iterator[Path]:
                 yield folder
 
 
+def awaits_more(folder: Path) -> bool:
+    """Whether the run was backfilled while it was going: what came later is to be fetched before it is delivered."""
+    try:
+        with (folder / layout.RUN_FILE).open("rb") as file:
+            return b'"backfilled":true' in file.readline() and not is_closed(folder)
+    except FileNotFoundError:
+        return False
+
+
 def is_closed(folder: Path) -> bool:
     """Whether the last record of the launcher's journal is the one that closes it; without reading all of it."""
     try:
