@@ -66,7 +66,7 @@ test-range: $(STAMP) collector vendors ## what versions matter to, by the built 
 	$(BIN)/nox
 
 .PHONY: test-remote
-test-remote: $(STAMP) ## steps as pods of a real cluster; builds Kubernetes and an image of its own on the first run
+test-remote: $(STAMP) ## remote steps in real containers; builds Kubernetes and an image of its own on the first run
 	$(BIN)/pip install --quiet --group bed
 	$(BIN)/pytest -n 0 tests/bed $(PYTEST_ARGS)
 
@@ -101,6 +101,11 @@ bench-wide: $(STAMP) ## what a shipper needs for a run of up to 50,000 attempts,
 .PHONY: bench-sinks
 bench-sinks: $(STAMP) ## what it costs to send, by the official exporters and by the standard library; needs valgrind
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/sinks.py
+
+.PHONY: bench-pods
+bench-pods: $(STAMP) ## what telemetry adds to a container, and what a kill of one loses, in five minutes; needs podman
+	$(BIN)/pip install --quiet --group bed
+	$(BIN)/python bench/pods.py
 
 .PHONY: bench-view
 bench-view: $(STAMP) ## what the page of a large run costs to write and to open; needs chromium

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 LINES = 200
 """Lines that each attempt of `work` prints, at five milliseconds each."""
 
-FLOW = f"""
+_FLOW = f"""
     import logging, os, signal, subprocess, time
-    from metaflow import FlowSpec, current, kubernetes, retry, step
+    from metaflow import FlowSpec, batch, current, kubernetes, retry, step
+
+    is_first_work = "/work/" in os.environ.get("MF_PATHSPEC", "") and os.environ.get("MF_ATTEMPT") == "0"
+    if is_first_work and os.environ.get("HOW") == "bootstrap":
+        print(f"line {{os.environ['MF_PATHSPEC']}}/0 imports what the image lacks")
+        import nowhere_but_on_the_laptop
 
     class PodFlow(FlowSpec):
         def lines(self, count):
@@ -26,7 +31,7 @@ FLOW = f"""
                 print(f"line {{current.pathspec}}/{{current.retry_count}} {{number}}")
                 time.sleep(0.005)
 
-        @kubernetes(memory=512, qos="guaranteed")
+        @REMOTE
         @step
         def start(self):
             self.lines(20)
@@ -36,7 +41,7 @@ FLOW = f"""
             self.next(self.work, foreach="xs")
 
         @retry(times=1, minutes_between_retries=0)
-        @kubernetes(memory=512, qos="guaranteed")
+        @REMOTE
         @step
         def work(self):
             self.lines({LINES})
@@ -51,13 +56,13 @@ FLOW = f"""
                     self.lines(100_000)
             self.next(self.join)
 
-        @kubernetes(memory=512, qos="guaranteed")
+        @REMOTE
         @step
         def join(self, inputs):
             self.lines(20)
             self.next(self.end)
 
-        @kubernetes(memory=512, qos="guaranteed")
+        @REMOTE
         @step
         def end(self):
             self.lines(20)
@@ -66,14 +71,56 @@ FLOW = f"""
         PodFlow()
 """
 
-_LINE = re.compile(r"line PodFlow/\S+ .+")
+_LINE = re.compile(r"line PodFlow/\S+ (?:\d+|now|from a subprocess|imports what the image lacks)")
 
 
-def expected(death: str) -> Counter[tuple[str, str]]:
-    """How often a span of each name has each result; one attempt of `work` died, and was retried."""
-    died = [("work", "error")] if death else []
-    steps = ["start", "work", "work", "join", "end"]
-    return Counter([*((step, "success") for step in steps), *died])
+@dataclass(frozen=True)
+class Death:
+    """A way in which first attempts of `work` end."""
+
+    name: str
+    how: str = ""
+    dead: int = 1
+    result: str = "error"
+    cause: str = ""  # what the span of such an attempt says
+
+    def options(self) -> tuple[str, str]:
+        """The options of a flow by which `work` is told how to end."""
+        return "--with", f"environment:vars={json.dumps({'HOW': self.how})}"
+
+    def results(self) -> Counter[tuple[str, str]]:
+        """How often a span of each name has each result: the dead were tried again."""
+        steps = ["start", "work", "work", "join", "end"]
+        return Counter([*((step, "success") for step in steps), *[("work", self.result)] * self.dead])
+
+
+OK = Death("success", dead=0)
+DEATHS = (
+    OK,
+    Death("kill -9, retried", "kill -9", cause="SIGKILL"),
+    Death("out of memory, retried", "out of memory", cause="memory"),
+    Death("bootstrap fails, retried", "bootstrap", dead=2, result="failure", cause="exited with code 1"),
+)
+CONTAINER = Death("container killed at once, retried", "container")
+
+
+def flow(remote: str) -> str:
+    """The source of a flow whose steps run where the decorator `remote` has them run."""
+    return _FLOW.replace("REMOTE", remote)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A span of an attempt."""
+
+    span: Any
+    attributes: dict[str, str]
+
+    @property
+    def path(self) -> str:
+        """As `otel-metaflow id` takes it."""
+        names = ("flow.name", "run.id", "step.name", "task.id", "attempt")
+        return "/".join(self.attributes[f"metaflow.{name}"] for name in names)
 
 
 @dataclass
@@ -82,7 +129,13 @@ class Arrived:
 
     printed: Counter[str]
     lines: Counter[str]
-    spans: list[Any] = field(default_factory=list)
+    resourced: list[tuple[Any, Any]] = field(default_factory=list)
+    """Spans, each with its resource."""
+
+    @property
+    def spans(self) -> list[Any]:
+        """The spans alone."""
+        return [span for span, _ in self.resourced]
 
     @property
     def lost(self) -> list[str]:
@@ -94,23 +147,39 @@ class Arrived:
         """The lines that arrived more often than they were printed."""
         return sorted(self.lines - self.printed)
 
+    @property
+    def attempts(self) -> list[Attempt]:
+        """The spans of attempts."""
+        found = ((span, {**_attributes(resource), **_attributes(span)}) for span, resource in self.resourced)
+        return [Attempt(span, attributes) for span, attributes in found if "metaflow.task.result" in attributes]
+
+    @property
+    def runs(self) -> int:
+        """How many spans of the run itself there are."""
+        return sum("metaflow.run.result" in _attributes(span) for span in self.spans)
+
     def results(self) -> Counter[tuple[str, str]]:
-        """How often a span of each name had each result; spans of waiting, which a busy machine has, are left out."""
-        found = ((span.name, _attributes(span).get("metaflow.task.result", "")) for span in self.spans)
-        return Counter((name, result) for name, result in found if not name.endswith(" queued"))
+        """How often a span of each name had each result."""
+        return Counter((each.span.name, each.attributes["metaflow.task.result"]) for each in self.attempts)
 
-
-def how(death: str) -> str:
-    """The option by which `work` is told how to end."""
-    return f"environment:vars={json.dumps({'HOW': death})}"
+    def causes(self) -> list[str]:
+        """What the spans of attempts that failed say."""
+        failed = (each for each in self.attempts if each.attributes["metaflow.task.result"] != "success")
+        return [each.span.status.message for each in failed]
 
 
 def arrived(receiver: Endpoint, outputs: Iterable[str]) -> Arrived:
     """What `receiver` acknowledged, and the lines in the output of containers."""
     printed = Counter(line for output in outputs for line in _LINE.findall(output))
     lines = Counter(body for body in receiver.bodies() if _LINE.fullmatch(body))
-    return Arrived(printed, lines, [span for span, _ in receiver.spans()])
+    return Arrived(printed, lines, receiver.spans())
 
 
 def _attributes(span: Any) -> dict[str, str]:
-    return {each.key: each.value.string_value for each in span.attributes}
+    found = ((each.key, each.value) for each in span.attributes)
+    return {key: str(getattr(value, value.WhichOneof("value"))) for key, value in found}
+
+
+def lines_in(text: str) -> list[str]:
+    """The lines of the flow in a text, be it an output or a journal."""
+    return _LINE.findall(text)

@@ -1,17 +1,14 @@
 """A node: runs the pods of a cluster as containers of podman, on the host's network, and reports how they end.
 
 It does what the tests need as the real one does it: containers of a pod in turn and side by side, environment from
-literals, secrets and the downward API, `$(NAME)` expanded, emptyDir volumes, memory limits, out-of-memory kills,
-deletion with a grace of at least two seconds, after which SIGKILL.
+literals, secrets and the downward API, `$(NAME)` expanded, emptyDir volumes and claimed ones, memory limits,
+out-of-memory kills, deletion with a grace of at least two seconds, after which SIGKILL.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import os
 import re
-import subprocess
 import threading
 import time
 from datetime import datetime, timezone
@@ -21,37 +18,32 @@ from typing import TYPE_CHECKING, Any
 import kubernetes.client
 import kubernetes.watch
 import urllib3
-from parts import PODMAN, image
+from containers import memory_limit
 
 if TYPE_CHECKING:
-    from cluster import Cluster
-    from typing_extensions import Self
+    import subprocess
 
-COLLECTOR = "collector.bed"
-"""A name that a pod knows, as the cluster's DNS would: this machine."""
+    from cluster import Cluster
+    from containers import Containers
+    from typing_extensions import Self
 
 _NODE = "node-1"
 _LEAST_GRACE = 2  # seconds, minimumGracePeriodInSeconds of kuberuntime_container.go
 _EXPANDED = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
-_ULIMITS = ("--ulimit=nofile=20000:20000", "--ulimit=nproc=10000:10000")  # below what this machine may have to give
 _TOOK = {"ADDED", "MODIFIED"}
 
 
 class Kubelet:
     """Runs what is scheduled, from entry to exit."""
 
-    def __init__(self, cluster: Cluster, folder: Path, extra: dict[str, str] | None = None) -> None:
-        """`extra` is added to the environment of each container, as an image's own is."""
+    def __init__(self, cluster: Cluster, containers: Containers) -> None:
+        self.containers = containers
         self._core = kubernetes.client.CoreV1Api(cluster.client)
-        self._folder = folder
-        self._extra = extra or {}
         self._watch = kubernetes.watch.Watch()
         self._is_over = False
-        self._running: set[str] = set()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
-        image()
         self._core.create_node({"metadata": {"name": _NODE, "labels": {"kubernetes.io/hostname": _NODE}}})
         self._thread.start()
         return self
@@ -59,22 +51,14 @@ class Kubelet:
     def __exit__(self, *_: object) -> None:
         self._is_over = True
         self._watch.stop()
-        for container in list(self._running):
-            subprocess.run([*PODMAN, "rm", "--force", container], check=False, capture_output=True)
-
-    def kill(self, pod: str) -> None:
-        """Kill all processes of a pod's containers at once, as the kernel does on cgroup v2 when memory runs out."""
-        for container in [name for name in self._running if name.startswith(pod)]:
-            subprocess.run([*PODMAN, "kill", "--signal=KILL", container], check=True, capture_output=True)
-
-    def outputs(self) -> dict[str, str]:
-        """What each container printed, by `POD.CONTAINER`."""
-        found = sorted(self._folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
-        return {path.stem: path.read_text("utf-8", "replace") for path in found}
 
     def volume(self, uid: str, name: str) -> Path:
         """Where a volume of the pod of that uid lies."""
-        return self._folder / "volumes" / uid / name
+        return self.containers.folder / "volumes" / uid / name
+
+    def claimed(self, name: str) -> Path:
+        """Where the volume of a claim lies, which outlives pods."""
+        return self.containers.folder / "claims" / name
 
     def _follow(self) -> None:
         seen: set[str] = set()
@@ -105,7 +89,6 @@ class Kubelet:
             self._core.create_namespaced_pod_binding(
                 pod.metadata.name, pod.metadata.namespace, binding, _preload_content=False
             )
-        self._folder.mkdir(parents=True, exist_ok=True)
         before = [self._ended(pod, container) for container in pod.spec.init_containers or []]
         started = _now()
         processes = [(container, self._start(pod, container)) for container in pod.spec.containers]
@@ -122,50 +105,38 @@ class Kubelet:
         return f"{pod.metadata.name}.{container.name}"
 
     def _start(self, pod: Any, container: Any) -> subprocess.Popen[bytes]:
-        name = self._name(pod, container)
-        options = ["--network=host", f"--name={name}", f"--hostname={pod.metadata.name}", *_ULIMITS]
-        options.append(f"--add-host={COLLECTOR}:127.0.0.1")
-        for variable, value in self._environment(pod, container).items():
-            options += ["--env", f"{variable}={value}"]
+        options = [f"--hostname={pod.metadata.name}"]
+        claims = {each.name: each.persistent_volume_claim for each in pod.spec.volumes or []}
         for mount in container.volume_mounts or []:
-            place = self.volume(pod.metadata.uid, mount.name) / (mount.sub_path or "")
+            claim = claims.get(mount.name)
+            place = self.volume(pod.metadata.uid, mount.name) if claim is None else self.claimed(claim.claim_name)
+            place /= mount.sub_path or ""
             place.mkdir(parents=True, exist_ok=True)
-            options += ["--volume", f"{place}:{mount.mount_path}"]
+            place.chmod(0o777)  # as an emptyDir is
+            options.append(f"--volume={place}:{mount.mount_path}")
         security, limits = container.security_context, (container.resources and container.resources.limits) or {}
         if security is not None and security.read_only_root_filesystem:
-            options.append("--read-only")
+            options += ["--read-only", "--read-only-tmpfs=false"]
         if security is not None and security.run_as_user is not None:
             options.append(f"--user={security.run_as_user}")
         if "memory" in limits:
-            options += [f"--memory={_bytes(limits['memory'])}", f"--memory-swap={_bytes(limits['memory'])}"]
+            options += memory_limit(_bytes(limits["memory"]))
         if container.working_dir:
             options.append(f"--workdir={container.working_dir}")
-        first, *rest = [*(container.command or []), *(container.args or [])]
-        self._running.add(name)
-        with (self._folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                [*PODMAN, "run", *options, "--entrypoint", json.dumps([first]), image(), *rest],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,  # where podman leaves a file when memory runs out
-            )
+        command = [*(container.command or []), *(container.args or [])]
+        environment = self._environment(pod, container)
+        return self.containers.start(
+            self._name(pod, container), command, environment, *options, of=container.image or ""
+        )
 
     def _wait(self, pod: Any, container: Any, process: subprocess.Popen[bytes], started: str) -> dict[str, Any]:
-        code = process.wait()
-        name = self._name(pod, container)
-        inspected = subprocess.run(
-            [*PODMAN, "inspect", "--format={{.State.OOMKilled}}", name], capture_output=True, text=True, check=False
-        )
-        reason = "OOMKilled" if inspected.stdout.strip() == "true" else "Error" if code else "Completed"
-        if not os.environ.get("BED_KEEP"):
-            subprocess.run([*PODMAN, "rm", "--force", name], check=False, capture_output=True)
-        self._running.discard(name)
+        code, is_out_of_memory = self.containers.wait(self._name(pod, container), process)
+        reason = "OOMKilled" if is_out_of_memory else "Error" if code else "Completed"
         ended = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": _now()}
         return _status(container, {"terminated": ended})
 
     def _environment(self, pod: Any, container: Any) -> dict[str, str]:
-        found = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root", **self._extra}
+        found: dict[str, str] = {}
         for source in container.env_from or []:
             if source.secret_ref is not None:
                 secret = self._core.read_namespaced_secret(source.secret_ref.name, pod.metadata.namespace)
@@ -197,14 +168,12 @@ class Kubelet:
                 raise
 
     def _end(self, pod: Any) -> None:
-        names = [name for name in self._running if name.startswith(f"{pod.metadata.name}.")]
-        for name in names:
-            subprocess.run([*PODMAN, "kill", "--signal=TERM", name], check=False, capture_output=True)
+        prefix = f"{pod.metadata.name}."
+        self.containers.kill(prefix, "TERM")
         deadline = time.monotonic() + max(_LEAST_GRACE, pod.metadata.deletion_grace_period_seconds or 0)
-        while self._running & set(names) and time.monotonic() < deadline:
+        while self.containers.running(prefix) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for name in self._running & set(names):
-            subprocess.run([*PODMAN, "kill", "--signal=KILL", name], check=False, capture_output=True)
+        self.containers.kill(prefix)
         self._core.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
 
 

@@ -9,10 +9,16 @@ import os
 import subprocess
 from pathlib import Path
 
+import boto3
+import botocore
+import s3transfer
+
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
 KUBERNETES = "v1.34.4"  # as in kubernetes/go.mod
 IMAGE = "localhost/otel-metaflow-bed:bookworm"
+UNPRIVILEGED = "localhost/otel-metaflow-bed:unprivileged"
+"""The same for a user who is not root, and whose home directory is not his."""
 PODMAN = ["podman", "--runtime=runc", "--cgroup-manager=cgroupfs"]
 # What Metaflow needs in an image, and nothing of ours or of OpenTelemetry.
 PACKAGES = "python3,python3-boto3,python3-requests,python-is-python3,ca-certificates,procps"
@@ -39,9 +45,9 @@ def kubernetes(name: str) -> Path:
     return binary
 
 
-def image() -> str:
-    """The name of the image that pods run in by default, made on first use."""
-    if subprocess.run([*PODMAN, "image", "exists", IMAGE], check=False).returncode:
+def image(name: str = "") -> str:
+    """The image that a container is to have, made on first use: UNPRIVILEGED, or the one for all other names."""
+    if not _exists(IMAGE):
         archive = CACHE / "rootfs.tar"
         if not archive.exists():
             CACHE.mkdir(exist_ok=True)
@@ -49,4 +55,20 @@ def image() -> str:
             subprocess.run(["mmdebstrap", "--variant=apt", f"--include={PACKAGES}", "bookworm", made], check=True)
             made.rename(archive)
         subprocess.run([*PODMAN, "import", "--quiet", archive, IMAGE], check=True, stdout=subprocess.DEVNULL)
-    return IMAGE
+    if name != UNPRIVILEGED:
+        return IMAGE
+    if not _exists(UNPRIVILEGED):
+        recipe = f"FROM {IMAGE}\nWORKDIR /tmp\nUSER 1234\n"
+        command = [*PODMAN, "build", "--quiet", f"--tag={UNPRIVILEGED}", "-"]
+        subprocess.run(command, input=recipe, text=True, check=True, stdout=subprocess.DEVNULL)
+    return UNPRIVILEGED
+
+
+def newer_boto3() -> list[str]:
+    """Options of `podman run` for a boto3 that knows AWS_ENDPOINT_URL, this environment's: Debian's is too old."""
+    packages = (Path(module.__file__).parent for module in (boto3, botocore, s3transfer))
+    return [f"--volume={each}:/usr/local/lib/python3.11/dist-packages/{each.name}:ro" for each in packages]
+
+
+def _exists(name: str) -> bool:
+    return subprocess.run([*PODMAN, "image", "exists", name], check=False).returncode == 0

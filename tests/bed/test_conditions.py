@@ -1,0 +1,131 @@
+"""Images and flows that are not as one would like them: tasks run as ever, and are recorded."""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+
+import kubernetes.client
+import pytest
+from bed import Argo, Bed, Kubernetes
+from collectors import free_ports
+from deaths import LINES
+from endpoint import Endpoint
+from measured import Measured
+from parts import UNPRIVILEGED
+from running import eventually
+
+on_kubernetes = pytest.mark.parametrize("bed", [Kubernetes], indirect=True, ids=["Kubernetes"])
+on_argo = pytest.mark.parametrize("bed", [Argo], indirect=True, ids=["Argo"])
+
+STATE = "success; not root, read-only, no home, no libraries; one step without `@otel`"
+FLOW = f"""
+    import importlib.util, os
+    from metaflow import FlowSpec, current, kubernetes, otel, step
+
+    class PodFlow(FlowSpec):
+        def describe(self):
+            print(f"line {{current.pathspec}}/0 1")
+            print("uid", os.getuid(), flush=True)
+            print("writable", [p for p in (os.path.expanduser("~"), "/var", "/tmp") if os.access(p, os.W_OK)])
+            print("library", importlib.util.find_spec("opentelemetry") or importlib.util.find_spec("psutil"))
+
+        @otel
+        @kubernetes(
+            memory=512,
+            image="{UNPRIVILEGED}",
+            use_tmpfs=True,
+            tmpfs_path="/tmp",
+            security_context={{"run_as_user": 1234, "read_only_root_filesystem": True}},
+        )
+        @step
+        def start(self):
+            self.describe()
+            self.next(self.plain)
+
+        @kubernetes(memory=512)
+        @step
+        def plain(self):
+            self.next(self.end)
+
+        @otel
+        @kubernetes(memory=512)
+        @step
+        def end(self):
+            self.describe()
+
+    if __name__ == "__main__":
+        PodFlow()
+"""
+
+
+ENDLESS = """
+    import time
+    from metaflow import FlowSpec, current, environment, kubernetes, step
+
+    class PodFlow(FlowSpec):
+        @environment(vars={"OTEL_METAFLOW_HOME": "/mnt/otel"})
+        @kubernetes(memory=512, persistent_volume_claims={"journals": "/mnt/otel"})
+        @step
+        def start(self):
+            for number in range(100_000):
+                print(f"line {current.pathspec}/0 {number}")
+                time.sleep(0.005)
+            self.next(self.end)
+
+        @kubernetes(memory=512)
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        PodFlow()
+"""
+
+
+@on_kubernetes
+def test_a_container_that_may_write_nowhere_else_and_has_no_library_of_ours_is_recorded(
+    bed: Bed, receiver: Endpoint, measured: Measured
+) -> None:
+    ended = bed.run(FLOW, env=bed.sends_to(receiver.port))
+    assert ended.succeeded, ended.report
+    ended.wait_delivered()
+    (start,) = (text for name, text in bed.outputs.items() if "/start/" in text and "uid" in text)
+    assert "uid 1234\n" in start
+    assert "writable ['/tmp']\n" in start
+    assert "library None\n" in start
+    found = bed.arrived(receiver)
+    assert (found.lost, found.twice, found.runs) == ([], [], 1)
+    assert dict(found.results()) == {("start", "success"): 1, ("end", "success"): 1}
+    measured.add(bed, STATE, found)
+
+
+@on_argo
+def test_headers_come_from_a_secret_of_the_cluster(bed: Argo, receiver: Endpoint) -> None:
+    data = {"OTEL_EXPORTER_OTLP_HEADERS": base64.b64encode(b"x-key=hush").decode()}
+    core = kubernetes.client.CoreV1Api(bed.cluster.client)
+    core.create_namespaced_secret("default", {"metadata": {"name": "otel"}, "data": data})
+    secrets = {"METAFLOW_ARGO_WORKFLOWS_KUBERNETES_SECRETS": f"{bed.SECRET},otel"}
+    ended = bed.run(FLOW, env={**bed.sends_to(receiver.port), **secrets})
+    assert ended.succeeded, ended.report
+    assert bed.arrived(receiver).results()["end", "success"] == 1
+    assert {headers.get("x-key") for _, headers in receiver.requests} == {"hush"}
+
+
+@on_argo
+def test_a_journal_on_a_volume_outlives_its_container(bed: Argo, measured: Measured) -> None:
+    """All that was printed is delivered from there, by `otel-metaflow ship` beside it."""
+    (port,) = free_ports(1)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(bed.run, ENDLESS, "--with", "otel", env=bed.sends_to(port))
+        victim = eventually(lambda: next((n for n, text in bed.outputs.items() if "/0 0\n" in text), None), 120)
+        eventually(lambda: bed.outputs[victim].count("\n") > 2 * LINES)
+        bed.containers.kill(victim)
+        assert not running.result().succeeded
+    with Endpoint(port=port) as receiver:
+        home = {"OTEL_METAFLOW_HOME": str(bed.kubelet.claimed("journals"))}
+        shipped = bed.place.cli("ship", "--all", env={**bed.sends_to(port), **home})
+        assert shipped.returncode == 0, shipped.stdout + shipped.stderr
+        found = bed.arrived(receiver)
+    assert (found.lost, found.twice) == ([], [])
+    measured.add(bed, "container killed at once; journals on a volume, the endpoint down until `ship`", found)
