@@ -55,7 +55,7 @@ class Workflow:
         """Run it to its end and then its exit handler; Succeeded or Failed."""
         self.status = "Succeeded" if self._run(self._spec["entrypoint"], {}) is not None else "Failed"
         self._globals["workflow.status"] = self.status
-        self._globals["workflow.failures"] = json.dumps(json.dumps(self.failures))[1:-1]
+        self._globals["workflow.failures"] = json.dumps(json.dumps(self.failures))
         if self._spec.get("onExit"):
             self._run(self._spec["onExit"], {})
         return self.status

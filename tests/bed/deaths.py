@@ -45,6 +45,8 @@ _FLOW = f"""
         @step
         def work(self):
             self.lines({LINES})
+            if self.input == 2 and os.environ.get("HOW") == "raise":
+                raise ValueError("shard 2 is damaged")
             if self.input == 2 and current.retry_count == 0:
                 how = os.environ.get("HOW")
                 if how == "kill -9":
@@ -101,6 +103,7 @@ DEATHS = (
     Death("out of memory, retried", "out of memory", cause="memory"),
     Death("bootstrap fails, retried", "bootstrap", dead=2, result="failure", cause="exited with code 1"),
 )
+FAILURE = Death("exception, in the retry too: the run fails", "raise")
 CONTAINER = Death("container killed at once, retried", "container")
 
 
@@ -153,10 +156,10 @@ class Arrived:
         found = ((span, {**_attributes(resource), **_attributes(span)}) for span, resource in self.resourced)
         return [Attempt(span, attributes) for span, attributes in found if "metaflow.task.result" in attributes]
 
-    @property
-    def runs(self) -> int:
-        """How many spans of the run itself there are."""
-        return sum("metaflow.run.result" in _attributes(span) for span in self.spans)
+    def run_results(self) -> list[str]:
+        """The result of each span of the run itself."""
+        found = (_attributes(span) for span in self.spans)
+        return [attributes["metaflow.run.result"] for attributes in found if "metaflow.run.result" in attributes]
 
     def results(self) -> Counter[tuple[str, str]]:
         """How often a span of each name had each result."""

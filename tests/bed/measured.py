@@ -64,7 +64,9 @@ class Measured:
     def add(self, bed: Bed, state: str, found: Arrived) -> None:
         """Add what was found in one test; the last of it, so that only what holds is claimed."""
         printed, lost, twice = sum(found.printed.values()), len(found.lost), len(found.twice)
-        self._rows.append(Row(bed.NAME, state, printed, lost, twice, len(found.attempts), found.runs, _commit()))
+        self._rows.append(
+            Row(bed.NAME, state, printed, lost, twice, len(found.attempts), len(found.run_results()), _commit())
+        )
 
 
 def table() -> str:

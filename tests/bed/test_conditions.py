@@ -95,7 +95,7 @@ def test_a_container_that_may_write_nowhere_else_and_has_no_library_of_ours_is_r
     assert "writable ['/tmp']\n" in start
     assert "library None\n" in start
     found = bed.arrived(receiver)
-    assert (found.lost, found.twice, found.runs) == ([], [], 1)
+    assert (found.lost, found.twice, found.run_results()) == ([], [], ["success"])
     assert dict(found.results()) == {("start", "success"): 1, ("end", "success"): 1}
     measured.add(bed, STATE, found)
 

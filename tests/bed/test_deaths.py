@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from bed import Bed, Outcome
 from collectors import free_ports
-from deaths import CONTAINER, DEATHS, LINES, OK, Arrived, Death, flow, lines_in
+from deaths import CONTAINER, DEATHS, FAILURE, LINES, OK, Arrived, Death, flow, lines_in
 from endpoint import Endpoint
 from measured import Measured
 from running import eventually
@@ -26,7 +26,7 @@ def test_each_line_arrives_once_and_each_attempt_has_a_span(
     assert (found.lost, found.twice) == ([], [])
     assert found.results() == death.results()
     assert all(death.cause in cause for cause in found.causes()), found.causes()
-    assert found.runs == 1
+    assert found.run_results() == ["success"]
     assert_ids(bed, ended, found)
     measured.add(bed, death.name, found)
 
@@ -46,9 +46,23 @@ def test_what_a_container_printed_before_it_was_killed_at_once_arrives(
     ended.wait_delivered()
     found = bed.arrived(receiver)
     assert len(found.lost) <= 40
-    assert (found.twice, found.runs) == ([], 1)
+    assert (found.twice, found.run_results()) == ([], ["success"])
     assert all(line in bed.outputs[victim] for line in found.lost)
     measured.add(bed, CONTAINER.name, found)
+
+
+def test_a_run_that_fails_has_a_span_of_its_own(bed: Bed, receiver: Endpoint, measured: Measured) -> None:
+    """But on Step Functions, where nothing runs once an execution has failed."""
+    ended = bed.run(flow(bed.DECORATOR), "--with", "otel", *FAILURE.options(), env=bed.sends_to(receiver.port))
+    assert not ended.succeeded, ended.report
+    ended.wait_delivered()
+    found = bed.arrived(receiver)
+    assert (found.lost, found.twice) == ([], [])
+    assert found.results() == {("start", "success"): 1, ("work", "success"): 1, ("work", "failure"): 2}
+    assert all(cause == "ValueError: shard 2 is damaged" for cause in found.causes()), found.causes()
+    assert found.run_results() == ([] if bed.NAME == "Step Functions" else ["failure"])
+    assert_ids(bed, ended, found)
+    measured.add(bed, FAILURE.name, found)
 
 
 @pytest.mark.parametrize("fault", ["refuses", "never answers"])
@@ -71,7 +85,7 @@ def test_an_endpoint_that_is_down_is_delivered_to_once_it_is_back(bed: Bed, meas
     else:
         assert (found.lines, found.spans) == (Counter(), [])
         assert stored_lines(bed, ended) >= found.printed
-    assert found.runs == bed.HAS_LAUNCHER
+    assert found.run_results() == (["success"] if bed.HAS_LAUNCHER else [])
     measured.add(bed, f"success; the endpoint {fault} until the run is over", found)
 
 
