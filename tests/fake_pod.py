@@ -191,7 +191,7 @@ class Pod:
         return [entry.record for entry in Tail(path).read() if kind in (None, entry.record["kind"])]
 
     def again(self, folder: Path, env: Mapping[str, str | None], *, is_first: bool = True) -> Ran:
-        """Run the same container anew in an empty folder, with other variables, None to take one away.
+        """Run the same container again in an empty folder, with other variables; None removes one.
 
         As if it were the first of its attempt, unless not `is_first`.
         """

@@ -3,7 +3,7 @@
     with FaultProxy("http://localhost:8088") as proxy:
         proxy.fault = "503"
 
-Faults: `ok` passes on, `refuse` (nobody listens), `black hole` (takes the request and never answers), `429`
+Faults: `ok` passes on, `refuse` (connection refused), `black hole` (takes the request and never answers), `429`
 (with Retry-After), `503`, `reset` (breaks the connection). Whatever the fault, `limit` is the largest body that it
 passes on, in bytes (413, as nginx by client_max_body_size), and `indexes` are those that a HEC token may use: a
 request with an event for another is refused as a whole (400, code 7: Splunk documentation, "Troubleshoot HTTP Event

@@ -33,11 +33,11 @@ class World:
     """What was appended to the journals, in order: to the task's (t) or to the launcher's (o)."""
     reported: list[str] = field(default_factory=list)
     whole: Counter[str] = field(default_factory=Counter)
-    """Lines of the subprocess that nobody wrote into."""
+    """Lines of the subprocess without others' text in them."""
     torn: list[int] = field(default_factory=list)
     """The numbers of its lines that fell into others."""
     is_garbled: bool = False
-    """Whether processes wrote into each other's lines, so that what nobody can prove may come twice."""
+    """Whether processes wrote into each other's lines, so that undecidable ones may come twice."""
     _line: list[tuple[str, str]] = field(default_factory=list)  # who wrote what, since the last newline
     _unread: list[str] = field(default_factory=list)
     _task_bytes: int = 0

@@ -133,8 +133,8 @@ def test_grpc_where_it_cannot_be_imported_is_one_line_and_everything_is_kept(pla
     assert set(log.read_text().splitlines()) == {f"{signal}: {line}" for signal in settings.SIGNALS}
     assert line in place.cli("status", env=env).stdout
     with Endpoint() as endpoint:
-        mended = {**env, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
-        assert place.cli("ship", f"{finished.flow}/{finished.run}", env=mended).returncode == 0
+        fixed = {**env, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+        assert place.cli("ship", f"{finished.flow}/{finished.run}", env=fixed).returncode == 0
         assert endpoint.spans()
 
 

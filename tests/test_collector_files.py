@@ -154,7 +154,7 @@ def test_a_second_run_into_the_same_file_has_its_own_ids(tmp_path: Path, vendors
 
 
 def test_a_folder_that_is_away_for_seconds_is_not_read_again(tmp_path: Path, vendors: Vendors) -> None:
-    """An NFS server that restarts, a volume that is mounted anew: what is appended then is all that is new."""
+    """An NFS server that restarts, a volume that is mounted again: only what is appended then is new."""
     folder, away = tmp_path / "logs", tmp_path / "away"
     folder.mkdir()
     (folder / "run.log").write_text(run_of("AwayFlow", "12", 3))

@@ -92,7 +92,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_damaged_queue_file_is_set_aside_and_the_rest_is_delivered(
     tmp_path: Path, vendors: Vendors, queue: Path, damage: str
 ) -> None:
-    """The collector starts, names the file in one line, and accepts and delivers as ever."""
+    """The collector starts, names the file in one line, and accepts and delivers as before."""
     shutil.copytree(queue, tmp_path / "queue")
     path = tmp_path / "queue/exporter_splunk_hec__logs"
     DAMAGES[damage](path)

@@ -50,7 +50,7 @@ def test_the_container_is_not_root_and_can_write_to_its_queue_only(container: Co
 
 
 def test_the_image_listens_for_others_and_holds_no_key(image: str) -> None:
-    """In a container, localhost would be reachable by nobody; keys come when it is run."""
+    """In a container, localhost would be unreachable from outside; keys are given at run time."""
     (facts,) = json.loads(subprocess.check_output([*PODMAN, "image", "inspect", image]))
     variables = dict(variable.split("=", 1) for variable in facts["Config"]["Env"])
     assert variables["COLLECTOR_LISTEN_HOST"] == "0.0.0.0"

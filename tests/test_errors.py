@@ -1,4 +1,4 @@
-"""What went wrong is an error to whoever looks for errors: in the terminal, on the page, at a back end the same."""
+"""Errors are the same in the terminal, on the page and at a back end."""
 
 from __future__ import annotations
 

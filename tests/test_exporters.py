@@ -62,7 +62,7 @@ def test_grpc_exporters_send_through_the_stub_that_they_keep_as_client(
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_record_that_is_no_sdk_object_is_dropped_without_a_request(signal: str, protocol: str) -> None:
-    """A span without a name, a point without a value, a body of a kind that nobody knows."""
+    """A span without a name, a point without a value, a body of an unknown type."""
     wrong: dict[str, Any] = {
         "traces": {"traceId": "1" * 32, "spanId": "2" * 16},
         "metrics": {"name": "m", "gauge": {"dataPoints": [{"timeUnixNano": 1}]}},
@@ -74,7 +74,7 @@ def test_a_record_that_is_no_sdk_object_is_dropped_without_a_request(signal: str
 
 
 def test_an_invalid_header_is_refused_without_its_value() -> None:
-    """A header that HTTP does not allow: no later attempt would fare better, and its value is nobody's to read."""
+    """A header that HTTP does not allow: a retry is useless, and its value must not be shown."""
     error = requests.exceptions.InvalidHeader("api-key: secret\n is not a header")
     answer = otlp._unanswered(error)
     assert answer.verdict is Verdict.REFUSED

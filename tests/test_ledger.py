@@ -84,7 +84,7 @@ def test_a_ledger_that_is_cut_anywhere_has_all_batches_but_the_one_in_flight(
 def test_a_ledger_that_was_written_anew_at_any_point_answers_as_one_that_never_was(
     folder: Path, batches: list[tuple[Changes, bool]]
 ) -> None:
-    """In memory, and to whoever reads it next."""
+    """In memory, and for the next reader."""
     plain, compacted = Ledger(path_of(folder)), Ledger(folder / "compacted")
     compacted.path.unlink(missing_ok=True)
     compacted = Ledger(compacted.path)

@@ -205,7 +205,7 @@ def test_runs_at_the_same_time_share_the_file(fresh: Finished, tmp_path: Path, m
     assert set(Counter(uids(tmp_path)).values()) == {3}
 
 
-def test_a_folder_that_cannot_be_written_harms_nobody_and_is_reported(place: Place) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_and_affects_nothing_else(place: Place) -> None:
     """The records wait in the journal until it can."""
     obstacle = place.path / "obstacle"
     obstacle.write_text("a file where a folder should be")

@@ -38,7 +38,7 @@ def test_each_name_is_ours_or_the_conventions() -> None:
 
 
 def test_the_page_of_names_is_up_to_date() -> None:
-    """`python tools/names_page.py > docs/names.md` mends it."""
+    """`python tools/names_page.py > docs/names.md` updates it."""
     assert (ROOT / "docs/names.md").read_text() == names_page.page()
 
 

@@ -62,5 +62,5 @@ def test_the_span_of_a_triggered_run_is_linked_to_the_triggering_run(tmp_path: P
     ],
 )
 def test_an_invalid_traceparent_is_ignored(text: str) -> None:
-    """By the W3C's rules the trace begins anew."""
+    """By the W3C's rules a new trace begins."""
     assert "traceparent" not in provenance.describe({"TRACEPARENT": text})

@@ -232,7 +232,7 @@ def test_the_next_run_delivers_the_backlog(place: Place, kept: Finished) -> None
 def test_a_final_answer_is_named_once_and_everything_is_kept(
     place: Place, kept: Finished, fault: str, advice: str
 ) -> None:
-    """The shipper ends by itself, without a loop; mended, `ship` delivers all of it."""
+    """The shipper ends by itself, without a loop; after the fix `ship` delivers everything."""
     with Endpoint(fault) as endpoint:
         process = shipper(place, kept, endpoint.url)
         assert process.wait(30) == 0

@@ -147,7 +147,7 @@ for _ in range(250):  # 500 levels
     ids=lambda line: line[:40],
 )
 @pytest.mark.parametrize("kind", ["line", "log"])
-def test_a_line_that_nobody_can_digest_is_delivered_and_so_are_the_others(tmp_path: Path, line: str, kind: str) -> None:
+def test_a_line_that_cannot_be_parsed_is_delivered_and_so_are_the_others(tmp_path: Path, line: str, kind: str) -> None:
     record = {"kind": kind, "timeUnixNano": BEGIN + 10**9, "stream": "stderr", "body": line}
     journals = made(tmp_path, [record])
     receiver, status = deliver(tmp_path, journals.folder, tmp_path / "log-files")

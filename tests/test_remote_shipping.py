@@ -92,7 +92,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def again(spec: Pod, endpoint: Endpoint, tmp_path: Path) -> Runs:
-    """Runs the container anew, in some way, sending to the endpoint."""
+    """Runs the container again, in some way, sending to the endpoint."""
 
     def run(how: str, **env: str | None) -> Ran:
         return spec.again(tmp_path / f"again-{how}", {"HOW": how, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, **env})

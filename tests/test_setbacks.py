@@ -1,4 +1,4 @@
-"""One run that ends its shippers, and an environment that the SDK refuses, are in nobody else's way."""
+"""One run that ends its shippers, and an environment that the SDK refuses, do not affect other runs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def waiting_run(home: Path, number: str) -> Path:
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, broken: Path) -> None:
-    """Delivery of that run raises, of whatever is wrong with it that nobody has thought of."""
+    """Delivery of that run raises, for an unknown reason."""
     work = Delivery.work
 
     def work_or_raise(delivery: Delivery, *arguments: Any) -> bool:
@@ -149,7 +149,7 @@ def test_a_run_that_ends_its_shippers_is_set_aside_and_all_others_are_delivered(
         assert "died 2 times (RecursionError: too deep)" in reason
         assert reason.endswith("otel-metaflow ship HandFlow/2")
         monkeypatch.setattr(Delivery, "work", work)
-        assert backlog.ship_guarded(environment, broken, linger=5)  # by hand, once it is mended
+        assert backlog.ship_guarded(environment, broken, linger=5)  # by hand, once it is fixed
     assert DeliveryStatus.read(broken).trouble == {}
     assert setbacks.reason(broken) is None
 

@@ -163,7 +163,7 @@ class Read(NamedTuple):
 @pytest.mark.parametrize("width", [99, 100, 101, 300, 5_000])
 @pytest.mark.parametrize("recorded_by", ["task", "launcher", "both, the task of 100"])
 def test_a_join_of_any_width_waited_for_the_last_of_all_that_it_read(width: int, recorded_by: str) -> None:
-    """Whichever of them it was, and whoever names them: the task itself, or the launcher of one without a journal."""
+    """Whichever of them it was, recorded by the task itself or, without its journal, by the launcher."""
     run = Run(RunKey("F", "1"), start=record(0), end=record(1_000, result="success"), closed=True)
     slowest = width - 1
     for task in range(width):

@@ -65,7 +65,7 @@ def count(value: Any) -> int:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[Any]:
-    """Containers that refer to each other, to themselves, and to what nobody should touch."""
+    """Containers that refer to each other, to themselves, and to objects that must not be touched."""
     makers = st.sampled_from(
         [dict, list, collections.deque, collections.OrderedDict, collections.defaultdict, *KINDS[:3]]
     )
@@ -92,7 +92,7 @@ def graphs(draw: st.DrawFn) -> list[Any]:
 @given(graphs())
 @settings(deadline=None, max_examples=300)
 def test_a_record_is_bounded_whatever_its_extra_refers_to(nodes: list[Any]) -> None:
-    """In items, in bytes and so in time; what is cut is counted, and nobody's code has run."""
+    """In items, in bytes and so in time; omissions are counted, and no user code runs."""
     looked_at: list[int] = []
 
     def mask(text: str) -> str:

@@ -288,7 +288,7 @@ class _Writing:
         return [str(task + 2) for task in range(self._tasks)]
 
     def _print(self, own: Journal, own_file: Path, output: Journal, at: float, lines: list[str]) -> None:
-        """Lines of a task; its third is a subprocess's, whom nobody hears but the launcher."""
+        """Lines of a task; its third is a subprocess's, which only the launcher reads."""
         stamp = {"timeUnixNano": self._at(at), "stream": "stdout"}
         for line in lines:
             if not line.startswith("line 2 "):
