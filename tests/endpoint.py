@@ -270,6 +270,7 @@ class _Http:
         message.ParseFromString(data)
         fault = self._endpoint.see(message)
         if fault == "blackhole":
+            handler.close_connection = True  # once the test is over: or the client would wait for its timeout
             return
         if fault == "reset":
             # Linger of zero seconds: closing sends RST instead of FIN.

@@ -99,6 +99,7 @@ def test_events_of_structlog_arrive_by_their_fields(place: Place) -> None:
     assert records["column is empty"].severity_text.lower() == "warning"
 
 
+@pytest.mark.collector
 @pytest.mark.parametrize("vendor", ["datadog", "splunk"])
 def test_a_run_beside_the_collector(place: Place, tmp_path_factory: pytest.TempPathFactory, vendor: str) -> None:
     """The collector is started with one vendor's variables, and ends with the run, when all is delivered."""
