@@ -81,7 +81,7 @@ def backfill(
     recorded: bool,
     as_json: bool,
 ) -> None:
-    """Export runs that nobody recorded, from Metaflow's metadata and datastore.
+    """Export runs that nobody recorded, from what Metaflow stored.
 
     What was exported is noted: type the same again to go on after an interruption, or to export only what is new.
     Exits with 1 if something could not be read or exported.

@@ -17,11 +17,11 @@ from otel_metaflow.viewer.terminal import echo
 @json_option
 @click.pass_obj
 def fetch(environment: settings.Settings, run: str, dead_after: float, *, as_json: bool) -> None:
-    """Bring a run from Metaflow's metadata and datastore, so that view, compare and export show it.
+    """Fetch a run from what Metaflow stored.
 
-    Attempts that recorded themselves in their containers come as they were recorded; of others, what Metaflow itself
-    stored of them. Nothing is exported. RUN is an id, the beginning of one, or latest, among the runs that Metaflow
-    knows.
+    From then on view, compare and export show it. Attempts that recorded themselves in their containers come as they
+    were recorded; of others, what Metaflow itself stored of them. Nothing is exported. RUN is an id, the beginning of
+    one, or latest, among the runs that Metaflow knows.
     """
     from otel_metaflow.backfill import journals
     from otel_metaflow.backfill.metaflow_seams import Catalogue

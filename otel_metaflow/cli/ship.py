@@ -49,7 +49,7 @@ _POLL = 0.05
 @json_option
 @click.pass_obj
 def ship(environment: settings.Settings, run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
-    """Export telemetry that is not exported yet, of one run or of all.
+    """Export the telemetry of one run, or of all, that is still due.
 
     RUN is an id, the beginning of one, or latest. Exits with 1 if something could not be exported.
     """
