@@ -141,4 +141,4 @@ def test_a_shipper_needs_little_while_nothing_happens_and_little_memory_at_any_t
         peak = wide_runs.memory_peak(shipper.pid)
         wide.end()
         assert shipper.wait(PATIENCE) == 0
-    assert peak <= 100 << 20, f"{peak / 2**20:.0f} MiB"
+    assert peak <= 80 << 20, f"{peak / 2**20:.0f} MiB"

@@ -86,7 +86,8 @@ class Following:
             is_gone = not self.run.launcher_is_alive()
             self._read_launcher(update, None)
         is_gone = not self.is_behind and (is_gone or self.run.start is None or self.run.closed)
-        # What its journal has of an attempt counts first: that it exported itself, say.
+        # What its journal has of an attempt counts first: that it exported itself, say; and a run that is behind is not
+        # to begin all that is in the folder at once.
         if not self.is_behind and (thorough or self._listing.is_due()):
             self._list(update)
         self._read_attempts(update)

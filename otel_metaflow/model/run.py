@@ -253,7 +253,7 @@ class Attempt:
 class DeliveredAttempt(Attempt):
     """The outline of an attempt that was delivered: what the end of the run has to know, in a few hundred bytes."""
 
-    __slots__ = ("_error", "clone", "ended_at", "inputs", "key", "over_at", "result", "start", "started_at")
+    __slots__ = ("_error", "clone", "ended_at", "has_span", "inputs", "key", "over_at", "result", "start", "started_at")
 
     key: AttemptKey
     started_at: int

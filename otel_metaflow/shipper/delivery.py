@@ -41,12 +41,13 @@ _POLL = 0.4
 # Limits of one request, below the 4 MB that a gRPC server accepts by default.
 _MAX_RECORDS = 1_000
 _MAX_BYTES = 1_000_000
+_MAX_ATTEMPTS = 200  # whose spans, or metrics, are in it: a dozen points each
 # Names of the span and the metrics of an attempt, or of the run, in the ledger.
 _NAMES = {"traces": "span", "metrics": "metrics"}
 # While an endpoint takes what it is sent, no more of the launcher's journal is read than it takes: so many bytes at a
 # time, and nothing as long as so many attempts can be delivered.
-_LAUNCHER_BYTES = 1 << 17
-_MAX_DELIVERABLE = 500
+_LAUNCHER_BYTES = 1 << 16
+_MAX_DELIVERABLE = 200
 # What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
 _LOOK_SHARE = 0.05
 _LONGEST_PAUSE = 0.8
@@ -472,7 +473,7 @@ class Delivery:
     def _next(self, signal: str) -> List[AttemptKey]:
         """The attempts that the next batch is made of."""
         ready = self._ready[signal]
-        return [ready.popleft() for _ in range(min(len(ready), _MAX_RECORDS))]
+        return [ready.popleft() for _ in range(min(len(ready), _MAX_ATTEMPTS))]
 
     def _is_new(self, subject: Subject, name: str) -> bool:
         return (subject, name) not in self._submitted and not self._ledger.is_sent(subject, name)
