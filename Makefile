@@ -107,6 +107,10 @@ bench-pods: $(STAMP) ## what telemetry adds to a container, and what a kill of o
 	$(BIN)/pip install --quiet --group bed
 	$(BIN)/python bench/pods.py
 
+.PHONY: bench-container
+bench-container: $(STAMP) ## what the shipper of a container takes: start, memory, and while it waits
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/container.py
+
 .PHONY: bench-view
 bench-view: $(STAMP) ## what the page of a large run costs to write and to open; needs chromium
 	$(BIN)/python bench --only pages

@@ -18,10 +18,14 @@ decision in every process.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from uuid import NAMESPACE_URL, UUID, uuid5
+# Not from hashlib: that loads OpenSSL, 4 MB.
+try:
+    from _blake2 import blake2b
+except ImportError:  # another Python
+    from hashlib import blake2b
 
 RECIPE = "otel-metaflow/1"
+_NAMESPACE_URL = bytes.fromhex("6ba7b8119dad11d180b400c04fd430c8")
 
 
 def _digest(size: int, *names: str) -> str:
@@ -59,6 +63,17 @@ def summary_span_id(flow: str, run: str, step: str, namespace: str = "") -> str:
     return _digest(8, namespace, flow, run, step)
 
 
-def instance_id(span_id: str) -> UUID:
-    """`service.instance.id` of an attempt: one process is one attempt, so it is derived from the span id."""
-    return uuid5(NAMESPACE_URL, f"{RECIPE}/{span_id}")
+def instance_id(span_id: str) -> str:
+    """`service.instance.id` of an attempt: one process is one attempt, so it is derived from the span id.
+
+    A UUID of version 5 in the namespace for URLs (RFC 9562), made here because the module for that loads OpenSSL, too.
+    """
+    try:
+        from _sha1 import sha1  # type: ignore[import-not-found]
+    except ImportError:  # another Python
+        from hashlib import sha1
+    digest = bytearray(sha1(_NAMESPACE_URL + f"{RECIPE}/{span_id}".encode()).digest()[:16])  # noqa: S324 - no secret
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

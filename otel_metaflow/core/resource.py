@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from typing import Any, Dict, Mapping
 from urllib.parse import unquote
@@ -26,8 +25,8 @@ def describe(flow: str, run: str, facts: Facts, environ: Mapping[str, str] = os.
         names.HOST_NAME: uname.nodename,
         names.HOST_ARCH: _ARCHITECTURES.get(uname.machine, uname.machine),
         names.OS_TYPE: sys.platform,
-        names.PROCESS_RUNTIME_NAME: platform.python_implementation().lower(),
-        names.PROCESS_RUNTIME_VERSION: platform.python_version(),
+        names.PROCESS_RUNTIME_NAME: sys.implementation.name,
+        names.PROCESS_RUNTIME_VERSION: sys.version.split()[0],
         names.COMPUTE_NAME: "local",
         names.ORCHESTRATOR_NAME: "local",
         **platform_facts.of(environ),

@@ -15,7 +15,6 @@ with times as integers, nanoseconds since 1970.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -291,6 +290,8 @@ def _file_name(text: str, longest: int = _LONGEST_FOLDER) -> str:
     name = quote(text, safe="-_ :=,+", errors="surrogatepass").replace(".", "%2E") or "%00"
     if len(name) <= longest:
         return name
-    digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST).hexdigest()
+    from hashlib import blake2b  # few names are so long
+
+    digest = blake2b(name.encode(), digest_size=_DIGEST).hexdigest()
     truncated = name[: longest - len(_CUT) - len(digest)]
     return re.sub("%.?$", "", truncated) + _CUT + digest

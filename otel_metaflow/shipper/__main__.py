@@ -141,9 +141,11 @@ def _ship_attempt(folder: Path, name: str) -> None:
     """Deliver what is in this container; the witness waits for the end of this process (task/witness.sh)."""
     # At the end of a container, or of its launcher, it goes to all processes; this one has something to send then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.disable()  # a third of the import time is garbage collections that free nothing
     from otel_metaflow.shipper import container
     from otel_metaflow.shipper.backlog import ship_guarded
 
+    gc.enable()
     environment = settings.read()
     key = layout.attempt_key(folder / name)
     if locks.try_lock(folder, layout.attempt_lock(key) if key else layout.LOCK_FILE) is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from functools import lru_cache
 from typing import AbstractSet, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -39,6 +37,8 @@ def of(pids: AbstractSet[int]) -> Optional[Use]:
 
 def _query(query: str) -> Iterator[Sequence[str]]:
     """The rows printed by nvidia-smi; none if it fails."""
+    import subprocess  # where there is no such device, it is not needed
+
     try:
         answer = subprocess.run(
             [_tool() or "", query, "--format=csv,noheader,nounits"],
@@ -58,4 +58,6 @@ def _query(query: str) -> Iterator[Sequence[str]]:
 
 @lru_cache(maxsize=1)
 def _tool() -> Optional[str]:
+    import shutil  # not before an attempt has run for a while
+
     return shutil.which("nvidia-smi")

@@ -98,7 +98,7 @@ class Resources:
             names.STEP_NAME: key.step,
             names.TASK_ID: key.task,
             names.ATTEMPT: key.attempt,
-            names.SERVICE_INSTANCE_ID: str(ids.instance_id(span_id)),
+            names.SERVICE_INSTANCE_ID: ids.instance_id(span_id),
         }
         process = attempt.start or attempt.launch
         if process is not None and process.get("pid"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import NamedTuple, Optional, Protocol, Sequence
 
@@ -114,6 +113,8 @@ def _seconds(retry_after: Optional[str]) -> Optional[float]:
         return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
+    from email.utils import parsedate_to_datetime  # as much as all else that is imported for a response, and rare
+
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):

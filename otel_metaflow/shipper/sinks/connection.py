@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.client
 import io
 import os
 import re
 import select
 import socket
-import ssl
+import sys
 import time
-from typing import Any, Mapping, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional
 from urllib.parse import SplitResult, quote, unquote
 
-from otel_metaflow.shipper.sinks import answers
+from otel_metaflow.shipper.sinks import answers, http_response
+from otel_metaflow.shipper.sinks.http_response import Response
 from otel_metaflow.shipper.sinks.proxies import proxy_of
+
+if TYPE_CHECKING:  # OpenSSL takes 5 MB, and most containers send to a collector in their cluster
+    import ssl
 
 # How much of a response is read; an OTLP response has a few bytes, a proxy's page a few thousand.
 _MAX_BODY = 1 << 16
+_OK = 200
 _PORTS = {"http": 80, "https": 443}
 # As requests has them: what a header may be, and what a URL may hold as it is.
 _NAME, _TEXT = re.compile(r"[^:\s][^:\r\n]*"), re.compile(r"(?:\S[^\r\n]*)?")
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
-
-
-class Response(NamedTuple):
-    """The response of an endpoint."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class UnansweredError(Exception):
@@ -57,6 +52,8 @@ class Trust(NamedTuple):
         Raises:
             OSError: a file cannot be read, or holds no certificate (SSLError).
         """
+        import ssl
+
         authorities = self.authorities or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         made = ssl.create_default_context(cafile=authorities or None)
         made.set_alpn_protocols(["http/1.1"])
@@ -87,8 +84,8 @@ class _Stream:
         self._limit()
         return self._socket.recv_into(buffer)
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """What http.client reads an answer from; to close it leaves the connection open."""
+    def reader(self) -> io.BufferedReader:
+        """What a response is read from; to close it leaves the connection open."""
         return io.BufferedReader(_Reader(self))
 
     def is_quiet(self) -> bool:
@@ -164,11 +161,11 @@ class Connection:
             stream.deadline = deadline
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before
                 stream.send(head + body)
-            response, is_kept = _read(stream)
+            response = http_response.read(stream.reader(), _MAX_BODY)
         except BaseException as error:
             stream.close()
             raise _unanswered(error) from error
-        if is_kept:
+        if response.is_kept:
             self._stream = stream
         else:
             stream.close()
@@ -218,12 +215,11 @@ class Connection:
         lines += [f"{name}: {value}" for name, value in _credentials(self._proxy, "proxy-authorization").items()]
         try:
             proxy.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
-            response = http.client.HTTPResponse(proxy, method="CONNECT")  # type: ignore[arg-type]
-            response.begin()
+            response = http_response.read(proxy.reader(), _MAX_BODY, is_tunnel=True)
         except BaseException as error:
             proxy.close()
             raise _unanswered(error) from error
-        if response.status != http.client.OK:
+        if response.status != _OK:
             proxy.close()
             raise UnansweredError(f"answered {response.status}")
 
@@ -262,28 +258,20 @@ def _secured(stream: _Stream, trust: Trust, url: SplitResult) -> None:
         raise _unanswered(error) from error
 
 
-def _read(stream: _Stream) -> Tuple[Response, bool]:
-    """An answer, and whether another request can be sent on the same connection."""
-    response = http.client.HTTPResponse(stream, method="POST")  # type: ignore[arg-type]
-    response.begin()
-    body = response.read(_MAX_BODY)
-    if response.length and len(body) < _MAX_BODY:
-        raise http.client.IncompleteRead(body, response.length)
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    is_kept = response.isclosed() and not response.will_close
-    response.close()
-    return Response(response.status, response.reason, headers, body), is_kept
-
-
 def _unanswered(error: BaseException) -> BaseException:
     """The reason of answers.py for an error of a socket or of HTTP; any other error as it is."""
     if isinstance(error, socket.timeout):
         return UnansweredError(answers.LATE, is_late=True)
-    if isinstance(error, ssl.SSLError):
+    if _is_of_tls(error):
         return UnansweredError(answers.TLS_FAILED)
-    if isinstance(error, (OSError, http.client.HTTPException)):
+    if isinstance(error, (OSError, http_response.ResponseError)):
         return UnansweredError(answers.BROKEN)
     return error
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    ssl = sys.modules.get("ssl")  # without it, there is no such error
+    return ssl is not None and isinstance(error, ssl.SSLError)
 
 
 def _port(url: SplitResult) -> int:
