@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from endpoint import Endpoint
@@ -20,6 +21,7 @@ from test_remote_home import FLOW
 from test_remote_home import PRINTED as OF_CONTAINERS
 
 from otel_metaflow.core import ids, names
+from otel_metaflow.task import metaflow_seams
 
 
 @pytest.fixture
@@ -49,6 +51,10 @@ def forget_launcher(place: Place, run: Finished) -> None:
             file.unlink()
 
 
+def is_in_doubt(resource: Any) -> bool:
+    return any(each.key == names.IN_DOUBT for each in resource.attributes)
+
+
 @pytest.mark.parametrize("reached", [True, False])
 def test_what_containers_exported_is_not_exported_again_and_what_they_could_not_is(
     place: Place, endpoint: Endpoint, tmp_path: Path, *, reached: bool
@@ -56,6 +62,8 @@ def test_what_containers_exported_is_not_exported_again_and_what_they_could_not_
     """Their ledgers are in the datastore, beside their journals; the run's own span comes from here."""
     run = in_pods(place, endpoint, "kill", reached=reached)
     forget_launcher(place, run)
+    (parameters,) = (place.path / "datastore").rglob(f"{run.run}/_parameters/*/0.DONE.lock")
+    (parameters.parent / metaflow_seams._RUN_MARK).write_text("{}")  # as by Argo's hook, whose ledger is nowhere
     by_containers = dict(endpoint.uids)
     assert bool(by_containers) is reached
     team = Team(place, tmp_path / "team")
@@ -68,7 +76,11 @@ def test_what_containers_exported_is_not_exported_again_and_what_they_could_not_
     for text in OF_CONTAINERS:
         for number in (0, 1):
             assert bodies.count(text.format(number)) == 1
-    assert ids.run_span_id(run.flow, run.run) in endpoint.span_ids
+    (whole,) = [
+        resource for span, resource in endpoint.spans() if span.span_id.hex() == ids.run_span_id(run.flow, run.run)
+    ]
+    assert is_in_doubt(whole)
+    assert not any(is_in_doubt(resource) for span, resource in endpoint.spans() if span.name == "work")
     assert "killed by SIGKILL" in team("view", pathspec(run), env=env).stdout
 
 
@@ -99,7 +111,7 @@ def test_of_a_container_that_was_killed_as_a_whole_the_records_in_doubt_are_mark
     assert set(endpoint.span_ids.values()) == {1}
     lost = ids.attempt_span_id(run.flow, run.run, "work", "2", 0)
     resources = [resource for span, resource in endpoint.spans() if span.span_id.hex() == lost]
-    assert [any(a.key == names.IN_DOUBT for a in each.attributes) for each in resources] == [True]
+    assert [is_in_doubt(each) for each in resources] == [True]
     assert endpoint.bodies().count("a line in doubt") == 1
     assert endpoint.uids[f"{lost}-4f1c0a52-0000-4000-8000-000000000001"] == 1
 

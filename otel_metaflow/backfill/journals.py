@@ -244,7 +244,9 @@ class _Making:
         """Write what is known of the run itself, unless it is there."""
         described, key = self._stored.described, self._made.key
         origin = next((attempt.origin for attempt in first if attempt.origin), "")
-        self._resource = resource.of_run(key.flow, described, origin, self._redaction)
+        self._resource = resource.of_run(
+            key.flow, described, origin, self._redaction, in_doubt=self._stored.has_marked_span
+        )
         self._made.oldest = int(described.get("ts_epoch") or 0) * 1_000_000
         if self._known.has_launcher:
             return

@@ -30,7 +30,9 @@ _DEVELOPMENT = "dev"  # Metaflow's name of what `flow.py run` starts
 _PRODUCTION = "prod"
 
 
-def of_run(flow: str, run: Mapping[str, Any], origin: str, redaction: Redaction) -> dict[str, Any]:
+def of_run(
+    flow: str, run: Mapping[str, Any], origin: str, redaction: Redaction, *, in_doubt: bool = False
+) -> dict[str, Any]:
     """The attributes of a run, given as the metadata has it; it resumes the run `origin`, if that is not empty."""
     tags = _system_tags(run)
     branch = tags.get("project_branch", "")
@@ -54,6 +56,8 @@ def of_run(flow: str, run: Mapping[str, Any], origin: str, redaction: Redaction)
     own = [str(tag) for tag in run.get("tags") or ()]
     if own:
         found[names.RUN_TAGS] = sorted(own)
+    if in_doubt:
+        found[names.IN_DOUBT] = True
     return redaction.attributes(found)
 
 
@@ -78,7 +82,8 @@ def of_attempt(
         found.update({name: str(git[key]) for key, name in _GIT.items() if git.get(key)})
     if in_doubt:
         found[names.IN_DOUBT] = True
-    return {**run, **redaction.attributes(found)}
+    whole = {name: value for name, value in run.items() if name != names.IN_DOUBT}
+    return {**whole, **redaction.attributes(found)}
 
 
 _GIT = {"commit_sha": names.VCS_REVISION, "repo_url": names.VCS_URL}

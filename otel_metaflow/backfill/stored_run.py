@@ -15,6 +15,8 @@ from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, Unreadable
 from otel_metaflow.journal.keys import AttemptKey
 
 _PARAMETERS = "_parameters"
+# Beside the parameters, by whatever wrote the run's span where no launcher was (otel_metaflow/task/metaflow_seams.py).
+_RUN_MARK = "otel_run.json"
 
 
 class StoredRun:
@@ -112,6 +114,17 @@ class StoredRun:
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
             pass  # of a version of Metaflow that stores none, or tampered with
         return None
+
+    @cached_property
+    def has_marked_span(self) -> bool:
+        """Whether a container wrote the run's own span, and left a mark, but perhaps no ledger."""
+        if not any(step.is_recorded for step in self.graph.steps.values()):
+            return False
+        for task in self.tasks(_PARAMETERS)[:1]:
+            attempt = self.attempts(_PARAMETERS, task)[-1]
+            storage, folder = self.storage(attempt), self.folder(attempt.key)
+            return storage is not None and _RUN_MARK in storage.names([folder])[folder]
+        return False
 
     @property
     def has_recorded_itself(self) -> bool:

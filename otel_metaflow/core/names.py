@@ -122,7 +122,7 @@ IN_DOUBT = _define(
     "resource",
     "metaflow.telemetry.in_doubt",
     "boolean",
-    "of a backfilled attempt with `@otel` that left no ledger: its container may have exported a part of it",
+    "of a backfilled attempt with `@otel` that left no ledger, or of such a run: a part may have been exported before",
 )
 RUN_TAGS = _define("resource", "metaflow.run.tags", "string[]", "the run's own tags, if it was backfilled")
 CODE_PACKAGE = _define("resource", "metaflow.code_package.sha", "string", "of Metaflow's code package, if backfilled")
