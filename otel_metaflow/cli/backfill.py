@@ -307,10 +307,10 @@ class _Backfill:
 
         counts = {state: sum(result["state"] == state for result in self.results) for state in _ORDER}
         told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-        made = f"{self._totals['attempts']:,} attempts, {self._totals['lines']:,} lines, "
-        made += formatting.size(self._totals["bytes"]) or "0 B"
         total = "1 run" if len(self.results) == 1 else f"{len(self.results):,} runs"
-        echo(f"{total}: {told or 'nothing to do'} ({made})")
+        attempts, lines, size = self._totals.values()
+        made = f" ({attempts:,} attempts, {lines:,} lines, {formatting.size(size)})" if attempts else ""
+        echo(f"{total}: {told or 'nothing to do'}{made}")
 
 
 _ORDER = (EXPORTED, _WOULD, _EARLIER, _RECORDED, _RUNNING, _UNREADABLE, NOT_EXPORTED)
