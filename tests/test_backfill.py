@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import textwrap
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from running import Place
 
+from otel_metaflow.backfill import log_files
 from otel_metaflow.core import names
 from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.testing import Telemetry, flows, run
@@ -274,3 +278,46 @@ def test_the_resource_is_that_of_a_live_run_as_far_as_metaflow_knows_it(
         assert now.pop(names.SOURCE) == "backfill"
         assert now.pop(names.IN_DOUBT, None) is (None if span.name.startswith("RUN ") else True)
         assert now == was
+
+
+def test_a_run_that_was_cancelled_is_no_failure(place: Place) -> None:
+    """By Ctrl-C: the launcher ends its tasks, and notes that it did."""
+    steps = LINEAR.replace('print("a line")', 'print("it waits", flush=True)\n    import time\n    time.sleep(60)')
+    flow = place.write(HEAD + textwrap.indent(textwrap.dedent(steps) + END, "    ") + TAIL)
+    process = place.start(flow, "--with", "otel")
+    assert process.stdout is not None
+    seen = ""
+    while "it waits" not in seen:
+        seen += process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    run_id = re.search(r"run-id (\d+)", seen + stdout)
+    assert run_id is not None
+    live = Telemetry(0, "", "", "StoredFlow", run_id.group(1))
+    flows._read(place.home, RunKey("StoredFlow", live.run), live, {"OTEL_METAFLOW_HOME": str(place.home)})
+    assert backfilled(place, f"StoredFlow/{live.run}").tree() == live.tree()
+
+
+def test_lines_of_an_old_version_without_times_are_dated_to_the_attempt(tmp_path: Path) -> None:
+    """And lines that stand for what was left out of a file that was too long."""
+    file = tmp_path / "0.runtime_stdout.log"
+    file.write_bytes(b"plain\n[MFLOG|0|2026-11-28T12:00:00.000001Z|runtime|one]a\nb\n[TRUNCATED]")
+    found = list(log_files.lines({file.name: file}, 0, 17))
+    assert [(line.at, line.id, line.data) for line in found] == [
+        (17, "runtime-stdout-0", b"plain\n"),
+        (1_795_867_200_000_001_000, "one", b"a\n"),
+        (1_795_867_200_000_001_000, "runtime-stdout-2", b"b\n"),
+        (1_795_867_200_000_001_000, "runtime-stdout-3", b"[TRUNCATED]"),
+    ]
+
+
+def test_known_secrets_are_masked_in_what_is_made(place: Place, tmp_path: Path) -> None:
+    """Values of variables of the command that backfills, in lines and in exceptions."""
+    steps = FAILURE.replace("two\\nlines", "hunter2hunter2")
+    run_ = place.run(HEAD + textwrap.indent(textwrap.dedent(steps) + END, "    ") + TAIL)
+    env = {"OTEL_METAFLOW_HOME": str(tmp_path / "team"), "SHOP_PASSWORD": "hunter2hunter2"}
+    done = place.cli("fetch", f"StoredFlow/{run_.run}", "--dead-after", "0s", env=env)
+    assert done.returncode == 0, done.stderr
+    texts = [path.read_text() for path in (tmp_path / "team").rglob("*.jsonl")]
+    assert any("[REDACTED]" in text for text in texts)
+    assert not any("hunter2hunter2" in text for text in texts)

@@ -108,7 +108,11 @@ def make(
             made.state = COMPLETE if known.closed else RECORDED
             _bring_missing(stored, folder, known, made)
         else:
-            _Making(stored, environment, folder, known, made, dead_after, progress).make()
+            making = _Making(stored, environment, folder, known, made, dead_after, progress)
+            try:
+                making.make()
+            finally:
+                making.close()
     return made
 
 
@@ -213,6 +217,9 @@ class _Making:
             self._progress(self._made)
         if is_over:
             self._end(tasks)
+
+    def close(self) -> None:
+        """Close the run's journal, as far as it is made."""
         self._journal.close()
 
     def _tasks(self) -> Iterator[_Task]:
@@ -413,7 +420,7 @@ class _Making:
             output = _Output(journal, layout.attempt_file(self._folder, key), self._mask, self._environment.logs)
             # What the process that sent a task to a container prints is not that task's.
             is_sent = resource.is_in_container(attempt)
-            for line in log_files.lines(files, key.attempt):
+            for line in log_files.lines(files, key.attempt, attempt.begun or attempt.launched):
                 if line.is_note or (is_sent and line.source == mflog.RUNTIME):
                     self._record_line(attempt, line)
                 else:
@@ -464,7 +471,10 @@ class _Making:
             journal = Journal(part, _unwritten)
             journal.append(layout.START, start)
             if attempt.ended:
-                journal.append(layout.END, _end(attempt, output.traceback, data, killed=bool(runtime.get("killed"))))
+                end = _end(attempt, output.traceback, data, killed=bool(runtime.get("killed")))
+                if "exception" in end:
+                    end["exception"] = {name: self._mask(text) for name, text in end["exception"].items()}
+                journal.append(layout.END, end)
             journal.close()
         self._made.bytes += layout.attempt_file(self._folder, key).stat().st_size
 

@@ -35,10 +35,13 @@ def names(attempt: int) -> list[str]:
     return [f"{attempt}.{source}_{stream}.log" for source in _SOURCES for stream in STREAMS]
 
 
-def lines(files: Mapping[str, Path], attempt: int) -> Iterator[Line]:
-    """The lines of those of the attempt's log files that are among `files`, which has them by their names."""
+def lines(files: Mapping[str, Path], attempt: int, began: int) -> Iterator[Line]:
+    """The lines of those of the attempt's log files that are among `files`, which has them by their names.
+
+    Lines without a time have that of the line before, or when the attempt `began`, in nanoseconds since 1970.
+    """
     parts = [
-        _lines(files[name], source, stream)
+        _lines(files[name], source, stream, began)
         for source in _SOURCES
         for stream in STREAMS
         if (name := f"{attempt}.{source}_{stream}.log") in files
@@ -46,8 +49,7 @@ def lines(files: Mapping[str, Path], attempt: int) -> Iterator[Line]:
     return heapq.merge(*parts, key=lambda line: line.at)
 
 
-def _lines(file: Path, source: str, stream: str) -> Iterator[Line]:
-    at = 0
+def _lines(file: Path, source: str, stream: str, at: int) -> Iterator[Line]:
     with file.open("rb") as opened:
         for number, data in enumerate(opened):
             found = mflog.parse(data)
