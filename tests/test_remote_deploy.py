@@ -186,6 +186,24 @@ def test_settings_do_not_get_onto_command_lines(deployer: Deployer) -> None:
     assert "of the host" not in command
 
 
+def test_steps_on_batch_log_to_a_group_of_their_own_where_that_is_asked_for(deployer: Deployer) -> None:
+    """So that whoever reads the other group has no line twice; a step with a choice of its own keeps it."""
+    import boto3
+
+    def groups(*arguments: str, env: Mapping[str, str]) -> list[Any]:
+        deployer.deploy("step-functions", *arguments, env={**GIVEN, **env})
+        aws = boto3.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
+        batch = aws.client("batch", endpoint_url=deployer.bucket)
+        jobs = batch.describe_job_definitions()["jobDefinitions"]
+        return [job["containerProperties"].get("logConfiguration") for job in jobs]
+
+    before = groups(env={})
+    assert before == [None] * len(before)
+    after = groups(env={"OTEL_METAFLOW_BATCH_LOG_GROUP": "/metaflow/otel"})[len(before) :]
+    ours = {"logDriver": "awslogs", "options": {"awslogs-group": "/metaflow/otel"}}
+    assert after == [ours]  # of the steps with @otel, which share it; that without has the one from before
+
+
 def test_variables_that_containers_do_not_get_are_reported_once(deployer: Deployer) -> None:
     jobs, printed = deployer.deploy(
         "argo-workflows",

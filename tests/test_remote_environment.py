@@ -35,6 +35,9 @@ NEVER = {
     "OTEL_METAFLOW_WITNESS": "/logs/otel-witness-7",
     launch_context.VARIABLE: "[]",
     launch_context.LAUNCHER_EXPORTS: "true",
+    launch_context.HAS_LAUNCHER: "true",
+    remote_environment.REMOTE_HOME: "",
+    remote_environment.BATCH_LOG_GROUP: "/metaflow/otel",
     launch_context.WITHIN: "/home/me/journals/F/1/start.1.0.jsonl",
     "XDG_STATE_HOME": "/home/me/state",
     # How this machine's Python is instrumented; Metaflow's own tracing.
@@ -121,6 +124,21 @@ def test_text_that_a_platform_would_replace_is_refused_by_the_variables_name(val
     assert found.variables == SENDING
     (notice,) = found.notices
     assert notice.startswith("OTEL_SERVICE_NAME is not passed to containers: it holds ")
+
+
+def test_the_address_of_a_node_is_refused_with_what_to_type_instead() -> None:
+    found = of({remote_environment.REMOTE_ENDPOINT: "http://$(NODE_IP):4318"})
+    assert found.variables == {}
+    (notice,) = found.notices
+    assert notice.startswith("OTEL_EXPORTER_OTLP_ENDPOINT is not passed to containers: it holds '$(NODE_IP)'")
+    assert notice.endswith("the address of a service with internalTrafficPolicy: Local")
+
+
+def test_the_folder_on_a_volume_travels_and_the_folder_of_this_machine_does_not() -> None:
+    here = {"OTEL_METAFLOW_HOME": "/home/me/journals"}
+    assert of({**here, remote_environment.REMOTE_HOME: "/mnt/otel"}) == ({"OTEL_METAFLOW_HOME": "/mnt/otel"}, ())
+    refused = of({**here, remote_environment.REMOTE_HOME: "otel"})
+    assert (refused.variables, len(refused.notices)) == ({}, 1)
 
 
 @pytest.mark.parametrize("value", ["$HOME", "a$", r"^\d{2}$", '{"a":{"b":1}}', "$(", "50%"])

@@ -106,6 +106,11 @@ def test_the_journals_of_containers_come_home_and_all_arrives_once(
     assert exported["work", 0]["error.type"] == "SIGKILL"
     assert exported["work", 0]["metaflow.attempt.final"] == "False"
     assert not any("metaflow.telemetry.partial" in each for each in exported.values())
+    # What only the launcher knows.
+    (again,) = (body for body in counts if body.startswith("work/2 is followed by work/2/1: "))
+    assert counts[again] == 1
+    assert endpoint.observations("metaflow.task.queue.duration") == 4
+    assert endpoint.observations("metaflow.task.duration") == 4
     assert {exported[key]["metaflow.compute.name"] for key in exported if key[0] == "work"} == {"kubernetes"}
     # At home it is a run as any other.
     story = finished.story

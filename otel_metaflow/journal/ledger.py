@@ -147,14 +147,10 @@ class Ledger:
             self._size = self._compacted = file.tell()
         os.replace(new, self.path)
 
-    def adopt(self, path: Path, key: AttemptKey) -> Dict[str, Any]:
-        """Take in what another shipper noted of an attempt at `path`, unless this one has begun with it.
-
-        Returns the status of the other delivery; empty if nothing was taken in.
-        """
-        if key in self.done or key in self._entries or not path.exists():
-            return {}
-        other = Ledger(path)
+    def adopt(self, other: Ledger, key: AttemptKey) -> None:
+        """Take in what another shipper noted of an attempt, unless this one has begun with it."""
+        if key in self.done or key in self._entries:
+            return
         entry = other._entries.get(key, _Entry())
         changes = Changes(done=[key] if key in other.done else [])
         changes.cursors.update({(key, kind): cursor for kind, cursor in entry.cursors.items()})
@@ -162,7 +158,6 @@ class Ledger:
         # A container that was the run's last has also sent what is the run's own.
         changes.sent.update((None, name) for name in other._entries.get(None, _Entry()).sent)
         self.take(changes)
-        return other.status
 
     def take(self, changes: Changes) -> None:
         """Apply changes with which nothing was sent; they are written with the next ones."""

@@ -36,9 +36,18 @@ def process_start(pid: Optional[int] = None) -> Optional[int]:
         return None
 
 
-def process_start_time() -> Optional[int]:
-    """When this process started, in nanoseconds since 1970, with the precision of a tick (10 ms); Linux only."""
-    ticks = process_start()
+def parent_of(pid: int) -> Optional[int]:
+    """The process that started a process; None if it has ended, or there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def process_start_time(pid: Optional[int] = None) -> Optional[int]:
+    """When a process started, in nanoseconds since 1970, with the precision of a tick (10 ms); Linux only."""
+    ticks = process_start(pid)
     if ticks is None:
         return None
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -124,6 +124,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "foreach": _list_of(_tuple_of(_integer, _optional(_integer))),
         "foreachValue": _text,
         "processStartTimeUnixNano": _time,
+        "containerStartTimeUnixNano": _time,
         "maxUserCodeRetries": _count,
         "within": _string,
         "processSpace": _string,

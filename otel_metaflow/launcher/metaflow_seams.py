@@ -406,6 +406,16 @@ def run_before(environment: Any, step: str, command: str) -> None:
     environment.bootstrap_commands = wrapped
 
 
+@seam("log groups of steps on AWS Batch")
+def log_to(decorators: Any, group: str) -> None:
+    """Have AWS Batch keep what a step prints in the log group `group`, unless the user's `@batch` says otherwise."""
+    for decorator in decorators:
+        if decorator.name == "batch":
+            given = decorator.attributes
+            if not given["log_driver"] and not given["log_options"]:  # metaflow/plugins/aws/batch/batch_client.py
+                given.update(log_driver="awslogs", log_options=[f"awslogs-group:{group}"])
+
+
 @seam("the runs of workflows that fail")
 def run_when_workflow_fails(script: str) -> None:
     """Have Argo Workflows run `script` when a workflow of this flow has failed, before a script of the user's.

@@ -60,6 +60,9 @@ def prepare_package(step: str, decorators: Any, environment: Any, is_run: bool) 
         if notice not in _printed:
             _printed.add(notice)
             print_line(notice)
+    group = os.environ.get(remote_environment.BATCH_LOG_GROUP, "").strip()
+    if group:
+        metaflow_seams.log_to(decorators, group)
     if not is_run:
         _prepare(step, decorators, environment, found.variables)
         metaflow_seams.run_when_workflow_fails(_failure_script(found.variables))

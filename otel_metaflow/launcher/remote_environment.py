@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from otel_metaflow.core import settings, trace_context
 
 REMOTE_ENDPOINT = "OTEL_METAFLOW_REMOTE_ENDPOINT"
+REMOTE_HOME, _HOME = "OTEL_METAFLOW_REMOTE_HOME", "OTEL_METAFLOW_HOME"
+BATCH_LOG_GROUP = "OTEL_METAFLOW_BATCH_LOG_GROUP"
 _ENDPOINT, _PROTOCOL = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"
 _REDACT, _RESOURCE = "OTEL_METAFLOW_REDACT", "OTEL_RESOURCE_ATTRIBUTES"
 _SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
@@ -46,6 +48,8 @@ _OURS_ALONE = ("host.", "process.", "os.", "k8s.", "container.")
 # Step Functions takes for a JSONPath. A value that is none on one of them may be one on the next.
 _EXPANDED = re.compile(r"\$\([^)]*\)|\{\{|\{%|^\$\$?\.")
 _EXAMPLE = "http://otel-collector.monitoring:4318"
+# Metaflow lists the variables of a pod's node after all others, and Kubernetes replaces only what is listed before.
+_OF_NODE = "for a collector on each node, type the address of a service with internalTrafficPolicy: Local"
 _LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 
 
@@ -69,12 +73,14 @@ def of(environ: Mapping[str, str]) -> RemoteEnvironment:
     for name in ENDPOINTS:
         found.pop(name, None)
     found.update(endpoints)
+    found.update(_home(environ, notices))
     if _RESOURCE in found:
         found[_RESOURCE] = _portable(found[_RESOURCE])
     for name in [name for name, value in found.items() if _EXPANDED.search(value)]:
+        instead = _OF_NODE if name in endpoints and "NODE_IP" in found[name] else "choose a value without it"
         notices.append(
             f"{name} is not passed to containers: it holds {_mark(found.pop(name))!r}, which Kubernetes, "
-            "Argo Workflows, Airflow or Step Functions would replace; choose a value without it"
+            f"Argo Workflows, Airflow or Step Functions would replace; {instead}"
         )
         if name == _REDACT:  # what it is to keep in must not leave
             endpoints = {}
@@ -85,6 +91,15 @@ def of(environ: Mapping[str, str]) -> RemoteEnvironment:
         # Always with the endpoint: Argo Workflows' own executor reads these variables too, and would speak gRPC.
         found.setdefault(_PROTOCOL, "http/protobuf")
     return RemoteEnvironment({name: value for name, value in found.items() if value}, tuple(notices))
+
+
+def _home(environ: Mapping[str, str], notices: list[str]) -> dict[str, str]:
+    """Where containers keep their journals: a folder on a volume of theirs."""
+    home = environ.get(REMOTE_HOME, "").strip()
+    if home and not home.startswith("/"):
+        notices.append(f"{REMOTE_HOME} is {home!r}, which is no absolute path; type one on a volume, such as /mnt/otel")
+        return {}
+    return {_HOME: home} if home else {}
 
 
 def of_run(environ: Mapping[str, str]) -> dict[str, str]:

@@ -51,6 +51,8 @@ class Attempt:
     """Nothing more will be heard of it, as far as whoever follows the run knows."""
     has_span: bool = True
     """Whether it has a span of its own; span_limit.py decides."""
+    is_exported: bool = False
+    """Whether its container has exported all that it knows of it: only what its launcher knows is left."""
     place: Optional[Place] = None
 
     @property

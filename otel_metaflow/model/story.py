@@ -69,7 +69,10 @@ def prerequisites(run: Run, attempt: Attempt) -> Iterator[Attempt]:
 
 
 def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
-    """The time from when all prerequisites had ended to the attempt's launch; None if unknown."""
+    """The time from when all prerequisites had ended to the attempt's launch; None if unknown.
+
+    Of an attempt in a container, to the container's start: it was scheduled meanwhile, and its image pulled.
+    """
     if attempt.launch is None or run.start is None:
         return None
     needed = list(prerequisites(run, attempt))
@@ -78,7 +81,13 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
         if inputs is None or not all(_is_known(run, key) for key in inputs) or (inputs and not needed):
             return None
     ready = max((one.over_at for one in needed), default=run.started_at)
-    return max(0, int(attempt.launch["timeUnixNano"]) - ready)
+    return max(0, queued_until(attempt) - ready)
+
+
+def queued_until(attempt: Attempt) -> int:
+    """When an attempt that was launched began to run; 0 for any other."""
+    launched = int((attempt.launch or {}).get("timeUnixNano", 0))
+    return max(launched, int((attempt.start or {}).get("containerStartTimeUnixNano", 0))) if launched else 0
 
 
 def _is_known(run: Run, key: AttemptKey) -> bool:

@@ -52,6 +52,7 @@ _MAX_DELIVERABLE = 200
 _LOOK_SHARE = 0.05
 _LONGEST_PAUSE = 0.8
 # What is to be found out of an attempt: whether another one follows it, and whatever is in its journal.
+_EVENTS_OF_CONTAINERS = ("start", "exception", "lost", "end")
 _FACTS = frozenset(("decided", "read"))
 
 
@@ -230,7 +231,7 @@ class Delivery:
         for key in update.appeared:
             self._begin(key)
         for key, end in update.user_records.items():
-            if key not in self._ledger.done:
+            if key not in self._ledger.done and not self.run.attempts[key].is_exported:
                 self._note_user_records(key, end)
         for key in update.settled:
             if self._undelivered[key].parts <= _FACTS:  # its start, which makes it one to deliver, was not read before
@@ -251,20 +252,24 @@ class Delivery:
 
     def _adopt(self, key: AttemptKey) -> None:
         """An attempt exported itself: what of it was acknowledged to its own shipper is not sent again."""
-        files = layout.came_home(self._folder, key)
-        status = DeliveryStatus.from_json(self._ledger.adopt(files["ledger"], key))
-        was_witnessed = self.run.attempts[key].witnessed is not None
-        if (
-            was_witnessed
-            or self.run.attempts[key].launch is None
-            or not files["journal"].exists()
-            or "logs" in status.trouble
-        ):
+        files, attempt = layout.came_home(self._folder, key), self.run.attempts[key]
+        other = Ledger(files["ledger"])
+        if attempt.launch is None:  # all that is known of it, its container knew
+            self._ledger.adopt(other, key)
             return
-        # Its container was killed as a whole, and this is from some time before. Its shipper has gone on since, and
-        # unless the endpoint was failing, has delivered what was recorded then.
         end = _size(files["journal"]), _size(files["output"])
-        self._ledger.take(Changes({(key, LOGS): Cursor(clean=end, sent=end)}, {(key, "start")}))
+        if key in other.done:
+            attempt.is_exported = key not in self._ledger.done
+            if attempt.is_exported:
+                sent: Set[Tuple[Subject, str]] = {(key, name) for name in _EVENTS_OF_CONTAINERS}
+                self._ledger.take(Changes({(key, LOGS): Cursor(clean=end, sent=end)}, sent))
+            return
+        self._ledger.adopt(other, key)
+        trouble = DeliveryStatus.from_json(other.status).trouble
+        if attempt.witnessed is None and files["journal"].exists() and "logs" not in trouble:
+            # Its container was killed as a whole, and this is from some time before. Its shipper has gone on since, and
+            # unless the endpoint was failing, has delivered what was recorded then.
+            self._ledger.take(Changes({(key, LOGS): Cursor(clean=end, sent=end)}, {(key, "start")}))
 
     def _note_user_records(self, key: AttemptKey, end: int) -> None:
         """Of what user code recorded in an attempt there is more; its spans go with the attempt's own."""
@@ -306,7 +311,8 @@ class Delivery:
             parts.update(signal for signal in self.workers if self._is_wanted(signal, key))
             if "logs" in parts:
                 self._logs.add(key)
-            if self._files is not None and self._files.add(key):
+            is_exported = self.run.attempts[key].is_exported
+            if self._files is not None and not is_exported and self._files.add(key):
                 parts.add("files")
         self._undelivered[key] = _Undelivered(parts)
 

@@ -10,7 +10,7 @@ from otel_metaflow.core import clock, launch_context, settings, trace_context
 from otel_metaflow.core.guard import print_line
 from otel_metaflow.journal import layout, run_record, spawn
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.processes import process_space, process_start
+from otel_metaflow.journal.processes import parent_of, process_space, process_start, process_start_time
 from otel_metaflow.task import metaflow_seams
 
 _WITNESS = "OTEL_METAFLOW_WITNESS"
@@ -46,6 +46,10 @@ class Alone(NamedTuple):
             started = process_start(int(number))
             if started is not None:
                 facts["witness"]["processStart"] = started
+            # The command of the container: what was before it is queueing, its image included.
+            began = process_start_time(parent_of(int(number)))
+            if began is not None:
+                facts["containerStartTimeUnixNano"] = began
         return facts
 
     def has_container(self) -> bool:

@@ -122,18 +122,19 @@ class Metrics:
 
     def _measurements(self, attempt: Attempt) -> List[_Measurement]:
         common = {names.STEP_NAME: attempt.key.step}
+        queued = story.queue_time(self._run, attempt)
+        of_launcher = [] if queued is None else [_Measurement(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common)]
+        before = story.previous(self._run, attempt)
+        if before is not None:
+            why = {**common, names.ERROR_TYPE: _bounded(before.error_type or "_OTHER")}
+            of_launcher.append(_Measurement(names.METRIC_TASK_RETRIES, 1, why))
+        if attempt.is_exported:
+            return of_launcher
         outcome = {**common, names.TASK_RESULT: attempt.result}
         if attempt.error_type:
             outcome[names.ERROR_TYPE] = _bounded(attempt.error_type)
         seconds = (attempt.ended_at - attempt.started_at) / 1e9
-        found = [_Measurement(names.METRIC_TASK_DURATION, seconds, outcome)]
-        queued = story.queue_time(self._run, attempt)
-        if queued is not None:
-            found.append(_Measurement(names.METRIC_TASK_QUEUE_DURATION, queued / 1e9, common))
-        before = story.previous(self._run, attempt)
-        if before is not None:
-            why = {**common, names.ERROR_TYPE: _bounded(before.error_type or "_OTHER")}
-            found.append(_Measurement(names.METRIC_TASK_RETRIES, 1, why))
+        found = [_Measurement(names.METRIC_TASK_DURATION, seconds, outcome), *of_launcher]
         stored = ((attempt.end or {}).get("artifacts") or {}).get("bytes")
         if stored:
             found.append(_Measurement(names.METRIC_ARTIFACT_IO, stored, {**common, names.DIRECTION: "write"}))

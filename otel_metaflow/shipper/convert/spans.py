@@ -60,6 +60,8 @@ class Spans:
 
     def of_attempt(self, attempt: Attempt, *, run_is_over: bool) -> List[Record]:
         """The span of an attempt that has ended, and those of its parts."""
+        if attempt.is_exported:
+            return list(self._queued(attempt))
         run = self._run
         attributes = {
             **self._identity(attempt),
@@ -202,6 +204,9 @@ class Spans:
         before = story.previous(self._run, attempt)
         if before is not None:
             yield _link(run.trace_id, own_span_id(key, before), "retry")
+        elif attempt.is_alone and attempt.key.attempt:  # another container made the one before
+            earlier = attempt.key._replace(attempt=attempt.key.attempt - 1)
+            yield _link(run.trace_id, attempt_span_id(key, earlier), "retry")
         if attempt.again:
             yield _link(run.trace_id, attempt_span_id(key, attempt.key), "retry")
         if attempt.clone is not None:
@@ -251,10 +256,7 @@ class Spans:
 
     def _parts(self, attempt: Attempt, parent: str) -> Iterator[Record]:
         """Spans for the parts of an attempt, depending on the level of detail."""
-        queued = story.queue_time(self._run, attempt)
-        if queued is not None and queued > _QUEUED and attempt.launch is not None:
-            launched = int(attempt.launch["timeUnixNano"])
-            yield self._part(attempt, "queued", launched - queued, launched, run_span_id(self._run.key))
+        yield from self._queued(attempt)
         if self._detail > 1:
             end = attempt.end or {}
             began, left = end.get("codeStart"), end.get("codeEnd")
@@ -263,6 +265,12 @@ class Spans:
                 yield self._part(attempt, "user code", began, left or attempt.ended_at, parent)
             if began and left:
                 yield self._part(attempt, "persist", left, attempt.ended_at, parent)
+
+    def _queued(self, attempt: Attempt) -> Iterator[Record]:
+        queued = story.queue_time(self._run, attempt)
+        if queued is not None and queued > _QUEUED:
+            until = story.queued_until(attempt)
+            yield self._part(attempt, "queued", until - queued, until, run_span_id(self._run.key))
 
     def _part(self, attempt: Attempt, part: str, start: int, end: int, parent: str) -> Record:
         key, step, task, number = self._run.key, *attempt.key
@@ -336,11 +344,11 @@ def _graph_position(attempt: Attempt, step: Dict[str, Any]) -> Dict[str, Any]:
 
 def _times(run: Run, attempt: Attempt) -> Dict[str, Any]:
     """The durations of its parts: queued, startup, load, user code, persist; in seconds, never negative."""
-    launch, start, end = attempt.launch or {}, attempt.start or {}, attempt.end or {}
+    start, end = attempt.start or {}, attempt.end or {}
     queued = story.queue_time(run, attempt)
     return {
         names.QUEUE_DURATION: None if queued is None else queued / _NANO,
-        names.STARTUP_DURATION: _between(launch.get("timeUnixNano"), start.get("timeUnixNano")),
+        names.STARTUP_DURATION: _between(story.queued_until(attempt) or None, start.get("timeUnixNano")),
         names.LOAD_DURATION: _between(start.get("timeUnixNano"), end.get("codeStart")),
         names.CODE_DURATION: _between(end.get("codeStart"), end.get("codeEnd")),
         names.PERSIST_DURATION: _between(end.get("codeEnd"), end.get("timeUnixNano")),
