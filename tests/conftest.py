@@ -17,12 +17,14 @@ pytest_plugins = ["browser", "collectors"]
 
 # A test that asks for one of these fixtures gets the marker.
 NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors", "collector", "image"}}
-# Modules that kill, wait for real timeouts, or build environments.
+# Modules that kill, wait for real timeouts, build environments, or run many flows: `make check` does without them.
 SLOW = {
-    "test_backfill_remote", "test_bounds", "test_deaths", "test_doctor", "test_outages", "test_package",
-    "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods",
-    "test_remote_shipping", "test_seams", "test_soak", "test_standby",
-    "test_unfelt",
+    "test_backfill", "test_backfill_remote", "test_backfill_service", "test_bare_shipper", "test_bounds", "test_choice",
+    "test_cli_backfill", "test_cli_ship", "test_clocks", "test_deaths", "test_doctor", "test_finalization",
+    "test_handlers", "test_log_files", "test_otel_seams", "test_outages", "test_package", "test_partial",
+    "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods", "test_remote_runs",
+    "test_remote_shipping", "test_seams", "test_setbacks", "test_soak", "test_span_limit",
+    "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_wide_runs", "test_witness",
 }  # fmt: skip
 TOOLS = {"page": ["chromium or chromium-browser or google-chrome"], "image": ["podman", "buildah", "runc"]}
 

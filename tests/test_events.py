@@ -50,6 +50,7 @@ def events(endpoint: Endpoint) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_events_of_a_long_attempt_that_is_killed_and_tried_again(place: Place) -> None:
     """Start and heartbeat while it runs, seen from outside with its children; its peak on the span of the lost."""
     gate = place.path / "gate"
