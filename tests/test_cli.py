@@ -6,11 +6,16 @@ import hashlib
 import json
 
 import psutil
+import pytest
+from click.testing import CliRunner
 from collectors import ROOT, free_ports
 from endpoint import Endpoint
+from journals import Journals
 from running import Finished, Place, eventually
 
+from otel_metaflow.cli.main import main
 from otel_metaflow.core import ids
+from otel_metaflow.journal import layout
 
 
 def test_id_prints_what_a_shell_computes_too(place: Place) -> None:
@@ -43,7 +48,7 @@ def test_a_missing_run_is_one_line_and_exit_code_2(place: Place) -> None:
         ("/1", "is not of the form FLOW[/RUN"),
         ("a//c", "is not of the form FLOW[/RUN"),
         ("a/b/c/d/e/f", "is not of the form FLOW[/RUN"),
-        ("Hello", "no run of Hello in"),
+        ("Hello", f"no run of Hello in {place.home}; there are runs of HelloFlow"),
         (f"{run}/strat", f"{run} has no step 'strat'; it has start"),
         (f"{run}/start/7", f"{run}/start has no task '7'; it has 1"),
         (f"{run}/start/1/3", f"{run}/start/1 has no attempt '3'; it has 0"),
@@ -110,6 +115,28 @@ def _sent(receiver: Endpoint) -> set[str]:
 
 def _traces(*runs: Finished) -> set[str]:
     return {ids.trace_id(run.flow, run.run) for run in runs}
+
+
+def test_ship_without_an_endpoint_is_one_line_with_the_command_to_type(place: Place) -> None:
+    refused = place.cli("ship", "--all")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        "no endpoint is configured; type: export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318\n"
+    )
+
+
+def test_runs_of_another_user_are_named_with_the_way_to_take_them_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sudo python flow.py run` leaves them; root itself may read all, so what the system answers is replaced."""
+    run = Journals(place.home, "SudoFlow")
+    run.end(1)
+    monkeypatch.setenv("OTEL_METAFLOW_HOME", str(place.home))
+    monkeypatch.setattr(layout, "is_open_to_us", lambda folder: folder != run.folder)
+    shown = CliRunner().invoke(main, ["status"])
+    assert shown.exit_code == 0
+    line = f"SudoFlow/1: skipped, it belongs to another user; to take it back, type: sudo chown -R $USER {run.folder}"
+    assert line in shown.output.splitlines()
 
 
 def test_ship_is_refused_while_telemetry_is_disabled(place: Place) -> None:

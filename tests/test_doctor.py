@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -172,6 +173,23 @@ def test_tls(place: Place, protocol: str) -> None:
         report = diagnose(place, {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url.replace("http:", "https:")})
     assert report.failed == ["tls"]
     assert "to http://" in report.hops["tls"]["fix"]
+
+
+def test_a_port_that_hangs_up_when_greeted_by_tls(place: Place) -> None:
+    """As services do that speak another protocol."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):  # the test is over
+                while True:
+                    listening.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        report = diagnose(place, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{listening.getsockname()[1]}"})
+        listening.shutdown(socket.SHUT_RDWR)
+    assert report.failed == ["tls"]
+    assert report.hops["tls"]["message"].startswith("handshake failed: ")
+    assert "OTEL_EXPORTER_OTLP_" in report.hops["tls"]["fix"]
 
 
 def test_an_endpoint_that_does_not_exist(place: Place) -> None:

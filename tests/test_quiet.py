@@ -153,6 +153,10 @@ def test_quiet_means_quiet(place: Place) -> None:
             "OTEL_LOGS_EXPORTER is 'kafka', which is not supported; set it to otlp or none",
         ),
         (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "10"},
+            "OTEL_TRACES_SAMPLER_ARG is 10, which is more than 1; set it to a fraction of all runs between 0 and 1",
+        ),
+        (
             {"OTEL_METAFLOW_LOGS": "stdin"},
             "OTEL_METAFLOW_LOGS contains 'stdin', which is not supported; set it to a comma-separated list of",
         ),
