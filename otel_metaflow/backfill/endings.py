@@ -13,10 +13,13 @@ from otel_metaflow.backfill.attempts import StoredAttempt
 from otel_metaflow.backfill.graph import Graph
 
 _NANO = 1_000_000_000
+LOST = "lost"  # the result of an attempt whose launcher has not recorded its end, as it does while it is alive
 # How long after the end of an attempt its log files may still be on their way, in seconds, if no launcher stored them.
 _SETTLED = 60.0
 # How long what sent heartbeats has to be silent to count as dead, in seconds: Metaflow sends six a minute.
 _HEARTLESS = 300.0
+# How long what sends heartbeats counts as alive after one, in seconds, without a look at its files.
+_ALIVE = 45.0
 # How long a run may be without any task after one has failed, in seconds, before that was the end of it.
 _BETWEEN_TASKS = 60.0
 
@@ -37,6 +40,11 @@ class Patience:
         return self.is_over(seen, _HEARTLESS if has_heart else self.dead_after)
 
 
+def is_alive(attempt: StoredAttempt, patience: Patience) -> bool:
+    """Whether a task's last attempt has not ended and has just sent a heartbeat, so that its files need no look."""
+    return attempt.has_heart and not attempt.ended and not patience.is_over(attempt.seen, _ALIVE)
+
+
 def is_attempt_over(attempt: StoredAttempt, names: Collection[str], patience: Patience, *, is_last: bool) -> bool:
     """Whether nothing more will be stored of an attempt, whose task has the files `names` in the datastore."""
     number = attempt.key.attempt
@@ -53,7 +61,8 @@ def run_result(
 ) -> str | None:
     """The result of a run, of which each task's last attempt is over; None if it may go on.
 
-    `last` has each with its result, as the journals have it. The result is `error` if nobody recorded how it ended.
+    `last` has each with its result, as the journals have it, or LOST. The result is `error` if nobody recorded how it
+    ended.
     """
     failed: list[StoredAttempt] = []
     killed: list[StoredAttempt] = []
@@ -65,7 +74,7 @@ def run_result(
         seen = max(seen, attempt.seen, attempt.ended)
         if result == "cancellation":
             killed.append(attempt)
-        elif result not in ("success", "skip"):
+        elif result not in ("success", "skip", LOST):
             failed.append(attempt)
     if failed or killed:
         return ("failure" if failed else "cancellation") if patience.is_over(seen, _pause(graph, failed)) else None

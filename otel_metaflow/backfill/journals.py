@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,7 +99,10 @@ def make(
         return made
     stored = StoredRun(catalogue, flow, run)
     made.notes = stored.notes
-    if not folder.exists() and not recorded and stored.has_recorded_itself:
+    # As long as nothing was made: a run that is still going may have shown nothing of its launcher before.
+    if not known.attempts and not recorded and stored.has_recorded_itself:
+        if known.is_backfilled:
+            shutil.rmtree(folder, ignore_errors=True)
         made.state = RECORDED
         return made
     layout.create_run_folder(folder)
@@ -210,9 +214,10 @@ class _Making:
         self._begin([task.attempts[0] for task in tasks])
         for task in tasks:
             self._place(task)
-        is_over = True
         unknown = [task for task in tasks if len(task.results) < len(task.attempts) or not _is_settled(task)]
-        for batch in in_batches(unknown, _BATCH):
+        due = [task for task in unknown if not self._is_alive(task)]
+        is_over = len(due) == len(unknown)
+        for batch in in_batches(due, _BATCH):
             is_over &= self._make_tasks(batch)
             self._progress(self._made)
         if is_over:
@@ -221,6 +226,11 @@ class _Making:
     def close(self) -> None:
         """Close the run's journal, as far as it is made."""
         self._journal.close()
+
+    def _is_alive(self, task: _Task) -> bool:
+        """Whether nothing of a task can be made: only its last attempt is left, which has just been heard of."""
+        *earlier, last = task.attempts
+        return all(each.key.attempt in task.results for each in earlier) and endings.is_alive(last, self._patience)
 
     def _tasks(self) -> Iterator[_Task]:
         """All tasks of the run; of those that have succeeded nothing is read again."""
@@ -480,7 +490,7 @@ class _Making:
 
     def _end(self, tasks: list[_Task]) -> None:
         """Close the run's journal, if the run is over."""
-        last = [(task.attempts[-1], task.results.get(task.attempts[-1].key.attempt, "error")) for task in tasks]
+        last = [(task.attempts[-1], self._last_result(task)) for task in tasks]
         result = endings.run_result(self._stored.described, self._stored.graph, last, self._patience)
         if result is None:
             return
@@ -490,6 +500,14 @@ class _Making:
             self._append(layout.END, {"timeUnixNano": ended, "result": result})
         self._append(layout.CLOSED, {"timeUnixNano": ended})
         self._made.state = COMPLETE
+
+    def _last_result(self, task: _Task) -> str:
+        last = task.attempts[-1]
+        made = self._known.attempts.get(last.key)
+        is_lost = (
+            made is not None and made.end is None and made.exit_code is None and resource.has_launcher(self._resource)
+        )
+        return endings.LOST if is_lost else task.results.get(last.key.attempt, "error")
 
 
 class _Output:

@@ -47,8 +47,8 @@ class Catalogue:
     Everything is a dictionary as the provider has it, with times in milliseconds since 1970 (`ts_epoch`).
     """
 
-    def __init__(self) -> None:
-        """Use what METAFLOW_DEFAULT_METADATA and its like name.
+    def __init__(self, before_request: Callable[[], object] = lambda: None) -> None:
+        """Use what METAFLOW_DEFAULT_METADATA and its like name; `before_request` is called before each request.
 
         Raises:
             UnreadableError: Metaflow is configured to something that cannot be used.
@@ -64,6 +64,7 @@ class Catalogue:
 
         self._provider = _attempted("Metaflow's metadata", connect, tries=1)
         _limit_requests(self._provider)
+        self._before_request = before_request
         self.requests = 0
         """How many requests were made; with local metadata, directories that were read."""
 
@@ -107,6 +108,7 @@ class Catalogue:
 
     def _get(self, kind: str, below: str, *path: str) -> Any:
         def ask() -> Any:
+            self._before_request()
             self.requests += 1
             return self._provider.get_object(kind, below, None, None, *path)
 

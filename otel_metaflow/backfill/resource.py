@@ -107,6 +107,11 @@ def triggers(attempts: Sequence[StoredAttempt]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def has_launcher(run: Mapping[str, Any]) -> bool:
+    """Whether a process of `flow.py run` watches over the attempts of a run that has these attributes."""
+    return run.get(names.ORCHESTRATOR_NAME) == _LOCAL
+
+
 def _orchestrator(runtime: Any) -> str:
     return str(runtime) if runtime and runtime != _DEVELOPMENT else _LOCAL
 

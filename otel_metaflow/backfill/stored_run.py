@@ -129,8 +129,9 @@ class StoredRun:
     @property
     def has_recorded_itself(self) -> bool:
         """Whether its launcher had us: `@otel` is in the flow's graph, and a launcher saw an attempt end."""
-        recorded = [step for step in self.steps if step in self.graph.steps and self.graph.steps[step].is_recorded]
-        for step in recorded:
+        if not any(step.is_recorded for step in self.graph.steps.values()):
+            return False
+        for step in self.steps:
             for task in self.tasks(step)[:1]:
                 attempt = self.attempts(step, task)[0]
                 storage, folder = self.storage(attempt), self.folder(attempt.key)

@@ -9,7 +9,7 @@ import warnings
 
 import click
 
-from otel_metaflow.cli import backfill, cloudwatch, compare, doctor, export, fetch, ids, ship, status, view
+from otel_metaflow.cli import backfill, cloudwatch, compare, doctor, export, fetch, ids, ship, status, view, watch
 from otel_metaflow.core import sdk_variables, settings
 from otel_metaflow.core.version import __version__
 from otel_metaflow.viewer.terminal import degrade
@@ -39,6 +39,6 @@ def main(context: click.Context) -> None:
 
 for command in (
     view.view, compare.compare, export.export, ids.id_, status.status, ship.ship, doctor.doctor, cloudwatch.cloudwatch,
-    fetch.fetch, backfill.backfill,
+    fetch.fetch, backfill.backfill, watch.watch,
 ):  # fmt: skip
     main.add_command(command)

@@ -78,8 +78,14 @@ class Delivery:
         build: Callable[[Destination], Exporter] = choice.build,
         following: Optional[Following] = None,
         poll: float = _POLL,
+        stop: Optional[threading.Event] = None,
+        *,
+        follows: bool = True,
     ) -> None:
+        """Deliver the run in `folder`; unless it `follows` the run, only what is there. `stop` ends it early."""
         self._home, self._folder = home, folder
+        self._follows = follows
+        self._stop = stop or threading.Event()
         limit = SpanLimit(environment.max_attempt_spans)
         self._following = Following(home, folder, limit) if following is None else following
         self._ledger = Ledger(self._following.ledger_file)
@@ -131,7 +137,7 @@ class Delivery:
     def work(self, linger: float, give_way: Optional[Callable[[], bool]] = None) -> bool:
         """Deliver until everything is sent, or until nothing can be sent for `linger` seconds after the run's end.
 
-        Returns whether everything is sent. `give_way` may end the wait early.
+        Returns whether the run is over and everything is sent. `give_way` may end the wait early.
         """
         try:
             self._work(linger, give_way or (lambda: False))
@@ -143,7 +149,7 @@ class Delivery:
         written = self._files is None or self._files.at_end()
         is_done = written and all(worker.is_done for worker in self.workers.values())
         self.status.left = self._following.left
-        self.status.complete = is_done and not self.status.left
+        self.status.complete = is_done and self._following.run_is_over and not self.status.left
         self.status.stalled = not is_done
         self._note(Changes())
         return self.status.complete
@@ -167,15 +173,16 @@ class Delivery:
                 fed = self._feed()
             self._note_trouble(is_stalled=not fed and self._is_stalled())
             idle = not fed and not any(worker.is_busy for worker in self.workers.values())
-            if self._following.run_is_over and idle and self._all_read():
+            if self._is_all_there and idle and self._all_read():
                 break
-            if self._following.run_is_over and self._trouble():
+            if self._is_all_there and self._trouble():
                 since = since or time.monotonic()
                 if give_way():
                     break
                 is_leaving = is_leaving or time.monotonic() - since > linger
             else:
                 since = None
+            is_leaving = is_leaving or self._stop.is_set()
             if is_leaving:
                 for worker in self.workers.values():
                     worker.is_leaving = True
@@ -186,6 +193,11 @@ class Delivery:
             elif not fed:
                 self.wake.wait(self._poll)
 
+    @property
+    def _is_all_there(self) -> bool:
+        """Whether the journals hold all that is to be sent."""
+        return self._following.run_is_over or not (self._follows or self._following.is_behind)
+
     def _hurry(self, linger: float) -> None:
         """Where nobody waits for the next try of a worker that has failed, give each one more, at the run's end."""
         if linger or self._has_hurried or not self._following.run_is_over:
@@ -195,9 +207,9 @@ class Delivery:
             worker.retry_now()
 
     def _is_urgent(self) -> bool:
-        """Whether more can be sent at once, or the run is over, whose end somebody may wait for."""
+        """Whether more can be sent at once, or nothing more will come, and somebody may wait for the end."""
         return (
-            self._following.run_is_over
+            self._is_all_there
             or self._following.is_behind
             or any(worker.is_idle and self._has_more(signal) for signal, worker in self.workers.items())
         )
@@ -212,7 +224,7 @@ class Delivery:
     def _all_read(self) -> bool:
         """Whether everything in the journals was submitted to the workers."""
         self._look(thorough=True)
-        if not self._following.run_is_over or not self._users_are_read():
+        if not self._is_all_there or not self._users_are_read():
             return False
         if self._files is not None and not self._files.at_end():
             return False
