@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from endpoint import Endpoint
@@ -128,7 +129,8 @@ def arrived_once(endpoint: Endpoint, printed: list[str], spans: int) -> None:
     """Each line and span has arrived, and nothing twice."""
     bodies = endpoint.bodies()
     assert {line: bodies.count(line) for line in printed} == {line: printed.count(line) for line in printed}
-    assert len(endpoint.span_ids) == spans
+    # That of waiting depends on the machine.
+    assert len([span for span, _ in endpoint.spans() if not span.name.endswith(" queued")]) == spans
     assert set(endpoint.span_ids.values()) == {1}
     assert max(endpoint.uids.values()) == 1
 
@@ -158,13 +160,17 @@ def test_a_run_whose_launcher_is_killed_is_recorded_as_died(place: Place, endpoi
         process.wait()
         watcher.prints("has died; exported")
         assert watcher.metric('runs_total{state="died"}') == 1
-    (run,) = (path.name for path in (place.path / "datastore" / ".metaflow" / "GatedFlow").iterdir() if path.is_dir())
+    run = (place.path / "datastore" / ".metaflow" / "GatedFlow" / "latest_run").read_text()
     spans = {span.span_id.hex(): span for span, _ in endpoint.spans()}
-    assert "launcher died" in spans[ids.run_span_id("GatedFlow", run)].status.message
-    lost = next(span for span in spans.values() if span.name == "middle")
-    facts = {each.key: each.value.string_value for each in lost.attributes}
-    assert facts[names.TASK_RESULT] == "error"
-    assert spans[next(key for key, span in spans.items() if span.name == "start")].status.code == 0
+    assert attribute(spans[ids.run_span_id("GatedFlow", run)], names.RUN_RESULT) == "error"
+    by_name = {span.name: span for span in spans.values()}
+    assert attribute(by_name["middle"], names.TASK_RESULT) == "error"
+    assert "exit code is unknown" in by_name["middle"].status.message
+    assert attribute(by_name["start"], names.TASK_RESULT) == "success"
+
+
+def attribute(span: Any, name: str) -> str:
+    return next(str(each.value.string_value) for each in span.attributes if each.key == name)
 
 
 def test_a_watcher_that_is_killed_goes_on_where_it_was(place: Place, endpoint: Endpoint) -> None:
@@ -199,7 +205,6 @@ def test_what_two_watchers_with_homes_of_their_own_send_has_the_same_ids(place: 
     with watching(place, endpoint, home="one") as one, watching(place, endpoint, home="two") as two:
         for each in (one, two):
             each.prints(f"{run.flow}/{run.run}: exported")
-    assert len(endpoint.span_ids) == SPANS
     assert set(endpoint.span_ids.values()) == {2}
     assert set(endpoint.uids.values()) == {2}
 
