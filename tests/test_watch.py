@@ -157,7 +157,7 @@ def test_a_run_whose_launcher_is_killed_is_recorded_as_died(place: Place, endpoi
         process = started(place)
         eventually((place.path / "at the gate").exists)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
         watcher.prints("has died; exported")
         assert watcher.metric('runs_total{state="died"}') == 1
     run = (place.path / "datastore" / ".metaflow" / "GatedFlow" / "latest_run").read_text()
