@@ -82,13 +82,20 @@ _FLOW = """
 """
 
 
+# Nanoseconds of CPU of all processes that a container ever had, by cgroup v1 or v2.
+_CPU = (
+    "cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2> /dev/null "
+    "|| sed -n 's/^usage_usec \\(.*\\)/\\1000/p' /sys/fs/cgroup/cpu.stat"
+)
+
+
 class Timed(Containers):
     """Each container prints when its first process begins and ends: what podman takes is no part of it."""
 
     def start(self, name: str, command: Sequence[str], *rest: Any, **options: Any) -> subprocess.Popen[bytes]:
         """Start a container as ever, but for these two lines."""
         shell, option, script = command
-        timed = f"echo BEGAN $(date +%s.%N); ( {script} ); c=$?; echo OVER $(date +%s.%N); exit $c"
+        timed = f"echo BEGAN $(date +%s.%N); ( {script} ); c=$?; echo OVER $(date +%s.%N) $({_CPU}); exit $c"
         return super().start(name, [shell, option, timed], *rest, **options)
 
 
@@ -107,12 +114,13 @@ def _bed(folder: Path) -> Iterator[AwsBatch]:
 
 
 class Cost(NamedTuple):
-    """One container: seconds before and after the step's own code; seconds of CPU and MiB of its shipper."""
+    """One container: seconds before and after the step's own code; of CPU; and of its shipper CPU and MiB."""
 
     before: float
     after: float
     cpu: float
-    memory: float
+    shipper_cpu: float
+    shipper_memory: float
 
 
 def _run(bed: AwsBatch, *options: str, env: Mapping[str, str]) -> Cost:
@@ -121,11 +129,13 @@ def _run(bed: AwsBatch, *options: str, env: Mapping[str, str]) -> Cost:
     if not ended.succeeded:
         raise click.ClickException(ended.report)
     (name,) = set(bed.outputs) - names
-    found = re.search(r"BEGAN (\S+)\n.*MEASURED (\S+) (\S+) (\S+) (\S+)\n.*OVER (\S+)\n", bed.outputs[name], re.DOTALL)
+    found = re.search(
+        r"BEGAN (\S+)\n.*MEASURED (\S+) (\S+) (\S+) (\S+)\n.*OVER (\S+) (\d+)\n", bed.outputs[name], re.DOTALL
+    )
     if found is None:
         raise click.ClickException(bed.outputs[name])
-    start, first, cpu, memory, last, over = map(float, found.groups())
-    return Cost(first - start, over - last, cpu, memory)
+    start, first, cpu, memory, last, over, all_cpu = map(float, found.groups())
+    return Cost(first - start, over - last, all_cpu / 1e9, cpu, memory)
 
 
 def _kill(bed: AwsBatch) -> int:
@@ -170,21 +180,22 @@ def main(rounds: int) -> None:
                     costs[state].append(_run(bed, *options, env=env))
         lost = [_kill(bed) for _ in track(range(rounds), description="kills")]
     table = Table(box=box.MARKDOWN)
-    for column in ("a container", "ms before the step's code", "ms after it", "ms of CPU of the shipper", "its MiB"):
+    for column in ("a container", "ms before the step's code", "ms after it", "ms of CPU", "of its shipper", "its MiB"):
         table.add_column(column)
     for state, found in costs.items():
-        own = [each for each in found if each.memory]
+        own = [each for each in found if each.shipper_memory]
         table.add_row(
             state,
             _median([each.before for each in found], 1000),
             _median([each.after for each in found], 1000),
-            _median([each.cpu for each in own], 1000) if own else "",
-            _median([each.memory for each in own]) if own else "",
+            _median([each.cpu for each in found], 1000),
+            _median([each.shipper_cpu for each in own], 1000) if own else "",
+            _median([each.shipper_memory for each in own]) if own else "",
         )
     console = Console(width=160)
     console.print(table)
     console.print(
-        f"median (least to most) of {rounds}; code package {packages[0]:.0f} kB, with @otel {packages[1]:.0f} kB"
+        f"Median (least to most) of {rounds}; code package {packages[0]:.0f} kB, with @otel {packages[1]:.0f} kB"
     )
     console.print(f"Killed at once at 200 lines a second: {sorted(lost)} lines lost")
 
