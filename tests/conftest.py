@@ -19,7 +19,8 @@ pytest_plugins = ["browser", "collectors"]
 NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors", "collector", "image"}}
 # Modules that kill, wait for real timeouts, build environments, or run many flows: `make check` does without them.
 SLOW = {
-    "test_backfill", "test_backfill_remote", "test_backfill_service", "test_bare_shipper", "test_bounds", "test_choice",
+    "test_backfill", "test_backfill_remote", "test_backfill_service", "test_backfill_wide",
+    "test_bare_shipper", "test_bounds", "test_choice",
     "test_cli_backfill", "test_cli_ship", "test_clocks", "test_deaths", "test_doctor", "test_finalization",
     "test_handlers", "test_log_files", "test_otel_seams", "test_outages", "test_package", "test_partial",
     "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods", "test_remote_runs",

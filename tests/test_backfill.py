@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from running import Place
 
-from otel_metaflow.backfill import log_files
+from otel_metaflow.backfill import log_files, resource
 from otel_metaflow.core import names
+from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.testing import Telemetry, flows, run
 
@@ -321,3 +322,22 @@ def test_known_secrets_are_masked_in_what_is_made(place: Place, tmp_path: Path) 
     texts = [path.read_text() for path in (tmp_path / "team").rglob("*.jsonl")]
     assert any("[REDACTED]" in text for text in texts)
     assert not any("hunter2hunter2" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("tags", "environment"),
+    [
+        (["project:shop", "project_branch:prod"], "production"),
+        (["project:shop", "project_branch:prod.blue"], "production"),
+        (["project:shop", "project_branch:test.blue"], "test.blue"),
+        (["production:a-token"], "dev"),
+        ([], "dev"),
+    ],
+)
+def test_the_environment_is_that_of_the_project(tags: list[str], environment: str) -> None:
+    """And a production token, which only says that a flow was deployed, is nowhere."""
+    run_ = {"run_number": "argo-shop-1", "system_tags": ["runtime:argo-workflows", *tags], "tags": [], "ts_epoch": 1}
+    found = resource.of_run("ShopFlow", run_, "", Redaction())
+    assert found[names.DEPLOYMENT_ENVIRONMENT_NAME] == environment
+    assert found[names.ORCHESTRATOR_NAME] == "argo-workflows"
+    assert "a-token" not in str(found)

@@ -40,7 +40,7 @@ def of_run(
         version=tags.get("metaflow_version", ""),
         project=tags.get("project", ""),
         branch=branch,
-        is_production="production" in tags or branch.partition(".")[0] == _PRODUCTION,
+        is_production=branch.partition(".")[0] == _PRODUCTION,
         user=tags.get("user") or str(run.get("user_name") or ""),
         origin_run=origin,
     )
