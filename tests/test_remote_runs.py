@@ -34,6 +34,7 @@ FLOW = """
         WholeFlow()
     """
 ENDPOINT = "http://collector.monitoring:4318"
+OF_ARGO = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BEGAN = 1_795_000_000.25
 
 
@@ -78,7 +79,7 @@ def test_the_last_task_writes_the_span_of_its_run(last: tuple[Pod, str], endpoin
     """From when the run began to the end of its last task, with the ids that all compute."""
     pod, run = last
     datastore(pod, run)
-    ran = pod.again(tmp_path / "pod", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
+    ran = pod.again(tmp_path / "pod", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, "TRACEPARENT": OF_ARGO})
     assert ran.code == 0
     found = spans(endpoint)
     whole, end = found["RUN WholeFlow"], found["end"]
@@ -88,6 +89,7 @@ def test_the_last_task_writes_the_span_of_its_run(last: tuple[Pod, str], endpoin
     assert (end.parent_span_id, end.span_id.hex()) == (
         whole.span_id, ids.attempt_span_id("WholeFlow", run, "end", "2", 0),
     )  # fmt: skip
+    assert OF_ARGO[3:35] in [link.trace_id.hex() for link in end.links]
     assert (whole.start_time_unix_nano, whole.status.code) == (int(BEGAN * 1e9), 0)
     assert whole.end_time_unix_nano >= end.end_time_unix_nano
     assert attributes(whole)["metaflow.run.result"] == "success"

@@ -317,7 +317,7 @@ LINK_TYPE = _define(
     "metaflow.link.type",
     "string",
     "input (an attempt that it read from), retry (the previous attempt), clone, resume, trigger, "
-    "first_failure (on the run)",
+    "first_failure (on the run), orchestrator (the span that the platform has of its container)",
 )
 
 # Spans of user code: ours

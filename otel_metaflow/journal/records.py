@@ -114,6 +114,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "namespace": _string,
         "resource": _map,
         "traceparent": _traceparent,
+        "orchestratorTraceparent": _traceparent,
         "origin": _name,
         "triggers": _list_of(_string),
         "logs": _list_of(_string),

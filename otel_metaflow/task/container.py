@@ -37,6 +37,10 @@ class Alone(NamedTuple):
         joined = trace_context.read(environ, trace_context.HANDED_ON)
         if joined:
             facts["traceparent"] = joined
+        else:  # the platform's: Argo Workflows has one where it is traced itself
+            tracing = trace_context.read(environ)
+            if tracing:
+                facts["orchestratorTraceparent"] = tracing
         space = process_space()
         if space:
             facts["processSpace"] = space

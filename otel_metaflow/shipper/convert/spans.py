@@ -30,6 +30,7 @@ _MEBIBYTE = 1 << 20
 # How many inputs of a wide join are linked; an attribute has their number.
 _MAX_LINKS = 100
 _MAX_ERROR_TYPES = 10
+_PARTS = 4  # of a traceparent
 # Queueing for longer than this is a span of its own.
 _QUEUED = _NANO
 # https://opentelemetry.io/docs/specs/semconv/attributes-registry/cicd/
@@ -209,6 +210,10 @@ class Spans:
             yield _link(run.trace_id, attempt_span_id(key, earlier), "retry")
         if attempt.again:
             yield _link(run.trace_id, attempt_span_id(key, attempt.key), "retry")
+        # Its trace may be incomplete, and nobody who derives ids knows of it: ours is not made a part of it.
+        tracing = str((attempt.start or {}).get("orchestratorTraceparent", "")).split("-")
+        if len(tracing) == _PARTS:
+            yield _link(tracing[1], tracing[2], "orchestrator")
         if attempt.clone is not None:
             cloned = attempt.clone
             origin = RunKey(key.flow, str(cloned["originRun"]), key.namespace)
