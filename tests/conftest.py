@@ -25,7 +25,8 @@ SLOW = {
     "test_handlers", "test_log_files", "test_otel_seams", "test_outages", "test_package", "test_partial",
     "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods", "test_remote_runs",
     "test_remote_shipping", "test_seams", "test_setbacks", "test_soak", "test_span_limit",
-    "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_wide_runs", "test_witness",
+    "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_watch", "test_wide_runs",
+    "test_witness",
 }  # fmt: skip
 TOOLS = {"page": ["chromium or chromium-browser or google-chrome"], "image": ["podman", "buildah", "runc"]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ import pytest
 import yaml
 from collectors import ROOT, Collector, CollectorError
 
+from otel_metaflow.cli.main import main
+
 MANIFEST = ROOT / "collector/kubernetes/collector.yaml"
 OBJECTS: dict[str, dict[str, Any]] = {found["kind"]: found for found in yaml.safe_load_all(MANIFEST.read_text())}
+WATCHER: dict[str, dict[str, Any]] = {
+    found["kind"]: found for found in yaml.safe_load_all((ROOT / "collector/kubernetes/watch.yaml").read_text())
+}
 POD = OBJECTS["Deployment"]["spec"]["template"]
 (CONTAINER,) = POD["spec"]["containers"]
 
@@ -22,6 +28,39 @@ POD = OBJECTS["Deployment"]["spec"]["template"]
 def test_an_object_is_valid_for_the_api(kind: str, version: str) -> None:
     """With no name that the schema does not know."""
     kubernetes_validate.validate(OBJECTS[kind], version, strict=True)
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("kind", WATCHER)
+def test_an_object_of_the_watcher_is_valid_for_the_api(kind: str, version: str) -> None:
+    kubernetes_validate.validate(WATCHER[kind], version, strict=True)
+
+
+def test_the_watcher_finds_its_volume_its_probes_and_the_collector() -> None:
+    """And runs as the user of its image, with options that the command has."""
+    template = WATCHER["Deployment"]["spec"]["template"]
+    labels, pod = template["metadata"]["labels"], template["spec"]
+    assert WATCHER["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert WATCHER["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    assert pod["serviceAccountName"] == WATCHER["ServiceAccount"]["metadata"]["name"]
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
+    assert claims == [WATCHER["PersistentVolumeClaim"]["metadata"]["name"]]
+    (container,) = pod["containers"]
+    dockerfile = (ROOT / "watch.Dockerfile").read_text()
+    user = pod["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}\n" in dockerfile
+    paths = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert f"OTEL_METAFLOW_HOME={paths['state']} " in dockerfile
+    (entrypoint,) = re.findall(r"^ENTRYPOINT (.+)$", dockerfile, re.MULTILINE)
+    _, command, *options = json.loads(entrypoint)
+    parsed = main.commands[command].make_context(command, [*options, *container["args"]])
+    assert parsed.params["health"] == ("0.0.0.0", container["ports"][0]["containerPort"])
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    service = OBJECTS["Service"]
+    ports = {str(port["port"]) for port in service["spec"]["ports"]}
+    host, _, port = variables["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://").partition(":")
+    assert host == service["metadata"]["name"]
+    assert port in ports
 
 
 def test_a_misspelled_name_would_be_found() -> None:

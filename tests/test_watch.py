@@ -55,9 +55,11 @@ STOPS_WITHIN = 2.0
 class Watching:
     """A watcher, running while entered, of the datastore of `place` and with a home of its own."""
 
-    def __init__(self, place: Place, home: Path, endpoint: Endpoint, *arguments: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, place: Place, home: Path, endpoint: Endpoint, *arguments: str, env: Mapping[str, str], every: str = "1s"
+    ) -> None:
         self.home = home
-        self._arguments = (*arguments, "--every", "1s", "--health", "127.0.0.1:0")
+        self._arguments = (*arguments, "--every", every, "--health", "127.0.0.1:0")
         variables = {"OTEL_METAFLOW_HOME": str(home), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, **env}
         self._environ = place.environ(variables)
         self._place = place

@@ -1,0 +1,134 @@
+"""What `otel-metaflow watch` takes while 1,000 tasks run: of a core, of memory, of requests to the metadata service.
+
+python bench/watching.py --runs 1
+python bench/watching.py --runs 100 --age 3600
+
+The tasks are copies of those of a real run, which send heartbeats and do not end, in a service of this process. Of each
+look the flow's graph is read from the datastore of that run. CPU is that of the watcher's process, after its first
+minute.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import click
+import psutil
+from endpoint import Endpoint
+from metadata_service import MetadataService
+from running import Place
+from test_watch import Watching
+
+FLOW = """
+from metaflow import FlowSpec, step
+class WideFlow(FlowSpec):
+    @step
+    def start(self):
+        self.shards = [0]
+        self.next(self.work, foreach="shards")
+    @step
+    def work(self):
+        self.next(self.join)
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+    @step
+    def end(self):
+        pass
+if __name__ == "__main__":
+    WideFlow()
+"""
+_HEARTBEAT = 10.0
+_WARM = 60.0
+
+
+def _copies(service: MetadataService, runs: int, tasks: int, age: float) -> None:
+    """Put as many runs into the place of the one that is there, each with so many tasks that run."""
+    was, service.objects = service.objects, {}
+    (base,) = (path for path in was if path.rpartition("/")[0].endswith("/runs"))
+    moment = int((time.time() - age) * 1000)
+
+    def put(path: str, value: dict[str, Any], **changed: Any) -> None:
+        made = {**copy.deepcopy(value), **changed, "ts_epoch": moment}
+        service.objects[path] = made
+
+    for path, value in was.items():
+        if not path.startswith(base):
+            put(path, value)
+    for run in range(runs):
+        number = f"{run + 1:06}"
+        for path, value in was.items():
+            if not path.startswith(base) or any(f"/steps/{step}" in path for step in ("join", "end")):
+                continue
+            new = path.replace(base, f"{base.rpartition('/')[0]}/{number}")
+            changed = {"run_number": number} if "run_number" in value else {}
+            if "/steps/work/tasks/" not in path:
+                put(new, value, **changed)
+            elif value.get("field_name") not in ("attempt_ok", "attempt-done"):
+                head, _, rest = new.partition("/steps/work/tasks/")
+                _, slash, rest = rest.partition("/")
+                for task in range(1_000, 1_000 + tasks):
+                    own = {"task_id": str(task)} if "task_id" in value else {}
+                    put(f"{head}/steps/work/tasks/{task}{slash}{rest}", value, **changed, **own)
+
+
+def _send_heartbeats(service: MetadataService, end: threading.Event) -> None:
+    alive = [
+        each
+        for path, each in service.objects.items()
+        if path.rpartition("/")[0].endswith(("/runs", "/steps/work/tasks"))
+    ]
+    while True:
+        now = int(time.time())
+        for each in alive:
+            each["last_heartbeat_ts"] = now
+        if end.wait(_HEARTBEAT):
+            return
+
+
+@click.command()
+@click.option("--runs", default=1, show_default=True, help="Runs with the tasks.")
+@click.option("--tasks", default=1_000, show_default=True, help="Tasks that run, of all of them together.")
+@click.option("--age", default=600.0, show_default=True, help="Since how many seconds.")
+@click.option("--seconds", default=180.0, show_default=True, help="How long to measure.")
+def main(runs: int, tasks: int, age: float, seconds: float) -> None:
+    """Measure it."""
+    with tempfile.TemporaryDirectory() as folder, Endpoint() as endpoint, MetadataService() as service:
+        place = Place(Path(folder))
+        done = place.run(FLOW, env=service.environ)
+        assert done.code == 0, done.stderr
+        _copies(service, runs, tasks // runs, age)
+        end = threading.Event()
+        threading.Thread(target=_send_heartbeats, args=(service, end), daemon=True).start()
+        time.sleep(1)
+        watching = Watching(place, place.path / "team", endpoint, "WideFlow", env=service.environ, every="30s")
+        with watching as watcher:
+            process = psutil.Process(watcher.process.pid)
+            watcher.prints("watching")
+            time.sleep(_WARM)
+            print(f"first minute: {_cpu(process):.2f} s of CPU, {service.requests:,} requests")
+            requests, cpu = service.requests, _cpu(process)
+            time.sleep(seconds)
+            share = (_cpu(process) - cpu) / seconds
+            each_minute = (service.requests - requests) * 60 / seconds
+            memory = process.memory_info().rss / 2**20
+            print(f"{tasks:,} tasks in {runs:,} runs, {age:.0f} s old: ", end="")
+            print(f"{share:.1%} of a core, {memory:.0f} MiB, {each_minute:.0f} requests a minute")
+            print(watcher.output)
+        end.set()
+
+
+def _cpu(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:4])
+
+
+if __name__ == "__main__":
+    main()
