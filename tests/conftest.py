@@ -17,16 +17,17 @@ pytest_plugins = ["browser", "collectors"]
 
 # A test that asks for one of these fixtures gets the marker.
 NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors", "collector", "image"}}
-# Modules that kill, wait for real timeouts, build environments, or run many flows: `make check` does without them.
+# Modules that run many flows or commands, kill, wait for real timeouts or build environments: not in `make check`.
 SLOW = {
-    "test_backfill", "test_backfill_remote", "test_backfill_service", "test_backfill_wide",
-    "test_bare_shipper", "test_bounds", "test_choice",
-    "test_cli_backfill", "test_cli_ship", "test_clocks", "test_deaths", "test_doctor", "test_finalization",
-    "test_handlers", "test_log_files", "test_otel_seams", "test_outages", "test_package", "test_partial",
-    "test_providers", "test_remote_deploy", "test_remote_home", "test_remote_pods", "test_remote_runs",
-    "test_remote_shipping", "test_seams", "test_setbacks", "test_soak", "test_span_limit",
-    "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_watch", "test_wide_runs",
-    "test_witness",
+    "test_backfill", "test_backfill_remote", "test_backfill_service", "test_backfill_wide", "test_bare_shipper",
+    "test_bounds", "test_card", "test_choice", "test_cli", "test_cli_backfill", "test_cli_ship", "test_clocks",
+    "test_deaths", "test_doctor", "test_encodings", "test_errors", "test_examples", "test_export",
+    "test_finalization", "test_handlers", "test_installations", "test_lines", "test_links", "test_log_files",
+    "test_names", "test_otel_seams", "test_outages", "test_package", "test_partial", "test_providers",
+    "test_public", "test_quiet", "test_redirects", "test_remote_deploy", "test_remote_home", "test_remote_pods",
+    "test_remote_runs", "test_remote_shipping", "test_remote_volume", "test_seams", "test_setbacks", "test_soak",
+    "test_span_limit", "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_watch",
+    "test_wide_runs", "test_witness",
 }  # fmt: skip
 TOOLS = {"page": ["chromium or chromium-browser or google-chrome"], "image": ["podman", "buildah", "runc"]}
 
