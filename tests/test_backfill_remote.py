@@ -190,9 +190,9 @@ def test_a_run_with_s3_as_datastore_arrives_once_credentials_are_valid(
     team = Team(place, tmp_path / "team")
     env = {**bucket, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
     with refusing() as address:
-        told = team("backfill", pathspec(run), env={**env, **ONCE, "METAFLOW_S3_ENDPOINT_URL": address}, code=1)
-    assert "s3:s3://bucket/metaflow" in told.stdout
-    assert "Traceback" not in told.stderr
+        printed = team("backfill", pathspec(run), env={**env, **ONCE, "METAFLOW_S3_ENDPOINT_URL": address}, code=1)
+    assert "s3:s3://bucket/metaflow" in printed.stdout
+    assert "Traceback" not in printed.stderr
     assert not endpoint.seen
     team("backfill", pathspec(run), env=env)
     assert len(endpoint.span_ids) == SPANS

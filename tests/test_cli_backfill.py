@@ -184,9 +184,9 @@ def test_records_too_old_for_a_back_end_are_named_before_the_export(team: Team) 
     """And what to do about it."""
     assert "too old" not in team("backfill", "--all", "--dry-run").stderr
     old = time.time() - 20 * 3600
-    told = team("backfill", "--all", "--dry-run", env=faked(team, old)).stderr
-    assert "logs after 18 h (1 of 1 runs), spans after 4 h (1 of 1 runs), metrics after 1 h (1 of 1 runs)" in told
-    assert "--date-now" in told
+    printed = team("backfill", "--all", "--dry-run", env=faked(team, old)).stderr
+    assert "logs after 18 h (1 of 1 runs), spans after 4 h (1 of 1 runs), metrics after 1 h (1 of 1 runs)" in printed
+    assert "--date-now" in printed
     assert "too old" not in team("backfill", "--all", "--dry-run", "--date-now", env=faked(team, old)).stderr
 
 
@@ -287,9 +287,9 @@ def test_a_datastore_that_is_not_here_is_named_and_the_rest_exported(copied: tup
     for file in (stored / "join").rglob("sysmeta_ds-root_*.json"):
         file.write_text(file.read_text().replace(str(team.place.path), "/elsewhere"))
     with Endpoint() as endpoint:
-        told = team.backfill(endpoint, pathspec(run), "--dead-after", "0s")
-        assert "/elsewhere" in told.stderr
-        assert "run this on the machine" in told.stderr
+        printed = team.backfill(endpoint, pathspec(run), "--dead-after", "0s")
+        assert "/elsewhere" in printed.stderr
+        assert "run this on the machine" in printed.stderr
         assert len(endpoint.span_ids) == SPANS
 
 
