@@ -62,6 +62,10 @@ class MetadataService:
         """What Metaflow needs to use it."""
         return {"METAFLOW_DEFAULT_METADATA": "service", "METAFLOW_SERVICE_URL": self.url}
 
+    def of_step(self, step: str) -> list[dict[str, Any]]:
+        """The tasks of a step, in all runs."""
+        return [each for path, each in self.objects.items() if path.rpartition("/")[0].endswith(f"/steps/{step}/tasks")]
+
     def answer(self, handler: BaseHTTPRequestHandler, act: Any) -> None:
         length = int(handler.headers.get("content-length") or 0)
         body = json.loads(handler.rfile.read(length) or b"{}")
@@ -94,7 +98,7 @@ class MetadataService:
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         if path.endswith("/heartbeat"):
             self.objects.get(path[: -len("/heartbeat")], {})["last_heartbeat_ts"] = int(time.time())
-            return 200, {"wait_time_in_seconds": 10}
+            return 200, json.dumps({"wait_time_in_seconds": 1})  # a string, as the service answers
         head, _, kind = path.rpartition("/")
         at = int(time.time() * 1000)
         if isinstance(body, list):
@@ -119,5 +123,7 @@ class MetadataService:
             key = path
             if run is not None:
                 made["run_number"] = run
+        if kind in ("run", "task"):  # as the service does for clients that send heartbeats
+            made["last_heartbeat_ts"] = at // 1000
         is_new = key not in self.objects
         return 200 if is_new else 409, self.objects.setdefault(key, made)

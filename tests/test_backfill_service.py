@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +113,19 @@ def test_a_task_without_a_heartbeat_is_dead_long_before_one_that_never_had_one(
         team("backfill", pathspec(run), env=env)
         (span,) = [span for span, _ in endpoint.spans() if span.name.startswith("RUN ")]
         assert "launcher died" in span.status.message
+
+
+def test_a_pod_that_waits_for_a_node_is_not_dead(place: Place, service: MetadataService, tmp_path: Path) -> None:
+    """The service notes a heartbeat when a run or task is created, and of it none was sent yet."""
+    run = place.run(SHORT, env=service.environ)
+    base = f"/flows/{run.flow}/runs/{run.run}"
+    for path in [path for path in service.objects if path.startswith(f"{base}/steps/end/tasks/")]:
+        if "/metadata/" in path:
+            del service.objects[path]
+    shutil.rmtree(place.path / "datastore" / ".metaflow" / run.flow / run.run / "end")
+    for path, each in service.objects.items():
+        if path.startswith(base):
+            each["ts_epoch"] -= 600_000
+            each["last_heartbeat_ts"] = each["ts_epoch"] // 1000
+    done = Team(place, tmp_path / "team")("backfill", pathspec(run), "--dry-run", env=service.environ)
+    assert "still going" in done.stdout

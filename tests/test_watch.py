@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,15 @@ import pytest
 from endpoint import Endpoint
 from metadata_service import MetadataService
 from running import Finished, Place, eventually
+from test_backfill_remote import ONCE, bucket
 from test_cli_backfill import FLOW as PLAIN
 from test_cli_backfill import PRINTED, SPANS
 from typing_extensions import Self
 
+from otel_metaflow.backfill.attempts import last_heartbeat
 from otel_metaflow.core import ids, names
+
+__all__ = ["bucket"]  # a fixture
 
 # It waits for a file, so that a test decides when it goes on.
 GATED = """
@@ -225,6 +232,89 @@ def test_a_service_that_answers_500_is_waited_for(place: Place, endpoint: Endpoi
             run = place.run(PLAIN, env=service.environ)
             watcher.prints(f"{run.flow}/{run.run}: exported")
             eventually(lambda: watcher.metric("up") == 1)
+    arrived_once(endpoint, PRINTED, SPANS)
+
+
+def test_a_run_without_heartbeats_is_recorded_as_died(place: Place, endpoint: Endpoint) -> None:
+    """Five minutes after the last one, which the metadata service has."""
+    with MetadataService() as service:
+        process = place.start(place.write(GATED), env=service.environ)
+        eventually((place.path / "at the gate").exists)
+        eventually(lambda: all(map(last_heartbeat, service.of_step("middle"))))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        with watching(place, endpoint, home="early", **service.environ) as watcher:
+            eventually(lambda: watcher.metric("passes_total") > 3)
+            assert watcher.metric("open_runs") == 1
+        for each in service.objects.values():
+            each["ts_epoch"] -= 600_000
+            if each.get("last_heartbeat_ts"):
+                each["last_heartbeat_ts"] -= 600
+        with watching(place, endpoint, **service.environ) as watcher:
+            watcher.prints("has died; exported")
+
+
+class Guarded:
+    """An S3 that refuses all credentials as expired, or hands requests to another."""
+
+    def __init__(self, behind: str) -> None:
+        self.has_expired = False
+        guard = self
+        address = behind.removeprefix("http://")
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                if guard.has_expired:
+                    code, headers, data = 403, {"content-type": "application/xml"}, EXPIRED
+                else:
+                    connection = HTTPConnection(address)
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    reply = connection.getresponse()
+                    code, headers, data = reply.status, dict(reply.headers), reply.read()
+                    connection.close()
+                self.send_response(code)
+                for name, value in headers.items():
+                    if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                        self.send_header(name, value)
+                length = headers.get("Content-Length", len(data)) if self.command == "HEAD" else len(data)
+                self.send_header("content-length", str(length))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 - as the library calls them
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+
+
+def test_a_datastore_whose_credentials_have_expired_is_waited_for(
+    place: Place, endpoint: Endpoint, bucket: dict[str, str]
+) -> None:
+    with Guarded(bucket["METAFLOW_S3_ENDPOINT_URL"]) as guard:
+        env = {**bucket, **ONCE, "METAFLOW_S3_ENDPOINT_URL": guard.url}
+        run = place.run(PLAIN, env=env)
+        assert run.code == 0, run.stderr
+        guard.has_expired = True
+        with watching(place, endpoint, **env) as watcher:
+            watcher.prints(f"{run.flow}/{run.run}: cannot read s3:")
+            guard.has_expired = False
+            watcher.prints(f"{run.flow}/{run.run}: exported", timeout=120)
     arrived_once(endpoint, PRINTED, SPANS)
 
 

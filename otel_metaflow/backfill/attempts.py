@@ -94,11 +94,23 @@ def of_task(step: str, task: Mapping[str, Any], metadata: Iterable[Mapping[str, 
             attempt.is_ok = str(value) == "True"
         attempt.facts[field_name] = value
     last = found[max(found)]
-    heartbeat = task.get("last_heartbeat_ts")  # of a metadata service, in seconds
-    if isinstance(heartbeat, (int, float)) and heartbeat > 0:
+    heartbeat = last_heartbeat(task)
+    if heartbeat:
         last.has_heart = True
-        last.seen = max(last.seen, int(heartbeat) * 1_000_000_000)
+        last.seen = max(last.seen, heartbeat)
     return [found[each] for each in sorted(found)]
+
+
+def last_heartbeat(described: Mapping[str, Any]) -> int:
+    """When a run or task last sent a heartbeat, in nanoseconds since 1970; 0 if it never did.
+
+    The service notes one, in seconds, when it creates the object. Of a pod that still waits for a node, and of a run
+    that no launcher watches over, there is no other.
+    """
+    at, created = described.get("last_heartbeat_ts"), described.get("ts_epoch")
+    if not isinstance(at, (int, float)) or not isinstance(created, (int, float)) or at * 1_000 <= created + 1_000:
+        return 0
+    return int(at) * 1_000_000_000
 
 
 def _attempt_of(entry: Mapping[str, Any], before: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.attempts import StoredAttempt, last_heartbeat
 from otel_metaflow.backfill.graph import Graph
 
 _NANO = 1_000_000_000
@@ -22,6 +22,9 @@ _HEARTLESS = 300.0
 _ALIVE = 45.0
 # How long a run may be without any task after one has failed, in seconds, before that was the end of it.
 _BETWEEN_TASKS = 60.0
+# The same if no launcher watches over it, as on Argo Workflows: a pod may have to wait for a node.
+_BETWEEN_PODS = 600.0
+_LAUNCHED = "runtime:dev"  # Metaflow's tag of what `flow.py run` starts
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def run_result(
     """
     failed: list[StoredAttempt] = []
     killed: list[StoredAttempt] = []
-    seen = _heartbeat(described)
+    seen = last_heartbeat(described)
     has_heart = bool(seen)
     for attempt, result in last:
         if attempt.key.step == graph.end and result == "success":
@@ -77,7 +80,9 @@ def run_result(
         elif result not in ("success", "skip", LOST):
             failed.append(attempt)
     if failed or killed:
-        return ("failure" if failed else "cancellation") if patience.is_over(seen, _pause(graph, failed)) else None
+        is_watched = has_heart or _LAUNCHED in (described.get("system_tags") or ())
+        pause = _pause(graph, failed) + (_BETWEEN_TASKS if is_watched else _BETWEEN_PODS)
+        return ("failure" if failed else "cancellation") if patience.is_over(seen, pause) else None
     return "error" if patience.is_dead(seen or _began(described), has_heart=has_heart) else None
 
 
@@ -90,12 +95,7 @@ def _pause(graph: Graph, failed: Iterable[StoredAttempt]) -> float:
             longest = max(longest, _HEARTLESS)
         elif attempt.key.attempt < step.max_retries:
             longest = max(longest, step.minutes_between_retries * 60)
-    return longest + _BETWEEN_TASKS
-
-
-def _heartbeat(described: Mapping[str, Any]) -> int:
-    at = described.get("last_heartbeat_ts")  # of a metadata service, in seconds
-    return int(at) * _NANO if isinstance(at, (int, float)) and at > 0 else 0
+    return longest
 
 
 def _began(described: Mapping[str, Any]) -> int:

@@ -32,7 +32,8 @@ class _Task:
 
     def is_due(self, now: float, pace: Pace) -> bool:
         """Whether what is noted of it has to be read again."""
-        if self.noted is None or now - self.read_at >= pace.pause(time.time() - self.began):
+        age = time.time() - self.began
+        if self.noted is None or now - self.read_at >= (pace.longest if self.heartbeat else pace.pause(age)):
             return True
         silent_since = self.changed_at + _SILENT
         return bool(self.heartbeat) and self.read_at < silent_since <= now

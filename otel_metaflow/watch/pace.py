@@ -17,6 +17,7 @@ class Pace:
 
     def __init__(self, every: float, requests_per_minute: int) -> None:
         self.every = every
+        self.longest = max(every, _LONGEST)
         self._interval = 60.0 / requests_per_minute
         # What was not used of half a minute may be used at once.
         self._burst = 30.0
@@ -25,7 +26,7 @@ class Pace:
 
     def pause(self, age: float) -> float:
         """How long to leave something alone that began so long ago."""
-        return min(max(self.every, age * _SHARE_OF_AGE), max(self.every, _LONGEST))
+        return min(max(self.every, age * _SHARE_OF_AGE), self.longest)
 
     def wait_for_request(self) -> None:
         """Wait until another request may be made."""
