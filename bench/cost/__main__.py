@@ -19,7 +19,9 @@ sys.path.insert(2, str(Path(__file__).resolve().parent.parent.parent / "tests"))
 
 import click
 import of_imports
+import of_launchers
 import of_lines
+import of_shippers
 import of_tasks
 from environments import Environment
 from places import environments
@@ -33,6 +35,8 @@ ROWS: dict[str, Callable[[dict[str, Environment]], list[Row]]] = {
     "imports": of_imports.rows,
     "tasks": of_tasks.rows,
     "lines": of_lines.rows,
+    "launchers": of_launchers.rows,
+    "shippers": of_shippers.rows,
 }
 
 

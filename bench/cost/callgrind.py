@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,15 @@ def counted(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
     return int(found.group(1))
 
 
-def slope(command: Sequence[str], env: Mapping[str, str], cwd: Path, variable: str, few: int, many: int) -> float:
-    """Instructions for one more of what the environment's `variable` is the number of, from `few` to `many`."""
-    costs = [counted(command, {**env, variable: str(number)}, cwd) for number in (few, many)]
+def slope(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, variable: str, few: int, many: int, rounds: int = 1
+) -> float:
+    """Instructions for one more of what the environment's `variable` is the number of, from `few` to `many`.
+
+    A process that waits for others takes a different way now and then: of such, the median of several `rounds`.
+    """
+    costs = [
+        statistics.median(counted(command, {**env, variable: str(number)}, cwd) for _ in range(rounds))
+        for number in (few, many)
+    ]
     return (costs[1] - costs[0]) / (many - few)

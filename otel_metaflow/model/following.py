@@ -16,7 +16,7 @@ from typing import Container, Dict, List, Optional, Set
 from otel_metaflow.journal import layout, lock
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.processes import is_held
-from otel_metaflow.journal.reader import Tail, facts
+from otel_metaflow.journal.reader import CHUNK, Tail, facts
 from otel_metaflow.model import story
 from otel_metaflow.model.run import Attempt, Place, Record, Run
 from otel_metaflow.model.span_limit import SpanLimit
@@ -108,7 +108,7 @@ class Following:
             before = self._launcher.offset
             if max_bytes is not None and before - start >= max_bytes:
                 return False
-            for entry in self._launcher.read():
+            for entry in self._launcher.read(max_bytes or CHUNK):
                 for record in self._known_here(entry.record, update):
                     attempt = self.run.add(None, record)
                     if attempt is not None:

@@ -85,15 +85,16 @@ class Attempt:
     def input_count(self) -> int:
         """How many attempts it read from."""
         start = self.start or {}
-        return max(int(start.get("inputCount") or 0), len(start.get("inputs") or ()), len(self.launched_on or ()))
+        launched_on = sum(map(len, (self.launched_on or {}).values()))
+        return max(int(start.get("inputCount") or 0), len(start.get("inputs") or ()), launched_on)
 
     @property
-    def launched_on(self) -> Optional[List[Tuple[str, str]]]:
-        """Step and task of all inputs that it was launched with; None if the launcher did not record them."""
+    def launched_on(self) -> Optional[Dict[str, List[Any]]]:
+        """All tasks that it was launched with, by step; None if the launcher did not record them."""
         named = (self.launch or {}).get("inputs")
         if not isinstance(named, dict):
             return None
-        return [(step, str(task)) for step, tasks in named.items() if isinstance(tasks, list) for task in tasks]
+        return {step: tasks for step, tasks in named.items() if isinstance(tasks, list)}
 
     @property
     def started_at(self) -> int:
@@ -414,13 +415,17 @@ class Run:
         start, launched = attempt.start or {}, attempt.launched_on
         if "inputs" in start and "inputCount" not in start:
             return attempt.inputs
-        return None if launched is None else [self._last(step, task) for step, task in launched]
+        if launched is None:
+            return None
+        return [self._last(step, str(task)) for step, tasks in launched.items() for task in tasks]
 
     def _last(self, step: str, task: str) -> AttemptKey:
+        """The last attempt of a task: its own key, of which there is one, for there may be many tasks."""
         key = AttemptKey(step, task, 0)
         while (after := key._replace(attempt=key.attempt + 1)) in self.attempts:
             key = after
-        return key
+        found = self.attempts.get(key)
+        return key if found is None else found.key
 
     @property
     def in_order(self) -> Iterator[Attempt]:
