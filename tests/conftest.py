@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -36,6 +37,11 @@ TOOLS = {"page": ["chromium or chromium-browser or google-chrome"], "image": ["p
 def place(tmp_path: Path) -> Place:
     """A folder of its own to run flows in."""
     return Place(tmp_path)
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C, which a shell has its background jobs ignore, and with them the flows that tests start and stop."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
