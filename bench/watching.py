@@ -25,27 +25,10 @@ import psutil
 from endpoint import Endpoint
 from metadata_service import MetadataService
 from running import Place
+from tasks import fan_out
 from test_watch import Watching
 
-FLOW = """
-from metaflow import FlowSpec, step
-class WideFlow(FlowSpec):
-    @step
-    def start(self):
-        self.shards = [0]
-        self.next(self.work, foreach="shards")
-    @step
-    def work(self):
-        self.next(self.join)
-    @step
-    def join(self, inputs):
-        self.next(self.end)
-    @step
-    def end(self):
-        pass
-if __name__ == "__main__":
-    WideFlow()
-"""
+_FLOW = fan_out(1, 1, 1).source
 _HEARTBEAT = 10.0
 _WARM = 60.0
 
@@ -103,13 +86,13 @@ def main(runs: int, tasks: int, age: float, seconds: float) -> None:
     """Measure it."""
     with tempfile.TemporaryDirectory() as folder, Endpoint() as endpoint, MetadataService() as service:
         place = Place(Path(folder))
-        done = place.run(FLOW, env=service.environ)
+        done = place.run(_FLOW, env=service.environ)
         assert done.code == 0, done.stderr
         _copies(service, runs, tasks // runs, age)
         end = threading.Event()
         threading.Thread(target=_send_heartbeats, args=(service, end), daemon=True).start()
         time.sleep(1)
-        watching = Watching(place, place.path / "team", endpoint, "WideFlow", env=service.environ, every="30s")
+        watching = Watching(place, place.path / "team", endpoint, "BenchFlow", env=service.environ, every="30s")
         with watching as watcher:
             process = psutil.Process(watcher.process.pid)
             watcher.prints("watching")

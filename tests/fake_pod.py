@@ -22,6 +22,7 @@ import pytest
 from interpreters import interpreter
 from running import Finished, Place
 
+from otel_metaflow.core.launch_context import LAUNCHER_EXPORTS
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.reader import Tail
 
@@ -264,4 +265,12 @@ class Cluster:
     def pod(self, step: str) -> Pod:
         """The only pod of a step."""
         (found,) = self.pods(step)
+        return found
+
+    def pod_without_launcher(self, step: str) -> Pod:
+        """The same, for it to be run again as where no launcher is."""
+        found = self.pod(step)
+        given = json.loads((found.folder / "pod.json").read_text())
+        assert given["env"].pop(LAUNCHER_EXPORTS) == "true"
+        (found.folder / "pod.json").write_text(json.dumps(given))
         return found

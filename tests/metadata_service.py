@@ -11,15 +11,15 @@ import json
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from typing_extensions import Self
+from http_service import HttpService
 
 _LISTS = ("flows", "runs", "steps", "tasks", "artifacts", "metadata")
 
 
-class MetadataService:
+class MetadataService(HttpService):
     """Listens on localhost while entered; `fault` (a status) and `pause` (seconds a request) may be changed."""
 
     def __init__(self) -> None:
@@ -43,19 +43,7 @@ class MetadataService:
             def do_PATCH(self) -> None:
                 service.answer(self, service.post)
 
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     @property
     def environ(self) -> dict[str, str]:

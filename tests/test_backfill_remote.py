@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from endpoint import Endpoint
 from fake_pod import Cluster
+from http_service import HttpService
 from moto.server import ThreadedMotoServer
 from running import Finished, Place
 from test_cli_backfill import FLOW as PLAIN
@@ -21,7 +21,7 @@ from test_remote_home import FLOW
 from test_remote_home import PRINTED as OF_CONTAINERS
 
 from otel_metaflow.core import ids, names
-from otel_metaflow.task import metaflow_seams
+from otel_metaflow.journal import layout
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_what_containers_exported_is_not_exported_again_and_what_they_could_not_
     run = in_pods(place, endpoint, "kill", reached=reached)
     forget_launcher(place, run)
     (parameters,) = (place.path / "datastore").rglob(f"{run.run}/_parameters/*/0.DONE.lock")
-    (parameters.parent / metaflow_seams._RUN_MARK).write_text("{}")  # as by Argo's hook, whose ledger is nowhere
+    (parameters.parent / layout.RUN_MARK).write_text("{}")  # as by Argo's hook, whose ledger is nowhere
     by_containers = dict(endpoint.uids)
     assert bool(by_containers) is reached
     team = Team(place, tmp_path / "team")
@@ -171,14 +171,8 @@ def refusing() -> Iterator[str]:
             self.send_response(403)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with HttpService(Handler) as service:
+        yield service.url
 
 
 def test_a_run_with_s3_as_datastore_arrives_once_credentials_are_valid(

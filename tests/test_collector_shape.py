@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
 from collectors import Collector, Datadog, Vendor, Vendors
+from http_service import HttpService
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
@@ -23,7 +23,6 @@ from opentelemetry.trace import StatusCode
 from running import eventually
 from test_collector import everything, exporters, send
 from test_collector_refusals import logs, metrics, pairs, post, spans
-from typing_extensions import Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +85,7 @@ def emit(
         provider.shutdown()
 
 
-class Intake:
+class Intake(HttpService):
     """An HTTP server that takes everything: for what the vendors' receivers do not show."""
 
     def __init__(self) -> None:
@@ -100,22 +99,7 @@ class Intake:
                 self.send_response(200)
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                """Log nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Datadog's trace metrics: hits, errors and durations of each service, operation and resource."""

@@ -20,7 +20,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from running import Place, eventually
 
 from otel_metaflow.core import ids
-from otel_metaflow.core.launch_context import LAUNCHER_EXPORTS
 
 NEWEST = list(interpreters())[-1]
 FLOW = """
@@ -77,12 +76,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Pod:
     cluster = Cluster(Place(tmp_path_factory.mktemp("spec")), "3.8")
     finished = cluster.run(FLOW)
     assert finished.code == 0, finished.stdout
-    pod = cluster.pod("start")
-    # As where no launcher is.
-    given = json.loads((pod.folder / "pod.json").read_text())
-    assert given["env"].pop(LAUNCHER_EXPORTS) == "true"
-    (pod.folder / "pod.json").write_text(json.dumps(given))
-    return pod
+    return cluster.pod_without_launcher("start")
 
 
 @pytest.fixture

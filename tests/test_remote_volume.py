@@ -15,7 +15,6 @@ from endpoint import Endpoint
 from fake_pod import Cluster, Pod
 from running import Place, eventually
 
-from otel_metaflow.core.launch_context import LAUNCHER_EXPORTS
 from otel_metaflow.journal import layout
 
 FLOW = """
@@ -50,11 +49,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Pod:
     cluster = Cluster(Place(tmp_path_factory.mktemp("spec")), "3.8")
     finished = cluster.run(FLOW)
     assert finished.code == 0, finished.stdout
-    pod = cluster.pod("start")
-    given = json.loads((pod.folder / "pod.json").read_text())
-    given["env"].pop(LAUNCHER_EXPORTS)
-    (pod.folder / "pod.json").write_text(json.dumps(given))
-    return pod
+    return cluster.pod_without_launcher("start")
 
 
 @pytest.fixture

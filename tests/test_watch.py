@@ -7,17 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from endpoint import Endpoint
+from http_service import HttpService
 from metadata_service import MetadataService
 from running import Finished, Place, eventually
 from test_backfill_remote import ONCE, bucket
@@ -254,7 +254,7 @@ def test_a_run_without_heartbeats_is_recorded_as_died(place: Place, endpoint: En
             watcher.prints("has died; exported")
 
 
-class Guarded:
+class Guarded(HttpService):
     """An S3 that refuses all credentials as expired, or hands requests to another."""
 
     def __init__(self, behind: str) -> None:
@@ -285,19 +285,7 @@ class Guarded:
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 - as the library calls them
 
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"

@@ -76,13 +76,13 @@ class StoredAttempt:
 def of_task(step: str, task: Mapping[str, Any], metadata: Iterable[Mapping[str, Any]]) -> list[StoredAttempt]:
     """The attempts of a task in order, at least one; `task` and its `metadata` are as the provider has them."""
     name = str(task["task_id"])
-    registered = _nanoseconds(task.get("ts_epoch"))
+    registered = registered_at(task)
     found: dict[int, StoredAttempt] = {
         0: StoredAttempt(AttemptKey(step, name, 0), launched=registered, seen=registered)
     }
     number = 0
     for entry in metadata:
-        at, field_name, value = _nanoseconds(entry.get("ts_epoch")), str(entry.get("field_name")), entry.get("value")
+        at, field_name, value = registered_at(entry), str(entry.get("field_name")), entry.get("value")
         number = _attempt_of(entry, number)
         attempt = found.setdefault(number, StoredAttempt(AttemptKey(step, name, number)))
         attempt.launched = min(attempt.launched or at, at)
@@ -99,6 +99,12 @@ def of_task(step: str, task: Mapping[str, Any], metadata: Iterable[Mapping[str, 
         last.has_heart = True
         last.seen = max(last.seen, heartbeat)
     return [found[each] for each in sorted(found)]
+
+
+def registered_at(described: Mapping[str, Any]) -> int:
+    """When Metaflow noted a run, a task or a fact, in nanoseconds since 1970; 0 if unknown."""
+    at = described.get("ts_epoch")
+    return int(at) * _MILLI if isinstance(at, (int, float)) and at > 0 else 0
 
 
 def last_heartbeat(described: Mapping[str, Any]) -> int:
@@ -123,7 +129,3 @@ def _attempt_of(entry: Mapping[str, Any], before: int) -> int:
     return (
         int(value) if entry.get("field_name") == _BEGUN and value.isdecimal() and len(value) < len("1000") else before
     )
-
-
-def _nanoseconds(milliseconds: Any) -> int:
-    return int(milliseconds) * _MILLI if isinstance(milliseconds, (int, float)) and milliseconds > 0 else 0

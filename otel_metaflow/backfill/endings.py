@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otel_metaflow.backfill.attempts import StoredAttempt, last_heartbeat
+from otel_metaflow.backfill.attempts import StoredAttempt, last_heartbeat, registered_at
 from otel_metaflow.backfill.graph import Graph
 
 _NANO = 1_000_000_000
@@ -83,7 +83,7 @@ def run_result(
         is_watched = has_heart or _LAUNCHED in (described.get("system_tags") or ())
         pause = _pause(graph, failed) + (_BETWEEN_TASKS if is_watched else _BETWEEN_PODS)
         return ("failure" if failed else "cancellation") if patience.is_over(seen, pause) else None
-    return "error" if patience.is_dead(seen or _began(described), has_heart=has_heart) else None
+    return "error" if patience.is_dead(seen or registered_at(described), has_heart=has_heart) else None
 
 
 def _pause(graph: Graph, failed: Iterable[StoredAttempt]) -> float:
@@ -96,7 +96,3 @@ def _pause(graph: Graph, failed: Iterable[StoredAttempt]) -> float:
         elif attempt.key.attempt < step.max_retries:
             longest = max(longest, step.minutes_between_retries * 60)
     return longest
-
-
-def _began(described: Mapping[str, Any]) -> int:
-    return int(described.get("ts_epoch") or 0) * 1_000_000

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from otel_metaflow.core import requested_resources
+from otel_metaflow.core.requested_resources import number
+
 # Metaflow's names for types of steps in its stored graph, as its own graph has them (metaflow/graph.py, output_steps).
 _TYPES = {"split-static": "split", "split-foreach": "foreach", "split-parallel": "foreach"}
-_RESOURCES = ("cpu", "gpu", "memory")
-_RESOURCE_DECORATORS = ("resources", "kubernetes", "batch")
 _OURS = "otel"
 
 Place = tuple[int, ...]
@@ -86,30 +87,12 @@ def _step(name: str, node: Mapping[str, Any], *, is_parallel: bool) -> Step:
         following=tuple(str(each) for each in node.get("next") or ()),
         file=str(node.get("source_file") or ""),
         line=int(node.get("line") or 0),
-        requested=_requested(decorators),
-        max_retries=int(_number(retry.get("times"))) + (1 if "catch" in given else 0),
-        minutes_between_retries=_number(retry.get("minutes_between_retries")),
+        requested=requested_resources.of(decorators),
+        max_retries=int(number(retry.get("times"))) + (1 if "catch" in given else 0),
+        minutes_between_retries=number(retry.get("minutes_between_retries")),
         is_recorded=_OURS in given,
         is_parallel=is_parallel,
     )
-
-
-def _requested(decorators: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, float]:
-    requested: dict[str, float] = {}
-    for name, attributes in decorators:
-        if name in _RESOURCE_DECORATORS:
-            for resource in _RESOURCES:
-                amount = _number(attributes.get(resource))
-                if amount:
-                    requested[resource] = max(amount, requested.get(resource, 0.0))
-    return requested
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def _in_order(structure: Iterable[Any]) -> Iterator[str]:

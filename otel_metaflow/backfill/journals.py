@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from otel_metaflow.backfill import endings, log_files, resource
-from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.attempts import StoredAttempt, registered_at
 from otel_metaflow.backfill.graph import Known, Lineage
 from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, in_batches
 from otel_metaflow.backfill.stored_run import StoredRun, read_json
@@ -28,7 +28,7 @@ from otel_metaflow.backfill.tracebacks import Traceback, is_timeout
 from otel_metaflow.core import mflog, secrets
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
-from otel_metaflow.journal import layout
+from otel_metaflow.journal import layout, run_record
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.raw_journal import Line, RawJournal
 from otel_metaflow.journal.writer import Journal
@@ -39,8 +39,8 @@ _NANO = 1_000_000_000
 # Tasks whose files are looked at together: with S3 each look is a process of its own, and their files fill a folder.
 _BATCH = 100
 _LINES = 1_000  # written with one call
-# The files that a container stored of an attempt that recorded itself (otel_metaflow/task/homecoming.py).
-_OWN = {"output": "otel_output.log", "ledger": "otel_ledger.log", "journal": "otel_journal.log"}
+# What a container stored of an attempt that recorded itself (otel_metaflow/task/homecoming.py), the journal last.
+_OWN = ("output", "ledger", "journal")
 
 # What is known of a run whose journals were to be made.
 RUNNING, COMPLETE = "running", "complete"
@@ -106,7 +106,7 @@ def make(
         made.state = RECORDED
         return made
     layout.create_run_folder(folder)
-    with _exclusively(folder / layout.RUN_FILE):
+    with _exclusively(folder):
         known = load(environment.home, folder)
         if known.has_launcher and not known.is_backfilled:
             made.state = COMPLETE if known.closed else RECORDED
@@ -121,8 +121,9 @@ def make(
 
 
 @contextmanager
-def _exclusively(path: Path) -> Iterator[None]:
+def _exclusively(folder: Path) -> Iterator[None]:
     """Lock the run's journal, and remove what an interrupted process wrote of its last record."""
+    path = folder / layout.RUN_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -131,7 +132,7 @@ def _exclusively(path: Path) -> Iterator[None]:
             if error.errno not in layout.NO_LOCKS:
                 raise
         data = path.read_bytes()
-        if data and not data.endswith(b"\n") and b'"backfilled":true' in data.partition(b"\n")[0]:
+        if data and not data.endswith(b"\n") and run_record.is_backfilled(folder):
             os.ftruncate(descriptor, data.rfind(b"\n") + 1)
         yield
     finally:
@@ -146,7 +147,7 @@ def _bring_missing(stored: StoredRun, folder: Path, known: Run, made: Made) -> N
             for found in stored.attempts(key.step, {"task_id": key.task}):
                 storage = stored.storage(found)
                 if found.key == key and storage is not None:
-                    paths = [f"{stored.folder(key)}/{key.attempt}.{name}" for name in _OWN.values()]
+                    paths = [f"{stored.folder(key)}/{layout.stored_name(key.attempt, each)}" for each in _OWN]
                     with storage.opened(paths) as files:
                         made.brought += _bring(folder, key, _by_name(files), made)
                         made.attempts = made.brought
@@ -154,10 +155,11 @@ def _bring_missing(stored: StoredRun, folder: Path, known: Run, made: Made) -> N
 
 def _bring(folder: Path, key: AttemptKey, files: Mapping[str, Path], made: Made) -> bool:
     """Put what a container stored of an attempt in its place here, its own journal last; whether it stored that."""
-    if f"{key.attempt}.{_OWN['journal']}" not in files:
+    if layout.stored_name(key.attempt, "journal") not in files:
         return False
-    for stream, path in sorted(layout.came_home(folder, key).items(), key=lambda each: each[0] == "journal"):
-        source = files.get(f"{key.attempt}.{_OWN[stream]}")
+    places = layout.came_home(folder, key)
+    for stream in _OWN:
+        source, path = files.get(layout.stored_name(key.attempt, stream)), places[stream]
         if source is not None:
             with _replacing(path) as part:
                 part.write_bytes(source.read_bytes())
@@ -264,7 +266,7 @@ class _Making:
         self._resource = resource.of_run(
             key.flow, described, origin, self._redaction, in_doubt=self._stored.has_marked_span
         )
-        self._made.oldest = int(described.get("ts_epoch") or 0) * 1_000_000
+        self._made.oldest = registered_at(described)
         if self._known.has_launcher:
             return
         start = {
@@ -335,8 +337,8 @@ class _Making:
         paths = []
         for attempt in due:
             number, folder = attempt.key.attempt, self._stored.folder(attempt.key)
-            wanted = {f"{number}.{name}" for name in ("runtime", "data.json", *_OWN.values())}
-            wanted.update(log_files.names(number))
+            wanted = {f"{number}.runtime", f"{number}.data.json", *log_files.names(number)}
+            wanted.update(layout.stored_name(number, stream) for stream in _OWN)
             paths += [f"{folder}/{name}" for name in names.get(folder, ()) if name in wanted]
         if storage is None:
             for attempt in due:

@@ -23,6 +23,7 @@ _LISTS = {
     "aws-batch-awslogs-group": names.AWS_LOG_GROUP_NAMES,
     "aws-batch-awslogs-stream": names.AWS_LOG_STREAM_NAMES,
 }
+_GIT = {"commit_sha": names.VCS_REVISION, "repo_url": names.VCS_URL}
 # What only tasks on that platform register.
 _COMPUTE = {"kubernetes-pod-name": "kubernetes", "aws-batch-job-id": "aws-batch"}
 _LOCAL = "local"
@@ -84,9 +85,6 @@ def of_attempt(
         found[names.IN_DOUBT] = True
     whole = {name: value for name, value in run.items() if name != names.IN_DOUBT}
     return {**whole, **redaction.attributes(found)}
-
-
-_GIT = {"commit_sha": names.VCS_REVISION, "repo_url": names.VCS_URL}
 
 
 def is_in_container(attempt: StoredAttempt) -> bool:

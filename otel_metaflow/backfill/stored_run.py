@@ -12,11 +12,10 @@ from otel_metaflow.backfill import attempts, literals
 from otel_metaflow.backfill.attempts import StoredAttempt
 from otel_metaflow.backfill.graph import Graph
 from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, UnreadableError
+from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 
 _PARAMETERS = "_parameters"
-# Beside the parameters, by whatever wrote the run's span where no launcher was (otel_metaflow/task/metaflow_seams.py).
-_RUN_MARK = "otel_run.json"
 
 
 class StoredRun:
@@ -123,7 +122,7 @@ class StoredRun:
         for task in self.tasks(_PARAMETERS)[:1]:
             attempt = self.attempts(_PARAMETERS, task)[-1]
             storage, folder = self.storage(attempt), self.folder(attempt.key)
-            return storage is not None and _RUN_MARK in storage.names([folder])[folder]
+            return storage is not None and layout.RUN_MARK in storage.names([folder])[folder]
         return False
 
     @property

@@ -18,6 +18,14 @@ EXPORTED, EXPORTING, NOT_EXPORTED = "exported", "exporting", "not exported"
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
+wait = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds to keep trying while the endpoint fails.",
+)
+
 
 def print_json(values: Any) -> None:
     """Print a document for scripts."""
@@ -37,6 +45,18 @@ def check_combination(given: Collection[str], allowed: Collection[Collection[str
         for other in names[index + 1 :]:
             if {one, other} not in map(set, allowed):
                 fail(f"{one} cannot be combined with {other}; drop one of them")
+
+
+def check_endpoint(environment: settings.Settings, otherwise: str = "", *, is_needed: bool = True) -> None:
+    """End the program if telemetry is off, or if there is no endpoint where one `is_needed`.
+
+    `otherwise` is what can be done without one.
+    """
+    if environment.disabled:
+        fail("OTEL_SDK_DISABLED turns telemetry off; type: unset OTEL_SDK_DISABLED")
+    if is_needed and not environment.is_shipping:
+        ways = ("type: export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318", otherwise)
+        fail(f"no endpoint is configured; {', '.join(filter(None, ways))}")
 
 
 def reasons_of(trouble: Mapping[str, str]) -> str:

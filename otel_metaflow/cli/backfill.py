@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from otel_metaflow.cli import runs, ship, stored_runs
-from otel_metaflow.cli.arguments import EXPORTED, NOT_EXPORTED, fail, print_json, print_problems, reasons_of
+from otel_metaflow.cli.arguments import (
+    EXPORTED,
+    NOT_EXPORTED,
+    check_endpoint,
+    fail,
+    print_json,
+    print_problems,
+    reasons_of,
+)
 from otel_metaflow.cli.arguments import as_json as json_option
+from otel_metaflow.cli.arguments import wait as wait_option
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import RunKey
@@ -30,8 +39,6 @@ _NANO = 1_000_000_000
 # After how many seconds a back end may take a signal no more: what is known of any (docs/backfill.md).
 _WINDOWS = {"logs": 18 * 3600, "traces": 4 * 3600, "metrics": 3600}
 _SHOWN = {"logs": "logs after 18 h", "traces": "spans after 4 h", "metrics": "metrics after 1 h"}
-# After so many runs in a row that cannot be read, it is the service or the credentials.
-_MAX_UNREADABLE = 3
 # What happened to a run, beside being exported or not.
 _EARLIER, _RUNNING, _RECORDED, _UNREADABLE, _WOULD = (
     "exported earlier",
@@ -59,13 +66,7 @@ _EARLIER, _RUNNING, _RECORDED, _UNREADABLE, _WOULD = (
     "--recorded", is_flag=True, help="Also runs that a launcher with @otel recorded elsewhere, and may export."
 )
 @stored_runs.dead_after
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    help="Seconds to keep trying while the endpoint fails.",
-)
+@wait_option
 @json_option
 @click.pass_obj
 def backfill(
@@ -89,13 +90,7 @@ def backfill(
     from otel_metaflow.backfill.metaflow_seams import Catalogue
 
     print_problems(environment)
-    if environment.disabled:
-        fail("OTEL_SDK_DISABLED turns telemetry off; type: unset OTEL_SDK_DISABLED")
-    if not environment.is_shipping and not dry_run:
-        fail(
-            "no endpoint is configured; type: export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318, "
-            "or only look at a run: otel-metaflow fetch FLOW/RUN"
-        )
+    check_endpoint(environment, "or only look at a run: otel-metaflow fetch FLOW/RUN", is_needed=not dry_run)
     began = 0 if everything or since is None else time.time_ns() - round(since * _NANO)
     with stored_runs.readable():
         catalogue = Catalogue()
@@ -118,8 +113,7 @@ def _chosen(catalogue: Catalogue, what: str | None, began: int, *, is_bounded: b
     if what is not None and "/" in what:
         if is_bounded:
             fail(f"{what} is one run; drop --since and --all")
-        flow, run = stored_runs.resolved(catalogue, what)
-        return [known for known in [*stored.newest(catalogue, flow)] if known.run == run]
+        return [stored_runs.resolved(catalogue, what)]
     if not is_bounded:
         fail("no run given; type one, as in `otel-metaflow backfill HelloFlow/latest`, or --since 7d, or --all")
     found = list(stored.since(catalogue, [what or "*"], began))
@@ -280,13 +274,15 @@ class _Backfill:
         return lambda destination: dates.Dated(choice.build(destination), moved)
 
     def _cannot_read(self, key: RunKey, error: Exception) -> bool:
+        from otel_metaflow.backfill.runs import MAX_UNREADABLE
+
         self._unreadable += 1
         reason = "another process is making its journals" if isinstance(error, BlockingIOError) else str(error)
         self._result(key, _UNREADABLE, reason)
-        if self._unreadable < _MAX_UNREADABLE:
+        if self._unreadable < MAX_UNREADABLE:
             return True
         echo(
-            f"otel: stopped after {_MAX_UNREADABLE} runs that cannot be read; fix that, and type the same again",
+            f"otel: stopped after {MAX_UNREADABLE} runs that cannot be read; fix that, and type the same again",
             err=True,
         )
         return False

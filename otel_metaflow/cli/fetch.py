@@ -30,8 +30,8 @@ def fetch(environment: settings.Settings, run: str, dead_after: float, *, as_jso
     print_problems(environment)
     with stored_runs.readable(), formatting.busy(f"fetching {run}"):
         catalogue = Catalogue()
-        flow, found = stored_runs.resolved(catalogue, run)
-        made = journals.make(catalogue, environment, flow, found, dead_after=dead_after, recorded=True)
+        found = stored_runs.resolved(catalogue, run)
+        made = journals.make(catalogue, environment, found.flow, found.run, dead_after=dead_after, recorded=True)
     if as_json:
         print_json(stored_runs.values(made))
         return

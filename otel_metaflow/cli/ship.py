@@ -18,6 +18,7 @@ from otel_metaflow.cli.arguments import (
     EXPORTED,
     EXPORTING,
     NOT_EXPORTED,
+    check_endpoint,
     fail,
     print_foreign,
     print_json,
@@ -25,9 +26,11 @@ from otel_metaflow.cli.arguments import (
     reasons_of,
 )
 from otel_metaflow.cli.arguments import as_json as json_option
+from otel_metaflow.cli.arguments import wait as wait_option
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
+from otel_metaflow.journal.run_record import is_closed
 from otel_metaflow.viewer.terminal import echo
 
 # How often a run's lock is tried while another process holds it, in seconds.
@@ -39,13 +42,7 @@ _POLL = 0.05
 @click.option(
     "--all", "everything", is_flag=True, help="Every run not fully exported, including those that had no endpoint."
 )
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    help="Seconds to keep trying while the endpoint fails.",
-)
+@wait_option
 @json_option
 @click.pass_obj
 def ship(environment: settings.Settings, run: str | None, wait: float, *, everything: bool, as_json: bool) -> None:
@@ -56,10 +53,7 @@ def ship(environment: settings.Settings, run: str | None, wait: float, *, everyt
     from otel_metaflow.shipper import backlog
 
     print_problems(environment)
-    if environment.disabled:
-        fail("OTEL_SDK_DISABLED turns telemetry off; type: unset OTEL_SDK_DISABLED")
-    if not environment.is_shipping:
-        fail("no endpoint is configured; type: export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318")
+    check_endpoint(environment)
     if run is not None and everything:
         fail("--all cannot be combined with a run; drop one of them")
     home = environment.home
@@ -127,12 +121,11 @@ def _take_over(folder: Path, wait: float) -> int | None:
     The user has changed them since, so that shipper is ended, which is safe at any moment.
     """
     from otel_metaflow.journal.delivery_status import DeliveryStatus
-    from otel_metaflow.shipper import backlog
 
     deadline = time.monotonic() + wait
     while True:
         lock = locks.try_lock(folder)
-        if lock is not None or not backlog.is_closed(folder) or time.monotonic() > deadline:
+        if lock is not None or not is_closed(folder) or time.monotonic() > deadline:
             return lock
         holder = locks.holder(folder) if DeliveryStatus.read(folder).stalled else None
         if holder is not None:

@@ -16,6 +16,7 @@ from otel_metaflow.cli.arguments import fail
 if TYPE_CHECKING:
     from otel_metaflow.backfill.journals import Made
     from otel_metaflow.backfill.metaflow_seams import Catalogue
+    from otel_metaflow.backfill.runs import StoredRunName
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -60,19 +61,21 @@ def readable() -> Iterator[None]:
         fail(f"cannot write journals ({error.strerror}: {error.filename}); choose another OTEL_METAFLOW_HOME")
 
 
-def resolved(catalogue: Catalogue, name: str) -> tuple[str, str]:
-    """Flow and run of FLOW/RUN, where RUN is an id, the beginning of one or latest, among those that Metaflow knows."""
-    from otel_metaflow.backfill.runs import newest
+def resolved(catalogue: Catalogue, name: str) -> StoredRunName:
+    """The run FLOW/RUN, where RUN is an id, the beginning of one or latest, among those that Metaflow knows."""
+    from otel_metaflow.backfill.runs import find, newest
 
     flow, slash, run = name.partition("/")
     if not slash or not flow or not run or "/" in run:
         fail(f"{name!r} is not of the form {runs.FORM}")
-    if run != runs.LATEST and catalogue.run(flow, run) is not None:
-        return flow, run
-    chosen = runs.pick(flow, run, [known.run for known in newest(catalogue, flow)])
+    found = None if run == runs.LATEST else find(catalogue, flow, run)
+    if found is not None:
+        return found
+    known = {each.run: each for each in newest(catalogue, flow)}
+    chosen = runs.pick(flow, run, list(known))
     if chosen is None:
         fail(f"{name} is not in Metaflow's metadata at {catalogue.place}")
-    return flow, chosen
+    return known[chosen]
 
 
 def described(made: Made) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from otel_metaflow.cli import stored_runs
-from otel_metaflow.cli.arguments import fail, print_problems
+from otel_metaflow.cli.arguments import check_endpoint, fail, print_problems
 from otel_metaflow.core import settings
 from otel_metaflow.viewer.terminal import echo
 
@@ -86,10 +86,7 @@ def watch(
     from otel_metaflow.watch.watcher import AlreadyWatchedError, Watcher
 
     print_problems(environment)
-    if environment.disabled:
-        fail("OTEL_SDK_DISABLED turns telemetry off; type: unset OTEL_SDK_DISABLED")
-    if not environment.is_shipping:
-        fail("no endpoint is configured; type: export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318")
+    check_endpoint(environment)
     stop, metrics = threading.Event(), Metrics()
     with stored_runs.readable(), contextlib.ExitStack() as stack:
         try:

@@ -32,6 +32,8 @@ LOCK_FILE = "shipper.lock"
 SHIPPER_LOG = "shipper.log"
 # The folder in Metaflow's code package that this package travels in; no module's name, so that it hides none.
 CARRIED = "otel-metaflow"
+STORED = "otel"  # the source of which Metaflow's datastore has our files, as it has `task` and `runtime`
+RUN_MARK = "otel_run.json"  # there, beside a run's parameters: a container wrote the run's span
 SECRETS_PIPE = "secrets.pipe"
 UNWRITTEN_MARK = "unwritten"
 INCOMPLETE_MARK = "incomplete"  # what tasks could not record, and why, one per line
@@ -188,6 +190,11 @@ def streams(folder: Path, journal: str) -> Dict[str, Path]:
 def came_home(folder: Path, key: Tuple[str, str, int]) -> Dict[str, Path]:
     """Where these files are on the machine of the launcher, and in the container."""
     return streams(folder, _attempt_name(key) + _SUFFIX)
+
+
+def stored_name(attempt: int, stream: str) -> str:
+    """The name of such a file in Metaflow's datastore, beside the attempt's log files (metaflow/mflog)."""
+    return f"{attempt}.{STORED}_{stream}.log"
 
 
 def attempt_lock(key: Tuple[str, str, int]) -> str:

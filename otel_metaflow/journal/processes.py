@@ -12,7 +12,7 @@ import sys
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from otel_metaflow.core import clock
 from otel_metaflow.journal.layout import NO_LOCKS
@@ -28,19 +28,20 @@ def process_start(pid: Optional[int] = None) -> Optional[int]:
     """
     if not sys.platform.startswith("linux"):
         return None
-    try:
-        with open(f"/proc/{pid or 'self'}/stat", "rb") as stat:
-            # The command's name, in parentheses, may contain anything (proc(5)); starttime is field 22.
-            return int(stat.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
+    return _stat(pid or "self", 22)
 
 
 def parent_of(pid: int) -> Optional[int]:
     """The process that started a process; None if it has ended, or there is no /proc."""
+    return _stat(pid, 4)
+
+
+def _stat(pid: Union[int, str], field: int) -> Optional[int]:
+    """A field of /proc/PID/stat, by its number in proc(5), from 4 on; None if there is no such process, or no /proc."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[1])
+            # The command's name, field 2, in parentheses, may contain anything.
+            return int(stat.read().rpartition(b")")[2].split()[field - 3])
     except (OSError, IndexError, ValueError):
         return None
 

@@ -1,16 +1,19 @@
-"""Records a run that no launcher records: the last that knows of it writes what the run's span needs.
+"""The run's own journal, whose first and last record say what it is, and what becomes it if there is no launcher.
 
-That is the task of its `end` step, or what Argo Workflows runs when a workflow has failed. Neither knows of all
-attempts, so its record is `partial`.
+Then the last that knows of the run writes what its span needs: the task of its `end` step, or what Argo Workflows runs
+when a workflow has failed. Neither knows of all attempts, so its record is `partial`.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.writer import Journal
+
+_TAIL = 256  # bytes at a journal's end, enough for its last record
 
 
 class RunRecord:
@@ -62,3 +65,22 @@ def write(folder: Path, flow: str, run: str, namespace: str, record: RunRecord) 
     journal.append(layout.END, end)
     journal.append(layout.CLOSED, {})
     journal.close()
+
+
+def is_backfilled(folder: Path) -> bool:
+    """Whether the first record is of a run that was made from what Metaflow stored; without reading the others."""
+    try:
+        with (folder / layout.RUN_FILE).open("rb") as file:
+            return b'"backfilled":true' in file.readline()
+    except FileNotFoundError:
+        return False
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether the last record is the one that closes the journal; without reading the others."""
+    try:
+        with (folder / layout.RUN_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            return b'{"kind":"%s"' % layout.CLOSED.encode() in file.read()
+    except FileNotFoundError:
+        return False

@@ -15,7 +15,7 @@ from otel_metaflow.journal.layout import CARRIED
 _ROOMS = ("core", "journal", "model", "shipper", "task")
 _KINDS = (".py", ".sh")
 # Of these, only the command line and a launcher use them.
-_STAYS = ("shipper/retention.py", "shipper/dates.py", "shipper/otlp_json.py")
+_STAYS = ("core/requested_resources.py", "shipper/retention.py", "shipper/dates.py", "shipper/otlp_json.py")
 
 
 def files() -> list[tuple[str, str]]:

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timezone
 from typing import Any, NamedTuple, Protocol
 
-from otel_metaflow.core import clock
+from otel_metaflow.core import clock, requested_resources
 from otel_metaflow.core.guard import hidden, let_pass, seam
 from otel_metaflow.core.metaflow_seams import node as node_of
+from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 
 DEPENDS = (
@@ -56,8 +57,6 @@ DEPENDS = (
 )
 """The names that this module depends on, where Metaflow 2.19 defines them."""
 
-_RESOURCES = ("cpu", "gpu", "memory")
-_RESOURCE_DECORATORS = ("resources", "kubernetes", "batch")
 _OURS = "otel"
 
 
@@ -329,21 +328,7 @@ def _source(graph: Any, step: str) -> dict[str, Any]:
 
 @seam("requested resources", dict)
 def _requested(decorators: Iterable[Any]) -> dict[str, float]:
-    requested: dict[str, float] = {}
-    for decorator in decorators:
-        if decorator.name in _RESOURCE_DECORATORS:
-            for name in _RESOURCES:
-                amount = _number(decorator.attributes.get(name))
-                if amount:
-                    requested[name] = max(amount, requested.get(name, 0.0))
-    return requested
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
+    return requested_resources.of((each.name, each.attributes) for each in decorators)
 
 
 def set_variable(cli_args: Any, name: str, value: str) -> None:
@@ -368,7 +353,7 @@ def stored_logs(datastore: Any, task: tuple[str, str, str, int], streams: Sequen
     """What a container stored, by stream (metaflow/datastore/task_datastore.py); `task` is run, step, task, attempt."""
     run, step, task_id, attempt = task
     stored = datastore.get_task_datastore(run, step, task_id, attempt=attempt, mode="r", allow_not_done=True)
-    found = {stream: stored.load_logs(["otel"], stream)[0][1] for stream in streams}
+    found = {stream: stored.load_logs([layout.STORED], stream)[0][1] for stream in streams}
     return {stream: bytes(data) for stream, data in found.items() if data}
 
 

@@ -11,10 +11,9 @@ from typing import Any, Callable, Iterator, List, Optional
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
+from otel_metaflow.journal.run_record import is_backfilled, is_closed
 from otel_metaflow.model.run import load
 from otel_metaflow.shipper.delivery import Delivery
-
-_TAIL = 256  # bytes at a journal's end, enough for its last record
 
 
 def ship(
@@ -77,21 +76,7 @@ def without_endpoint(home: Path) -> Iterator[Path]:
 
 def awaits_more(folder: Path) -> bool:
     """Whether the run was backfilled while it was going: what came later is to be fetched before it is delivered."""
-    try:
-        with (folder / layout.RUN_FILE).open("rb") as file:
-            return b'"backfilled":true' in file.readline() and not is_closed(folder)
-    except FileNotFoundError:
-        return False
-
-
-def is_closed(folder: Path) -> bool:
-    """Whether the last record of the launcher's journal is the one that closes it; without reading all of it."""
-    try:
-        with (folder / layout.RUN_FILE).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            return b'{"kind":"%s"' % layout.CLOSED.encode() in file.read()
-    except FileNotFoundError:
-        return False
+    return is_backfilled(folder) and not is_closed(folder)
 
 
 def has_endpoint(folder: Path) -> bool:

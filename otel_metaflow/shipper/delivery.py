@@ -51,8 +51,9 @@ _MAX_DELIVERABLE = 200
 # What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
 _LOOK_SHARE = 0.05
 _LONGEST_PAUSE = 0.8
-# What is to be found out of an attempt: whether another one follows it, and whatever is in its journal.
+# What a container that has delivered its attempt has sent of events; the others are its launcher's.
 _EVENTS_OF_CONTAINERS = ("start", "exception", "lost", "end")
+# What is to be found out of an attempt: whether another one follows it, and whatever is in its journal.
 _FACTS = frozenset(("decided", "read"))
 
 

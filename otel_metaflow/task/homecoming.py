@@ -13,9 +13,6 @@ from typing import Any, Callable, Dict
 from otel_metaflow.core.guard import contain, guarded, seam
 from otel_metaflow.journal import layout
 
-SOURCE = "otel"
-"""What the datastore calls the log files of ours, as ATTEMPT.otel_journal.log."""
-
 _METAFLOW_SOURCE = "task"  # metaflow/mflog/__init__.py, TASK_LOG_SOURCE
 # While an attempt runs, larger journals are not stored, in bytes: each time it is all of them.
 _MAX_BYTES = 16 << 20
@@ -58,7 +55,7 @@ def _store_with_logs(streams: Dict[str, Path], is_wanted: Callable[[], bool]) ->
                 for names in (("journal", "output"), ("ledger",)):
                     found = {name: streams[name] for name in names if streams[name].exists()}
                     if found:
-                        save(args[0], SOURCE, found)
+                        save(args[0], layout.STORED, found)
         except Exception as error:  # noqa: BLE001 - Metaflow's own log files are stored, and that is what counts
             contain(error, "the journals of remote steps")
         return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from otel_metaflow.core.guard import hidden, seam
+from otel_metaflow.journal import layout
 
 DEPENDS = (
     "metaflow.current",
@@ -41,7 +42,6 @@ DEPENDS = (
 _CARD_TYPE = "otel"
 # Whatever deploys a flow makes a task of this name for its parameters, before all others.
 _PARAMETERS = "_parameters"
-_RUN_MARK = "otel_run.json"
 
 
 class Frame:
@@ -73,7 +73,7 @@ def inputs(datastores: Any) -> Dict[str, Any]:
     found = []
     for each in datastores:
         _, step, task = str(each.pathspec).split("/")
-        if step != "_parameters":  # not a task of the user's
+        if step != _PARAMETERS:  # not a task of the user's
             found.append([step, task, int(each.attempt or 0)])
     return {"inputs": found}
 
@@ -126,7 +126,7 @@ def watch_registering(metadata: Any, note: Callable[[], None]) -> None:
 def was_made_before(output: Any, attempt: int) -> bool:
     """Whether another container has stored a journal of the attempt: a deployed run that had failed goes on."""
     storage = output._storage_impl
-    return bool(storage.is_file([storage.path_join(output._path, f"{attempt}.otel_journal.log")])[0])
+    return bool(storage.is_file([storage.path_join(output._path, layout.stored_name(attempt, "journal"))])[0])
 
 
 @seam("the storage of a datastore")
@@ -160,7 +160,7 @@ def stored_run(storage: Any, flow: str, run: str) -> Tuple[int, bool]:
             if path is not None:
                 with open(path, "rb") as file:
                     began.append(json.load(file)["time"])  # metaflow/datastore/task_datastore.py, init_task
-    marks = [storage.path_join(place, _RUN_MARK) for place in places]
+    marks = [storage.path_join(place, layout.RUN_MARK) for place in places]
     return int(min(began, default=0.0) * 1e9), any(storage.is_file(marks))
 
 
@@ -169,7 +169,7 @@ def mark_run(storage: Any, flow: str, run: str) -> None:
     """Note that the run's span was written."""
     import io
 
-    marks = [storage.path_join(place, _RUN_MARK) for place in _parameters_of(storage, flow, run)[:1]]
+    marks = [storage.path_join(place, layout.RUN_MARK) for place in _parameters_of(storage, flow, run)[:1]]
     storage.save_bytes(iter([(mark, io.BytesIO(b"{}")) for mark in marks]), overwrite=True)
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from otel_metaflow.backfill import journals, runs
@@ -18,7 +17,7 @@ from otel_metaflow.backfill.history import History
 from otel_metaflow.backfill.metaflow_seams import UnreadableError
 from otel_metaflow.backfill.runs import StoredRunName
 from otel_metaflow.core.settings import Settings
-from otel_metaflow.journal import layout, setbacks
+from otel_metaflow.journal import layout, run_record, setbacks
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.keys import RunKey
@@ -29,8 +28,6 @@ from otel_metaflow.watch.metrics import Metrics
 from otel_metaflow.watch.pace import Pace
 
 _NANO = 1_000_000_000
-# After so many runs in a row that cannot be read, it is the service or the credentials.
-_MAX_UNREADABLE = 3
 # How long to try to export a run while the endpoint fails, in seconds: the next pass tries again.
 _LINGER = 10.0
 _BETWEEN_PRUNINGS = 3_600.0
@@ -153,17 +150,13 @@ class Watcher:
         """Open the runs whose export was begun and not completed, however old."""
         for folder in backlog.unfinished(self._home):
             key = layout.run_key(self._home, folder)
-            if key.namespace == self._environment.namespace and self._is_wanted(key.flow) and _is_backfilled(folder):
+            is_wanted = key.namespace == self._environment.namespace and runs.is_wanted(key.flow, self._patterns)
+            if is_wanted and _is_backfilled(folder):
                 began = load(self._home, folder).started_at
                 self._open[key] = _Watched(StoredRunName(key.flow, key.run, began), is_undelivered=True)
 
-    def _is_wanted(self, flow: str) -> bool:
-        return any(fnmatchcase(flow, pattern) for pattern in self._patterns)
-
     def _find_runs(self) -> None:
-        names = [pattern for pattern in self._patterns if not set(pattern) & set("*?[")]
-        if len(names) < len(self._patterns):
-            names = list(dict.fromkeys([*names, *filter(self._is_wanted, self._metadata.flows())]))
+        names = runs.flows(self._metadata, self._patterns)
         self._flows = {name: self._flows.get(name) or _Flow() for name in names}
         for name, flow in self._flows.items():
             if time.monotonic() >= flow.due:
@@ -200,7 +193,7 @@ class Watcher:
                 self._note(key, run, str(error))
                 unreadable += 1
                 run.failures += 1
-                if unreadable == _MAX_UNREADABLE:
+                if unreadable == runs.MAX_UNREADABLE:
                     return str(error)
                 pause *= 2.0 ** min(run.failures, 5)
             except BlockingIOError:
@@ -288,10 +281,8 @@ class Watcher:
 
 
 def _is_backfilled(folder: Path) -> bool:
-    """Whether the journals in a folder were made from what Metaflow stored, and not by a launcher."""
+    """Whether the journals in a folder were made from what Metaflow stored, or are about to be; not by a launcher."""
     try:
-        with (folder / layout.RUN_FILE).open("rb") as file:
-            first = file.readline()
+        return not (folder / layout.RUN_FILE).stat().st_size or run_record.is_backfilled(folder)
     except OSError:
         return False
-    return not first or b'"backfilled":true' in first

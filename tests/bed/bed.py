@@ -116,8 +116,10 @@ class Bed:
         self._before = frozenset(self.containers.outputs())
 
     def run(self, flow: str, *options: str, env: Mapping[str, str] | None = None) -> Outcome:
-        """Run a flow to its end."""
-        raise NotImplementedError
+        """Run a flow to its end, from the laptop."""
+        finished = self.place.run(flow, *options, env={**self.environment, **(env or {})}, timeout=300)
+        report = finished.stdout + finished.stderr
+        return Outcome(finished.code == 0, finished.flow, finished.run, report, finished)
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -139,11 +141,6 @@ class Bed:
     def environment(self) -> dict[str, str]:
         """The laptop's."""
         return self.store.environment
-
-    def _launch(self, flow: str, options: Sequence[str], env: Mapping[str, str] | None) -> Outcome:
-        finished = self.place.run(flow, *options, env={**self.environment, **(env or {})}, timeout=300)
-        report = finished.stdout + finished.stderr
-        return Outcome(finished.code == 0, finished.flow, finished.run, report, finished)
 
     def _compile(self, flow: str, command: Sequence[str], options: Sequence[str], env: Mapping[str, str] | None) -> Any:
         """What a deployment of the flow would send to the platform."""
@@ -184,10 +181,6 @@ class Kubernetes(Bed):
             "METAFLOW_KUBERNETES_SECRETS": self.SECRET,
             "METAFLOW_ARGO_WORKFLOWS_KUBERNETES_SECRETS": self.SECRET,
         }
-
-    def run(self, flow: str, *options: str, env: Mapping[str, str] | None = None) -> Outcome:
-        """Run a flow from the laptop."""
-        return self._launch(flow, options, env)
 
 
 @dataclass
@@ -231,10 +224,6 @@ class AwsBatch(Bed):
             "METAFLOW_SFN_IAM_ROLE": "arn:aws:iam::123456789012:role/step-functions",
             "METAFLOW_SFN_DYNAMO_DB_TABLE": self.TABLE,
         }
-
-    def run(self, flow: str, *options: str, env: Mapping[str, str] | None = None) -> Outcome:
-        """Run a flow from the laptop."""
-        return self._launch(flow, options, env)
 
 
 @dataclass

@@ -96,17 +96,12 @@ class Spans:
         of_attempts = {} if run.is_partial else {**run_counts(run), **critical(critical_path(run))}
         resumed = run.origin
         triggers = (run.start or {}).get("triggers") or []
+        by_hand = None if run.is_partial else "manual"  # a container does not know what started its run
         attributes: Dict[str, Any] = {
             names.RUN_RESULT: run.result,
             **of_attempts,
             names.PARTIAL: run.is_partial or None,
-            names.RUN_TRIGGER_TYPE: "resume"
-            if resumed
-            else "run"
-            if triggers
-            else None
-            if run.is_partial
-            else "manual",
+            names.RUN_TRIGGER_TYPE: "resume" if resumed else "run" if triggers else by_hand,
             names.SAVED_DURATION: self._saved(),
             names.CICD_PIPELINE_ACTION_NAME: "RUN",
             names.CICD_PIPELINE_RESULT: run.result if run.result in _CICD_RESULTS else None,
