@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +32,7 @@ from requests.utils import get_environ_proxies
 from running import eventually
 
 from otel_metaflow.core import settings
-from otel_metaflow.shipper.sinks import answers, otlp, otlp_http, protobuf, proxies
+from otel_metaflow.shipper.sinks import answers, http_response, otlp, otlp_http, protobuf, proxies
 from otel_metaflow.shipper.sinks.answers import Answer, Verdict
 from otel_metaflow.shipper.telemetry import Record, Resource, Scope
 
@@ -250,6 +251,15 @@ def test_a_retry_after_may_be_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
         assert answer.verdict is Verdict.RETRY
         assert answer.wait is not None
         assert 50 < answer.wait <= 61
+
+
+@pytest.mark.parametrize("size", [b"-5", b"+5", b"0x5", b"1_0", b"", b"a chunk"])
+def test_a_chunk_of_no_size_is_not_read(size: bytes) -> None:
+    """A negative one would be read without end."""
+    file = BufferedReader(BytesIO(OK + b"Transfer-Encoding: chunked\r\n\r\n" + size + b"\r\n" + b"x" * 100_000))
+    with pytest.raises(http_response.ResponseError):
+        http_response.read(file, 10)
+    assert len(file.read()) == 100_000
 
 
 # Patience

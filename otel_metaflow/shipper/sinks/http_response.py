@@ -11,6 +11,7 @@ from io import BufferedReader
 from typing import Dict, NamedTuple
 
 _STATUS = re.compile(rb"HTTP/1\.(\d) (\d{3})(?: ([^\r\n]*))?\r?\n")
+_SIZE = re.compile(rb"\s*([0-9A-Fa-f]+)\s*(?:;|\Z)")  # of a chunk; a sign before it would be no bound at all
 _LONGEST_LINE = 1 << 16
 _MAX_HEADERS = 100
 _INTERIM = 200  # the least status of a final response
@@ -95,10 +96,10 @@ def _exactly(file: BufferedReader, size: int, max_body: int) -> bytes:
 def _chunks(file: BufferedReader, max_body: int) -> bytes:
     body = b""
     while True:
-        try:
-            size = int(_line(file).partition(b";")[0], 16)
-        except ValueError as error:
-            raise ResponseError("no size of a chunk") from error
+        found = _SIZE.match(_line(file))
+        if found is None:
+            raise ResponseError("no size of a chunk")
+        size = int(found[1], 16)
         if not size:
             _headers(file)  # trailers
             return body
