@@ -179,9 +179,16 @@ def go_through(folder: Path, kind: str, around: Callable[[str, Callable[[], Any]
 def _read(folder: Path, attempt: Attempt, kind: str) -> list[Any]:
     """What the attempt's two journals hold of it."""
     if kind == "spans":
-        return [entry.record for entry in Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN).read()]
+        return _whole(Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN))
     files = layout.attempt_file(folder, attempt.key), layout.output_file(folder, attempt.key)
-    return [entry.record for file in files for entry in Tail(file).read()]
+    return [record for file in files for record in _whole(Tail(file))]
+
+
+def _whole(tail: Tail) -> list[Any]:
+    found: list[Any] = []
+    while not tail.at_end():
+        found += [entry.record for entry in tail.read()]
+    return found
 
 
 def _merge(folder: Path, attempt: Attempt) -> list[Any]:
