@@ -115,13 +115,13 @@ def test_much_of_a_launchers_journal_is_read_bit_by_bit_where_only_some_is_wante
         run.launched("work", task, task, 1)
     run.end(3_001)
     following = Following(tmp_path, run.folder)
-    following.poll(max_bytes=1)
+    following.poll(max_bytes=100_000)
     assert 0 < len(following.run.attempts) < 3_000
     assert following.is_behind
     assert not following.run_is_over
     looks = 1
     while not following.run_is_over:
-        following.poll(max_bytes=1)
+        following.poll(max_bytes=100_000)
         looks += 1
     assert looks > 2
     assert len(following.run.attempts) == 3_000
