@@ -334,6 +334,38 @@ def test_an_alarm_that_goes_off_where_we_read_a_logging_record_is_the_steps(plac
     assert "went on" not in bodies(finished, attempt)
 
 
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "ring",
+        "functools.partial(ring)",
+        "functools.partial(functools.partial(ring), frame=None)",
+        "types.MethodType(ring, 0)",
+        "type('Bell', (), {'__call__': ring})()",
+        "functools.partial(type('Bell', (), {'__call__': ring})())",
+        "functools.wraps(print)(lambda *arguments: ring())",
+    ],
+)
+def test_what_a_signal_handler_raises_is_the_steps_whatever_kind_of_handler_it_is(place: Place, handler: str) -> None:
+    death = """
+            import functools, types
+            def ring(*_, **__):
+                raise BlockingIOError("from the handler")
+            class Ringing:
+                once = [signal.SIGUSR1]
+                def __str__(self):
+                    self.once and signal.raise_signal(self.once.pop())
+                    return ""
+            signal.signal(signal.SIGUSR1, HANDLER)
+            log = logging.Logger("q"); log.addHandler(QUIET); log.error(Ringing())
+            print("went on")""".replace("QUIET", QUIET).replace("HANDLER", handler)
+    finished = place.run(flow("pass" + death), "--with", "otel")
+    (attempt,) = attempts(finished)
+    assert attempt.exception is not None
+    assert attempt.exception["type"] == "BlockingIOError"
+    assert "went on" not in bodies(finished, attempt)
+
+
 def test_children_that_a_step_forks_do_not_end_its_attempt(place: Place) -> None:
     """A forked child that exits in any way runs our exit handlers too."""
     death = """

@@ -75,18 +75,25 @@ def is_from_signal(error: BaseException) -> bool:
     `@timeout` raises from its SIGALRM handler (metaflow/plugins/timeout_decorator.py), and user code may do the same.
     Such an exception belongs to the step: swallowing it would disable the timeout.
     """
-    handlers = set()
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        code = getattr(handler, "__code__", None) or getattr(getattr(handler, "__func__", None), "__code__", None)
-        if code is not None:
-            handlers.add(code)
+    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()}
     traceback: Optional[TracebackType] = error.__traceback__
     while traceback is not None:
         if traceback.tb_frame.f_code in handlers:
             return True
         traceback = traceback.tb_next
     return False
+
+
+def _code(handler: Any) -> Optional[CodeType]:
+    """The code that a call of `handler` runs: a function, a method, a partial of one, or an object with `__call__`."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    call = getattr(type(handler), "__call__", None)  # noqa: B004 - for its code
+    for function in (handler, getattr(handler, "__func__", None), call):
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+    return None
 
 
 def let_pass(error: Exception) -> None:
