@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from rich import box
 from rich.console import Console
@@ -43,7 +42,7 @@ from otel_metaflow.shipper.convert import user_telemetry
 from otel_metaflow.shipper.convert.logs import LogRecords
 from otel_metaflow.shipper.convert.resources import Resources
 from otel_metaflow.shipper.delivery import Delivery
-from otel_metaflow.shipper.sinks import otlp, sdk_objects
+from otel_metaflow.shipper.sinks import otlp, protobuf, sdk_objects
 from otel_metaflow.shipper.sinks.answers import DELIVERED
 from otel_metaflow.shipper.telemetry import Record
 from otel_metaflow.shipper.user_records import UserRecord
@@ -157,7 +156,7 @@ def go_through(folder: Path, kind: str, around: Callable[[str, Callable[[], Any]
     """
     run = load(folder.parent.parent, folder)
     attempt = run.attempts[AttemptKey("start", "1", 0)]
-    signal, encode = ("traces", encode_spans) if kind == "spans" else ("logs", encode_logs)
+    signal = "traces" if kind == "spans" else "logs"
     found = around("read", partial(_read, folder, attempt, kind))
     if kind != "spans":
         found = around("merge", partial(_merge, folder, attempt))
@@ -166,8 +165,11 @@ def go_through(folder: Path, kind: str, around: Callable[[str, Callable[[], Any]
     around("redact", partial(_redact, redaction.calls))
     records = around("convert", partial(_converted, run, attempt, kind, found, Redaction()))
     batches = [records[at : at + _BATCH] for at in range(0, len(records), _BATCH)]
-    objects = around("objects", lambda: [sdk_objects.OF[signal](batch) for batch in batches])
-    around("encode", lambda: [encode(batch).SerializeToString() for batch in objects])
+    if kind == "spans":
+        objects = around("objects", lambda: [sdk_objects.spans(batch) for batch in batches])
+        around("encode", lambda: [encode_spans(batch).SerializeToString() for batch in objects])
+    else:
+        around("encode", lambda: [protobuf.encode(signal, batch) for batch in batches])
     exporter = otlp.build(settings.read().destinations[signal])
     answers = around("post", lambda: [exporter(batch) for batch in batches])
     if any(answer != DELIVERED for answer in answers):
@@ -272,7 +274,7 @@ def instructions(folder: Path, kind: str, url: str) -> dict[str, float]:
 def _apart(costs: dict[str, float]) -> dict[str, float]:
     """What each stage costs alone: merging reads, converting redacts, and posting makes objects and encodes them."""
     within = {"merge": ["read"], "convert": ["redact"], "post": ["objects", "encode"]}
-    found = {name: cost - sum(costs[part] for part in within.get(name, ())) for name, cost in costs.items()}
+    found = {name: cost - sum(costs.get(part, 0.0) for part in within.get(name, ())) for name, cost in costs.items()}
     return {**found, "the rest": 2 * found["all"] - sum(found.values())}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import importlib
 import inspect
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,11 +18,13 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otel_metaflow.core.settings import Destination
 from otel_metaflow.shipper import signal_worker
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker, Unfit
-from otel_metaflow.shipper.sinks import answers, otlp
+from otel_metaflow.shipper.sinks import answers, otlp, sdk_objects
 from otel_metaflow.shipper.sinks.answers import Answer, Verdict
 from otel_metaflow.shipper.telemetry import Record, Resource, Scope
 
@@ -47,6 +51,30 @@ def test_http_exporters_send_through_the_session_that_they_are_given(signal: str
     assert answer == Answer(Verdict.RETRY, "refused the connection")
 
 
+@pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
+def test_the_http_exporter_of_logs_sends_what_it_would_have_encoded(
+    compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the SDK's own attributes, and compressed as it compresses."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    data: Any = {"timeUnixNano": 1, "observedTimeUnixNano": 2, "body": "b", "traceId": "1" * 32, "spanId": "2" * 16}
+    record = Record(Resource({"service.name": "s"}), Scope("s"), data)
+    sent: list[requests.PreparedRequest] = []
+
+    def answered(_: Any, request: requests.PreparedRequest, **__: Any) -> requests.Response:
+        sent.append(request)
+        response = requests.Response()
+        response.status_code, response._content = 200, b""
+        return response
+
+    monkeypatch.setattr(requests.Session, "send", answered)
+    assert otlp.build(Destination("logs", "http/protobuf", "http://127.0.0.1:1", ""))([record]).verdict is OK.verdict
+    (request,) = sent
+    assert request.headers.get("content-encoding") == {"none": None}.get(compression, compression)
+    body = {"none": bytes, "gzip": gzip.decompress, "deflate": zlib.decompress}[compression](request.body)
+    assert ExportLogsServiceRequest.FromString(body) == encode_logs(sdk_objects.logs([record]))
+
+
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_grpc_exporters_send_through_the_stub_that_they_keep_as_client(
     signal: str, monkeypatch: pytest.MonkeyPatch
@@ -61,12 +89,12 @@ def test_grpc_exporters_send_through_the_stub_that_they_keep_as_client(
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_record_that_is_no_sdk_object_is_dropped_without_a_request(signal: str, protocol: str) -> None:
-    """A span without a name, a point without a value, a body of an unknown type."""
+def test_a_record_that_cannot_be_encoded_is_dropped_without_a_request(signal: str, protocol: str) -> None:
+    """A span without a name, a point without a value, a time before 1970 with a body of an unknown type."""
     wrong: dict[str, Any] = {
         "traces": {"traceId": "1" * 32, "spanId": "2" * 16},
         "metrics": {"name": "m", "gauge": {"dataPoints": [{"timeUnixNano": 1}]}},
-        "logs": {"timeUnixNano": 1, "body": object()},
+        "logs": {"timeUnixNano": -1, "body": object()},
     }
     exporter = otlp.build(Destination(signal, protocol, "http://127.0.0.1:1", ""))
     answer = exporter([Record(Resource({}), Scope("s"), wrong[signal])])

@@ -391,9 +391,10 @@ _resource_attributes = _attributes(1)
 _scope_fields = _message((("name", _string(1)), ("version", _string(2)), ("attributes", _attributes(3))))
 
 
-def _resource(resource: Resource) -> bytes:
-    """A message Resource as the first field."""
-    made = _resource_attributes({**SENDER, **resource.attributes})
+def _resource(of: Tuple[Resource, Tuple[Tuple[str, str], ...]]) -> bytes:
+    """A message Resource as the first field, of a resource and of who sends."""
+    resource, sender = of
+    made = _resource_attributes({**dict(sender), **resource.attributes})
     return b"\x0a" + _SIZES[len(made)] + made
 
 
@@ -407,11 +408,11 @@ _RESOURCES = _Memo(_resource, _MAX_RESOURCES)
 _SCOPES = _Memo(_scope, _MAX_RESOURCES)
 
 
-def encode(signal: str, records: Iterable[Record]) -> bytes:
+def encode(signal: str, records: Iterable[Record], sender: Mapping[str, str] = SENDER) -> bytes:
     """The request of one signal: ExportLogsServiceRequest, ExportTraceServiceRequest or ExportMetricsServiceRequest.
 
     Records of the same resource and scope stand together. What a resource or a scope holds must not change once a
-    record of it was encoded.
+    record of it was encoded. `sender` is what each resource gets of who sends.
 
     Raises:
         Exception: a record holds what its fields cannot, such as a time before 1970; its attributes and body may hold
@@ -429,8 +430,9 @@ def encode(signal: str, records: Iterable[Record]) -> bytes:
             parts = scopes[scope] = []
         parts += b"\x12", _SIZES[len(encoded)], encoded
     request: List[bytes] = []
+    sent_by = tuple(sender.items())
     for resource, scopes in groups.items():
-        of_resource = [_RESOURCES[resource]]
+        of_resource = [_RESOURCES[resource, sent_by]]
         for scope, parts in scopes.items():
             of_scope = b"".join([_SCOPES[scope], *parts, _schema_url(scope.schema_url)])
             of_resource += b"\x12", _SIZES[len(of_scope)], of_scope

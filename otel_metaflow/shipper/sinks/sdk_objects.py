@@ -93,7 +93,7 @@ class _Resource(Resource):
 
 
 @lru_cache(maxsize=1)
-def _sdk() -> Mapping[str, Any]:
+def sender() -> Mapping[str, Any]:
     """The SDK's own resource attributes; cached, because detecting them starts threads."""
     found = Resource.create({}).attributes
     return {name: value for name, value in found.items() if name.startswith("telemetry.sdk.")}
@@ -110,7 +110,7 @@ class _Common:
     def resource(self, given: telemetry.Resource) -> Resource:
         made = self._resources.get(given)
         if made is None:
-            made = self._resources[given] = _Resource({**_sdk(), **given.attributes}, given.schema_url)
+            made = self._resources[given] = _Resource({**sender(), **given.attributes}, given.schema_url)
         return made
 
     def scope(self, given: telemetry.Scope) -> InstrumentationScope:
