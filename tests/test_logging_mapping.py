@@ -17,9 +17,9 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.instrumentation.logging.handler import LoggingHandler
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from unmasked import Unmasked
 
 from otel_metaflow.core import names
-from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.reader import parse
 from otel_metaflow.model.run import Attempt, Run
@@ -42,16 +42,6 @@ EXTRAS = st.dictionaries(
     SCALARS | st.lists(TEXT, max_size=3) | st.dictionaries(TEXT.filter(bool), SCALARS, max_size=3),
     max_size=4,
 )
-
-
-class Unmasked(Redaction):
-    """Leaves what looks like a secret as it is."""
-
-    def text(self, text: str) -> str:
-        return text
-
-    def attributes(self, attributes: Any) -> Any:
-        return dict(attributes)
 
 
 def ours(record: logging.LogRecord) -> tuple[Any, Any]:

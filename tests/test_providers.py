@@ -28,6 +28,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from running import Finished, Place
+from unmasked import Unmasked
 
 import otel_metaflow
 from otel_metaflow.core import ids
@@ -741,16 +742,6 @@ class Written:
 
     def records(self) -> list[dict[str, Any]]:
         return [parse(line.encode()) for line in self.lines]
-
-
-class Unmasked(Redaction):
-    """Leaves names and values that look like secrets as they are."""
-
-    def text(self, text: str) -> str:
-        return text
-
-    def value(self, value: Any, name: str = "") -> Any:  # noqa: ARG002
-        return value
 
 
 @given(ATTRIBUTES, ATTRIBUTES, st.text(), st.sampled_from(list(trace.SpanKind)))
