@@ -17,7 +17,7 @@ hypothesis.settings.load_profile("tests")
 pytest_plugins = ["browser", "collectors"]
 
 # A test that asks for one of these fixtures gets the marker.
-NEEDS = {"browser": {"chromium"}, "container": {"image"}, "collector": {"vendors", "collector", "image"}}
+NEEDS = {"browser": {"chromium"}, "container": {"image", "watch_image"}, "collector": {"vendors", "collector", "image"}}
 # Modules that run many flows or commands, kill, wait for real timeouts or build environments: not in `make check`.
 SLOW = {
     "test_backfill", "test_backfill_remote", "test_backfill_service", "test_backfill_wide", "test_bare_shipper",
@@ -28,9 +28,13 @@ SLOW = {
     "test_public", "test_quiet", "test_redirects", "test_remote_deploy", "test_remote_home", "test_remote_pods",
     "test_remote_runs", "test_remote_shipping", "test_remote_volume", "test_seams", "test_setbacks", "test_soak",
     "test_span_limit", "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_watch",
-    "test_wide_runs", "test_witness",
+    "test_watch_image", "test_wide_runs", "test_witness",
 }  # fmt: skip
-TOOLS = {"page": ["chromium or chromium-browser or google-chrome"], "image": ["podman", "buildah", "runc"]}
+TOOLS = {
+    "page": ["chromium or chromium-browser or google-chrome"],
+    "collector's image": ["podman", "buildah", "runc"],
+    "watcher's image": ["podman", "buildah", "runc", "mmdebstrap"],
+}
 
 
 @pytest.fixture

@@ -140,6 +140,10 @@ class Endpoint:
         """All spans, each with its resource."""
         return [pair for message in self.of(ExportTraceServiceRequest) for pair in _spans(message)]
 
+    def run_and_attempt_ids(self) -> set[str]:
+        """The ids of spans but those of waiting, of which there are more the slower the machine is."""
+        return {span.span_id.hex() for span, _ in self.spans() if not span.name.endswith(" queued")}
+
     def observations(self, name: str) -> int:
         """How many observations the histograms of that name have counted."""
         return sum(

@@ -189,6 +189,6 @@ def test_a_run_with_s3_as_datastore_arrives_once_credentials_are_valid(
     assert "Traceback" not in printed.stderr
     assert not endpoint.seen
     team("backfill", pathspec(run), env=env)
-    assert len(endpoint.span_ids) == SPANS
+    assert len(endpoint.run_and_attempt_ids()) == SPANS
     bodies = endpoint.bodies()
     assert all(bodies.count(line) == PRINTED.count(line) for line in PRINTED)

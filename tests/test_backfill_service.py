@@ -42,7 +42,7 @@ def test_a_run_of_a_metadata_service_arrives(place: Place, service: MetadataServ
     with Endpoint() as endpoint:
         env = {**service.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         team("backfill", pathspec(run), env=env)
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
         before = service.requests
         team("backfill", pathspec(run), env=env)
         assert service.requests - before < 10
@@ -64,7 +64,7 @@ def test_a_service_that_answers_500_is_named_and_the_next_call_goes_on(
         assert not endpoint.seen
         service.fault = 0
         team("backfill", pathspec(run), env=env)
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
 
 
 def test_a_service_that_is_slow_is_waited_for(place: Place, service: MetadataService, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_service_that_is_slow_is_waited_for(place: Place, service: MetadataSer
     with Endpoint() as endpoint:
         env = {**service.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
         Team(place, tmp_path / "team")("backfill", pathspec(run), env=env)
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
 
 
 def test_of_ten_thousand_runs_those_of_the_last_days_are_found_by_one_request(

@@ -118,7 +118,7 @@ def test_a_run_of_plain_metaflow_arrives_and_the_second_backfill_sends_nothing(
         for line in PRINTED:
             assert bodies.count(line) == PRINTED.count(line), line
         spans = [span for span, _ in endpoint.spans()]
-        assert len(spans) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
         assert {span.trace_id.hex() for span in spans} == {ids.trace_id(run.flow, run.run)}
         expected = {ids.run_span_id(run.flow, run.run), ids.attempt_span_id(run.flow, run.run, "work", "3", 1)}
         assert expected <= {span.span_id.hex() for span in spans}
@@ -167,7 +167,7 @@ def test_an_endpoint_that_refuses_stops_it_and_the_next_call_goes_on(team: Team,
         assert "401" in failed.stdout
         endpoint.fault = "ok"
         team.backfill(endpoint, "--all")
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
 
 
 def test_a_dry_run_counts_and_leaves_nothing(team: Team) -> None:
@@ -254,7 +254,7 @@ def test_a_run_that_is_still_going_is_left_until_it_has_ended(copied: tuple[Team
             shutil.move(aside / step, stored / step)
         aside.rmdir()
         team.backfill(endpoint, pathspec(run))
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
         assert max(endpoint.uids.values()) == 1
 
 
@@ -277,7 +277,7 @@ def test_deleted_tasks_and_missing_logs_leave_the_rest(copied: tuple[Team, Path,
         file.write_text("{")
     with Endpoint() as endpoint:
         team.backfill(endpoint, pathspec(run), "--dead-after", "0s")
-        assert len(endpoint.span_ids) == SPANS - 1
+        assert len(endpoint.run_and_attempt_ids()) == SPANS - 1
         assert "the end" in endpoint.bodies()
 
 
@@ -290,7 +290,7 @@ def test_a_datastore_that_is_not_here_is_named_and_the_rest_exported(copied: tup
         printed = team.backfill(endpoint, pathspec(run), "--dead-after", "0s")
         assert "/elsewhere" in printed.stderr
         assert "run this on the machine" in printed.stderr
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
 
 
 def test_no_artifact_is_unpickled(copied: tuple[Team, Path, Finished], tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_no_artifact_is_unpickled(copied: tuple[Team, Path, Finished], tmp_path:
             blob.write_bytes(gzip.compress(bomb))
     with Endpoint() as endpoint:
         team.backfill(endpoint, pathspec(run))
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
     assert not evidence.exists()
 
 
@@ -318,7 +318,7 @@ def test_a_clock_that_is_ahead_makes_no_negative_durations(copied: tuple[Team, P
         team.backfill(endpoint, pathspec(run))
         for span, _ in endpoint.spans():
             assert span.end_time_unix_nano >= span.start_time_unix_nano
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
 
 
 def test_a_run_that_otel_recorded_elsewhere_is_left_to_its_machine(place: Place, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_run_that_was_recorded_here_is_exported_from_its_own_journals(place: P
     live = place.run(FLOW, "--with", "otel")
     with Endpoint() as endpoint:
         Team(place, place.home).backfill(endpoint, "--all")
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
         Team(place, place.home).backfill(endpoint, pathspec(live))
         assert set(endpoint.span_ids.values()) == {1}
 
@@ -363,7 +363,7 @@ def test_two_at_once_do_no_harm(team: Team, plain: tuple[Place, Finished]) -> No
         for process in pair:
             process.wait(60)
         team.backfill(endpoint, "--all")
-        assert len(endpoint.span_ids) == SPANS
+        assert len(endpoint.run_and_attempt_ids()) == SPANS
         assert max(endpoint.uids.values()) == 1
         folder = layout.run_folder(team.home, RunKey(plain[1].flow, plain[1].run))
         kinds = [json.loads(line)["kind"] for line in (folder / layout.RUN_FILE).read_text().splitlines()]
