@@ -59,7 +59,7 @@ class Journals:
         """One attempt; `took` is None of one whose end nobody wrote."""
         key = AttemptKey(step, str(task), attempt)
         identity = {"step": step, "task": str(task), "attempt": attempt}
-        read = [[name, str(number), 0] for name, number in inputs]
+        read = layout.grouped((name, str(number), 0) for name, number in inputs)
         self._append(layout.LAUNCH, start, **identity, **self._process)
         journal = Journal(layout.attempt_file(self.folder, key), _fail)
         output = Journal(layout.output_file(self.folder, key), _fail)
@@ -86,9 +86,7 @@ class Journals:
     ) -> None:
         """One attempt that only the launcher recorded."""
         identity = {"step": step, "task": str(task), "attempt": 0}
-        read: dict[str, list[str]] = {}
-        for name, number in inputs:
-            read.setdefault(name, []).append(str(number))
+        read = layout.grouped((name, str(number), 0) for name, number in inputs)
         self._append(layout.LAUNCH, start, **identity, **self._process, inputs=read)
         ended = {"ok": True} if code == 0 else {}
         self._append(layout.EXIT, start + took, **identity, code=code, killed=False, **ended)

@@ -251,15 +251,16 @@ class _Writing:
         identity = key._asdict()
         reads = {"start": [], "work": ["1"], "join": self._read_by_join, "end": [str(self._tasks + 2)]}[key.step]
         step = {"start": "", "work": "start", "join": "work", "end": "join"}[key.step]
+        inputs = layout.grouped((step, task, 0) for task in reads)
         yield one.begins
-        self._record(layout.LAUNCH, one.begins, **identity, **self._process, inputs={step: reads} if reads else {})
+        self._record(layout.LAUNCH, one.begins, **identity, **self._process, inputs=inputs)
         own_file = layout.attempt_file(self._folder, key)
         own = Journal(own_file, _fail)
         output = Journal(layout.output_file(self._folder, key), _fail)
         yield one.begins + took * 0.1
         facts: dict[str, Any] = {
             **self._common, **identity, "maxUserCodeRetries": 1, "logs": ["stdout", "stderr", "logging"],
-            "attributes": {}, "stepType": "linear", "inputs": [[step, task, 0] for task in reads],
+            "attributes": {}, "stepType": "linear", "inputs": inputs,
             **self._process, "processStartTimeUnixNano": self._at(one.begins),
         }  # fmt: skip
         if key.step == "work":

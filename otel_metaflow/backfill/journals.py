@@ -403,7 +403,7 @@ class _Making:
         launch: dict[str, Any] = {"timeUnixNano": attempt.launched, **attempt.key._asdict()}
         inputs = self._lineage.inputs(attempt.key.step, attempt.place, attempt.begun or attempt.launched)
         if inputs is not None:
-            launch["inputs"] = inputs
+            launch["inputs"] = layout.grouped((step, task, 0) for step, tasks in inputs.items() for task in tasks)
         if is_remote:
             launch["remote"] = True
         exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": bool(runtime.get("killed"))}

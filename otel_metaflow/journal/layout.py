@@ -19,7 +19,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Container, Dict, Iterator, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Container, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _LONGEST_STEP, _LONGEST_TASK, _LONGEST_FOLDER = 160, 70, 240
 # Precedes the hash at the end of a truncated name: quoting never produces a percent sign before this character.
 _CUT = "%~"
 _DIGEST = 8
+_LONGEST_NUMBER = 16  # of a task: exact in a double, for readers that have no other numbers
 _ATTEMPT_FILE = r"([^.]+)\.([^.]+)\.([0-9]{1,10})(?:\.output)?\.jsonl"
 
 # Kinds of records. Of a task: start, line, log, end, and of user code's own telemetry span, metric and record (of the
@@ -70,6 +71,33 @@ READ = "read"
 
 
 _keys: Dict[Path, AttemptKey] = {}  # of files with truncated names, once they were read
+
+
+def grouped(inputs: Iterable[Tuple[str, str, int]]) -> Dict[str, List[Any]]:
+    """What a task reads from, given by step, task and attempt, as records name it: by step, tasks in their order.
+
+    Of a join of 50,000 tasks that is `{"work": [[2, 50001]]}`: a pair stands for all numbers between. An attempt other
+    than the first follows a slash, as in `"7/1"`.
+    """
+    found: Dict[str, List[Any]] = {}
+    for step, task, attempt in inputs:
+        tasks = found.setdefault(step, [])
+        last = tasks[-1] if tasks else None
+        if attempt:
+            tasks.append(f"{task}/{attempt}")
+        elif last.__class__ is list and str(last[1] + 1) == task:
+            last[1] += 1
+        elif last.__class__ is str and _comes_after(last, task):
+            tasks[-1] = [int(last), int(task)]
+        else:
+            tasks.append(task)
+    return found
+
+
+def _comes_after(number: str, following: str) -> bool:
+    """Whether both are numbers as `str` writes them, and consecutive."""
+    is_number = number.isdigit() and number.isascii() and len(number) < _LONGEST_NUMBER
+    return is_number and str(int(number)) == number and str(int(number) + 1) == following
 
 
 def run_folder(home: Path, key: Tuple[str, str, str]) -> Path:

@@ -19,6 +19,8 @@ _Check = Callable[[Any], Any]
 _MAX_TIME = (1 << 63) - 1
 _MAX_INTEGER = 1 << 53  # exact in a double, and sums of many fit int64
 _MAX_NUMBER = (1 << 31) - 1  # of an attempt, or of a process (proc(5), pid_max)
+_MAX_INPUTS = 1 << 20  # of a task
+_ATTEMPT = re.compile("[0-9]{1,9}", re.ASCII)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 
@@ -90,10 +92,30 @@ def _tuple_of(*checks: _Check) -> _Check:
     return items
 
 
+def _inputs(value: Any) -> Any:
+    """What a task reads from (layout.py), but no more than a run can have: a damaged pair may stand for any number."""
+    left = _MAX_INPUTS
+
+    def item(value: Any) -> Any:
+        nonlocal left
+        if value.__class__ is list:
+            found = _pair(value)
+            if found is _WRONG or not 0 <= found[1] - found[0] < left:
+                return _WRONG
+            left -= found[1] - found[0]
+            return found
+        found = _name(value)
+        number = "" if found is _WRONG else found.partition("/")[2]
+        return _WRONG if number and not _ATTEMPT.fullmatch(number) else found
+
+    return _map_of(_list_of(item))(value)
+
+
 def _optional(check: _Check) -> _Check:
     return lambda value: None if value is None else check(value)
 
 
+_pair = _tuple_of(_count, _count)
 _PROCESS: Dict[str, _Check] = {"pid": _pid, "processStart": _count}
 _IDENTITY: Dict[str, _Check] = {"step": _name, "task": _name, "attempt": _number}
 _EXCEPTION = _map_of(_text)
@@ -120,8 +142,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "logs": _list_of(_string),
         "attributes": _map,
         "stepType": _string,
-        "inputs": _list_of(_tuple_of(_name, _name, _number)),
-        "inputCount": _count,
+        "inputs": _inputs,
         "foreach": _list_of(_tuple_of(_integer, _optional(_integer))),
         "foreachValue": _text,
         "processStartTimeUnixNano": _time,
@@ -145,7 +166,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "recorded": _flag,
     },
     layout.CLONE: {**_IDENTITY, "originRun": _name, "originTask": _name, "originAttempt": _number},
-    layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _map_of(_list_of(_name)), "remote": _flag},
+    layout.LAUNCH: {**_IDENTITY, **_PROCESS, "inputs": _inputs, "remote": _flag},
     layout.EXIT: {
         **_IDENTITY,
         "code": _integer,

@@ -70,7 +70,7 @@ class Lines(Protocol):
 class Listener(Protocol):
     """Is notified of the processes that the launcher starts; see output.py."""
 
-    def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None) -> Lines | None:
+    def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[Any]] | None) -> Lines | None:
         """A task's process was started, no sooner than `at`, to read from `inputs`; returns a receiver of its lines."""
 
     def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
@@ -216,15 +216,15 @@ def _launched_key(task: Any) -> AttemptKey | None:
     return AttemptKey(str(task.step), str(task.task_id), int(task.retries))
 
 
+# Whatever deploys a flow makes a task of this name for its parameters, before all others.
+_PARAMETERS = "_parameters"
+
+
 @seam("inputs of tasks")
-def inputs(task: Any) -> dict[str, list[str]] | None:
-    """The tasks that it reads from, by step; None if they are unknown."""
-    found: dict[str, list[str]] = {}
-    for path in task.input_paths or ():
-        _, step, read = str(path).split("/")
-        if step != "_parameters":  # not a task of the user's
-            found.setdefault(step, []).append(read)
-    return found
+def inputs(task: Any) -> dict[str, list[Any]] | None:
+    """What a task will read from; None if that is unknown."""
+    read = (str(path).split("/") for path in task.input_paths or ())
+    return layout.grouped((step, task, 0) for _, step, task in read if step != _PARAMETERS)
 
 
 @seam("results of tasks that exited with 0")

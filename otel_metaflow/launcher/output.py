@@ -85,8 +85,8 @@ class Output:
             recorded = recorded.union(key for _, key in layout.journals(self._folder) if key is not None)
         return len(recorded), len(recorded) + self._unrecorded
 
-    def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[str]] | None) -> RawLines | None:
-        """A task's process was started, no sooner than `at`, to read from `inputs` (tasks by step), if known.
+    def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[Any]] | None) -> RawLines | None:
+        """A task's process was started, no sooner than `at`, to read from `inputs`, if they are known.
 
         Returns the receiver of its lines, or None for a step without `@otel`.
         """

@@ -7,12 +7,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.processes import is_alive, is_elsewhere, is_held
+from otel_metaflow.model.inputs import Inputs
 
 Record = Dict[str, Any]
 _OUT_OF_MEMORY = "OOMKilled"  # Kubernetes' term
@@ -76,25 +77,21 @@ class Attempt:
         return "processSpace" in (self.start or {})
 
     @property
-    def inputs(self) -> Sequence[AttemptKey]:
-        """The attempts that it read from, by its own record; see `Run.inputs_of`."""
-        named = (self.start or {}).get("inputs") or []
-        return [AttemptKey(str(step), str(task), int(attempt)) for step, task, attempt in named]
+    def inputs(self) -> Optional[Collection[AttemptKey]]:
+        """The attempts that it read from, by its own record; None if that does not name them; see `Run.inputs_of`."""
+        named = (self.start or {}).get("inputs")
+        return None if named is None else Inputs(named)
 
     @property
     def input_count(self) -> int:
         """How many attempts it read from."""
-        start = self.start or {}
-        launched_on = sum(map(len, (self.launched_on or {}).values()))
-        return max(int(start.get("inputCount") or 0), len(start.get("inputs") or ()), launched_on)
+        return len(self.inputs or self.launched_on or ())
 
     @property
-    def launched_on(self) -> Optional[Dict[str, List[Any]]]:
-        """All tasks that it was launched with, by step; None if the launcher did not record them."""
+    def launched_on(self) -> Optional[Collection[AttemptKey]]:
+        """The first attempts of the tasks that it was launched with; None if the launcher did not record them."""
         named = (self.launch or {}).get("inputs")
-        if not isinstance(named, dict):
-            return None
-        return {step: tasks for step, tasks in named.items() if isinstance(tasks, list)}
+        return None if named is None else Inputs(named)
 
     @property
     def started_at(self) -> int:
@@ -263,7 +260,7 @@ class DeliveredAttempt(Attempt):
     ended_at: int
     over_at: int
     result: str
-    inputs: Sequence[AttemptKey]
+    inputs: Optional[Collection[AttemptKey]]
     # Of the class, for they take no memory then.
     end: Optional[Record] = None
     launch: Optional[Record] = None
@@ -272,7 +269,7 @@ class DeliveredAttempt(Attempt):
     is_settled: bool = True
     launched_on = None  # `inputs` has them
 
-    def __init__(self, attempt: Attempt, inputs: Sequence[AttemptKey]) -> None:
+    def __init__(self, attempt: Attempt, inputs: Optional[Collection[AttemptKey]]) -> None:
         """Of `attempt`, which read from `inputs`."""
         self.key, self.clone = attempt.key, attempt.clone
         self.has_span = attempt.has_span
@@ -312,7 +309,7 @@ class Run:
     resource: Record = field(default_factory=dict)  # of attempts without a launcher
     _first_started_at: int = 0  # of the attempts, if no launcher recorded the run's start
     _traceparent: str = ""  # what an attempt knows of it, where no launcher does
-    _inputs: Dict[str, Sequence[AttemptKey]] = field(default_factory=dict)  # by step, of the latest delivered
+    _inputs: Dict[str, Collection[AttemptKey]] = field(default_factory=dict)  # by step, of the latest delivered
 
     @property
     def traceparent(self) -> Optional[Tuple[str, str]]:
@@ -384,12 +381,17 @@ class Run:
     def keep_outline(self, key: AttemptKey) -> None:
         """The attempt is delivered: keep of it what the end of the run has to know."""
         attempt = self.attempts[key]
-        read = self.inputs_of(attempt) or attempt.inputs
-        inputs: Sequence[AttemptKey] = [self.attempts[one].key for one in read if one in self.attempts]
-        if inputs == self._inputs.get(key.step):
-            inputs = self._inputs[key.step]  # as those of all tasks of a foreach
-        self._inputs[key.step] = inputs
-        self.attempts[key] = DeliveredAttempt(attempt, inputs)
+        self.attempts[key] = DeliveredAttempt(attempt, self._outlined(self.inputs_of(attempt), key.step))
+
+    def _outlined(self, read: Optional[Collection[AttemptKey]], step: str) -> Optional[Collection[AttemptKey]]:
+        if read is None:
+            return None
+        known = [self.attempts[one].key for one in read if one in self.attempts]
+        inputs: Collection[AttemptKey] = known if len(known) == 1 else Inputs(layout.grouped(known))
+        if inputs == self._inputs.get(step):
+            return self._inputs[step]  # as those of all tasks of a foreach
+        self._inputs[step] = inputs
+        return inputs
 
     def is_recorded(self, attempt: Attempt) -> bool:
         """Whether telemetry of the attempt is exported: not for a step without `@otel`."""
@@ -407,21 +409,17 @@ class Run:
         """The attempts that ran in this run, without those that `resume` cloned."""
         return [attempt for attempt in self.attempts.values() if not attempt.is_cloned]
 
-    def inputs_of(self, attempt: Attempt) -> Optional[Sequence[AttemptKey]]:
+    def inputs_of(self, attempt: Attempt) -> Optional[Collection[AttemptKey]]:
         """All attempts that it read from; None if they are unknown.
 
         The launcher records tasks; Metaflow reads the last attempt of each.
         """
-        start, launched = attempt.start or {}, attempt.launched_on
-        if "inputs" in start and "inputCount" not in start:
+        if attempt.inputs is not None or attempt.launched_on is None:
             return attempt.inputs
-        if launched is None:
-            return None
-        return [self._last(step, str(task)) for step, tasks in launched.items() for task in tasks]
+        return [self._last(key) for key in attempt.launched_on]
 
-    def _last(self, step: str, task: str) -> AttemptKey:
+    def _last(self, key: AttemptKey) -> AttemptKey:
         """The last attempt of a task: its own key, of which there is one, for there may be many tasks."""
-        key = AttemptKey(step, task, 0)
         while (after := key._replace(attempt=key.attempt + 1)) in self.attempts:
             key = after
         found = self.attempts.get(key)

@@ -62,7 +62,7 @@ def prerequisites(run: Run, attempt: Attempt) -> Iterator[Attempt]:
     if before is not None:
         yield before
         return
-    for key in run.inputs_of(attempt) or attempt.inputs:
+    for key in run.inputs_of(attempt) or ():
         read = run.attempts.get(key)
         if read is not None and read is not attempt:
             yield read
@@ -75,13 +75,12 @@ def queue_time(run: Run, attempt: Attempt) -> Optional[int]:
     """
     if attempt.launch is None or run.start is None:
         return None
-    needed = list(prerequisites(run, attempt))
+    ready = max((one.over_at for one in prerequisites(run, attempt)), default=None)
     if attempt.key.attempt == 0:
         inputs = run.inputs_of(attempt)
-        if inputs is None or not all(_is_known(run, key) for key in inputs) or (inputs and not needed):
+        if inputs is None or not all(_is_known(run, key) for key in inputs) or (inputs and ready is None):
             return None
-    ready = max((one.over_at for one in needed), default=run.started_at)
-    return max(0, queued_until(attempt) - ready)
+    return max(0, queued_until(attempt) - (run.started_at if ready is None else ready))
 
 
 def queued_until(attempt: Attempt) -> int:

@@ -7,7 +7,7 @@ Metaflow's attributes. tests/test_seams.py removes each name of DEPENDS in turn.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from otel_metaflow.core.guard import hidden, seam
 from otel_metaflow.journal import layout
@@ -65,17 +65,19 @@ def frames(flow: Any) -> List[Frame]:
 
 @seam("inputs of tasks", dict)
 def inputs(datastores: Any) -> Dict[str, Any]:
-    """Step, task and attempt of each task that was read, given as Metaflow's datastores."""
+    """What the task reads from, given as Metaflow's datastores."""
     if datastores is None:
-        return {"inputs": []}
+        return {"inputs": {}}
     if iter(datastores) is datastores:
         raise TypeError("the inputs can be read only once, by the step")
-    found = []
+    return {"inputs": layout.grouped(_read(datastores))}
+
+
+def _read(datastores: Iterable[Any]) -> Iterator[Tuple[str, str, int]]:
     for each in datastores:
         _, step, task = str(each.pathspec).split("/")
         if step != _PARAMETERS:  # not a task of the user's
-            found.append([step, task, int(each.attempt or 0)])
-    return {"inputs": found}
+            yield step, task, int(each.attempt or 0)
 
 
 @seam("node indexes of @parallel tasks", dict)

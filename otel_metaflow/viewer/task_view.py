@@ -51,7 +51,7 @@ def show(folder: Path, run: Run, attempts: Sequence[Attempt], redaction: Redacti
 def _facts(run: Run, attempt: Attempt, values: dict[str, Any]) -> Iterator[str]:
     yield _times(values)
     facts = [
-        ("inputs:", _listed(values.get("inputs") or [], values.get("inputCount", 0))),
+        ("inputs:", _listed(values.get("inputs") or [])),
         ("retry of", values.get("retries")),
         ("cloned from", values.get("clonedFrom")),
         ("foreach index", ", ".join(map(str, values.get("foreachIndex") or []))),
@@ -103,6 +103,6 @@ def _times(values: dict[str, Any]) -> str:
     return ", ".join(parts) or "times not recorded"
 
 
-def _listed(names: Sequence[str], count: int) -> str:
-    more = max(count, len(names)) - _LISTED
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
@@ -194,8 +195,9 @@ class Spans:
     def _links(self, attempt: Attempt) -> Iterator[Link]:
         key = self._run.key
         run = self._run
-        inputs = run.inputs_of(attempt) or attempt.inputs
-        for read in [one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one))][:_MAX_LINKS]:
+        inputs = run.inputs_of(attempt) or ()
+        recorded = (one for one in inputs if run.is_recorded(run.attempts.get(one) or Attempt(one)))
+        for read in islice(recorded, _MAX_LINKS):
             yield _link(run.trace_id, attempt_span_id(key, read), "input")
         before = story.previous(self._run, attempt)
         if before is not None:

@@ -36,10 +36,11 @@ def document(run: Values, spans: Mapping[str, Sequence[Values]]) -> dict[str, An
     tracks = _tracks(run["attempts"])
     events = list(_names(run, tracks))
     zero = run["startTimeUnixNano"]
+    ended = {one["name"]: one["endTimeUnixNano"] - zero for one in run["attempts"]}
     for attempt in run["attempts"]:
         events.extend(_attempt(attempt, tracks[attempt["name"]], zero))
         events.extend(_spans(spans.get(attempt["name"], ()), tracks[attempt["name"]], zero))
-        events.extend(_arrows(run, attempt, tracks))
+        events.extend(_arrows(attempt, tracks, zero, ended))
     about = {"flow": run["flow"], "run": run["run"], "state": run["state"], "traceId": run["traceId"]}
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
 
@@ -93,9 +94,7 @@ def _spans(spans: Sequence[Values], track: _Track, zero: int) -> Iterator[Event]
         yield {"ph": "e", **about, "ts": (span["endTimeUnixNano"] - zero) / 1000, "args": {}}
 
 
-def _arrows(run: Values, attempt: Values, tracks: Mapping[str, _Track]) -> Iterator[Event]:
-    zero = run["startTimeUnixNano"]
-    ended = {one["name"]: one["endTimeUnixNano"] - zero for one in run["attempts"]}
+def _arrows(attempt: Values, tracks: Mapping[str, _Track], zero: int, ended: Mapping[str, int]) -> Iterator[Event]:
     sources: list[str] = [*attempt.get("inputs", ()), *([attempt["retries"]] if "retries" in attempt else [])]
     for source in sources:
         if source in tracks:

@@ -348,8 +348,8 @@ class Page {
     const related = new Set([...read, ...readers, one.retries]);
     for (const [index, node] of this.rows.shown) if (related.has(this.rows.items[index].key)) node.classList.add("linked");
     const links = [];
-    if (read.length) links.push(`inputs: ${listed(read, one.inputCount)}`);
-    if (readers.length) links.push(`read by ${listed(readers, readers.length)}`);
+    if (read.length) links.push(`inputs: ${listed(read)}`);
+    if (readers.length) links.push(`read by ${listed(readers)}`);
     if (one.retries) links.push(`retry of ${one.retries}`);
     if (one.retried) links.push("retried");
     if (one.clonedFrom) links.push(`cloned from ${one.clonedFrom}`);
@@ -436,7 +436,7 @@ class Page {
     add("exit code", one.exitCode ? String(one.exitCode) : "");
     add("cloned from", one.clonedFrom);
     add("telemetry", known(one));
-    add("inputs", this.named(one.inputs || [], one.inputCount));
+    add("inputs", this.named(one.inputs || []));
     add("read by", this.named(this.readers.get(one.name) || []));
     add("retry of", one.retries && this.named([one.retries]));
     add("span", one.spanId);
@@ -445,11 +445,11 @@ class Page {
     else if (one.error) facts.append(make("pre", "", one.error));
   }
 
-  named(names, count = names.length) {
+  named(names) {
     if (!names.length) return null;
     const node = make("span", "");
     names.slice(0, FEW).forEach((name, index) => node.append(index ? ", " : "", button(name, () => this.goTo(name))));
-    if (count > FEW) node.append(` and ${count - FEW} more`);
+    if (names.length > FEW) node.append(` and ${names.length - FEW} more`);
     return node;
   }
 
@@ -585,7 +585,7 @@ const isBad = (attempt) => ["failure", "error", "timeout"].includes(attempt.stat
 // It is not known what it did when: its step has no @otel, or it left no journal of its own.
 const isUnseen = (one) => (one.recorded === false || one.partial) && one.codeStartTimeUnixNano === undefined && one.state !== "skip";
 const known = (one) => (one.recorded === false ? "not recorded (no @otel)" : one.partial ? "partly recorded" : "");
-const listed = (names, count) => names.slice(0, FEW).join(", ") + (count > FEW ? ` and ${count - FEW} more` : "");
+const listed = (names) => names.slice(0, FEW).join(", ") + (names.length > FEW ? ` and ${names.length - FEW} more` : "");
 
 function judged(text, used, requested) {
   const className = !requested ? "" : used > requested ? "over" : used < requested / 4 ? "under" : "";
