@@ -315,6 +315,25 @@ def test_an_endpoint_that_fails_gets_everything_once_it_works(place: Place, endp
     arrived_once(endpoint, PRINTED, SPANS)
 
 
+def test_what_is_too_old_for_a_back_end_is_named_before_it_is_sent(place: Place, endpoint: Endpoint) -> None:
+    """Once, with how many of the runs that were found are so old."""
+    old, new = place.run(PLAIN), place.run(PLAIN)
+    began_at(old, time.time() - 20 * 3600)
+    with watching(place, endpoint) as watcher:
+        for run in (old, new):
+            watcher.prints(f"{run.flow}/{run.run}: exported")
+        printed = watcher.output.splitlines()
+    (warning,) = (number for number, line in enumerate(printed) if "too old" in line)
+    assert "spans after 4 h (1 of 2 new runs)" in printed[warning]
+    assert warning < min(number for number, line in enumerate(printed) if "exported" in line)
+
+
+def began_at(run: Finished, began: float) -> None:
+    """Have Metaflow's metadata say that a run began at another time."""
+    (file,) = run.home.parent.glob(f"datastore/.metaflow/{run.flow}/{run.run}/_meta/_self.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "ts_epoch": int(began * 1000)}))
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("fault", ["ok", "blackhole"])
 def test_it_ends_within_two_seconds(place: Place, endpoint: Endpoint, how: int, fault: str) -> None:

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from otel_metaflow.backfill.runs import StoredRunName
 
 _NANO = 1_000_000_000
-# After how many seconds a back end may take a signal no more: what is known of any (docs/backfill.md).
-_WINDOWS = {"logs": 18 * 3600, "traces": 4 * 3600, "metrics": 3600}
-_SHOWN = {"logs": "logs after 18 h", "traces": "spans after 4 h", "metrics": "metrics after 1 h"}
 # What happened to a run, beside being exported or not.
 _EARLIER, _RUNNING, _RECORDED, _UNREADABLE, _WOULD = (
     "exported earlier",
@@ -179,22 +176,15 @@ class _Backfill:
 
     def warn(self, chosen: Sequence[StoredRunName]) -> None:
         """Report, before anything is sent, what of it a back end may find too old."""
+        from otel_metaflow.backfill.windows import too_old
+
         if self._date_now:
             return
-        now = time.time_ns()
-        due = [run for run in chosen if not self._is_exported(self._key(run))]
-        old = {
-            signal: sum(now - run.began > window * _NANO for run in due)
-            for signal, window in _WINDOWS.items()
-            if signal in (self._environment.destinations or _WINDOWS)
-        }
-        if any(old.values()):
-            counts = ", ".join(
-                f"{_SHOWN[signal]} ({count} of {len(due)} runs)" for signal, count in old.items() if count
-            )
+        due = [run.began for run in chosen if not self._is_exported(self._key(run))]
+        old = too_old(due, self._environment.destinations or settings.SIGNALS)
+        if old:
             echo(
-                f"otel: too old for some back ends, which silently drop {counts}; "
-                "for those use --date-now, or write a file: otel-metaflow export --format otlp-json",
+                f"otel: {old}; for those use --date-now, or write a file: otel-metaflow export --format otlp-json",
                 err=True,
             )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from otel_metaflow.backfill import journals, runs
+from otel_metaflow.backfill import journals, runs, windows
 from otel_metaflow.backfill.history import History
 from otel_metaflow.backfill.metaflow_seams import UnreadableError
 from otel_metaflow.backfill.runs import StoredRunName
@@ -103,6 +103,7 @@ class Watcher:
         self._history = History(self._home)
         self._flows: dict[str, _Flow] = {}
         self._open: dict[RunKey, _Watched] = {}
+        self._opened: list[int] = []  # when the runs began that were opened since the last pass
         self._failures = 0  # passes in a row
         self._endpoint_fails = False
         self._next_pruning = time.monotonic() + _BETWEEN_PRUNINGS
@@ -135,6 +136,7 @@ class Watcher:
         self._endpoint_fails = False
         try:
             self._find_runs()
+            self._warn()
             trouble = self._look_at_runs()
         except UnreadableError as error:
             self._metrics.failures["read"] += 1
@@ -153,7 +155,7 @@ class Watcher:
             is_wanted = key.namespace == self._environment.namespace and runs.is_wanted(key.flow, self._patterns)
             if is_wanted and _is_backfilled(folder):
                 began = load(self._home, folder).started_at
-                self._open[key] = _Watched(StoredRunName(key.flow, key.run, began), is_undelivered=True)
+                self._open_run(key, _Watched(StoredRunName(key.flow, key.run, began), is_undelivered=True))
 
     def _find_runs(self) -> None:
         names = runs.flows(self._metadata, self._patterns)
@@ -174,7 +176,20 @@ class Watcher:
             if key not in self._open and key not in self._history and run.run not in flow.recorded:
                 # Its launcher has as long to begin its own journals, if it makes any.
                 wait = max(0.0, self._pace.every - (now - run.began / _NANO))
-                self._open[key] = _Watched(run, time.monotonic() + min(wait, self._pace.every))
+                self._open_run(key, _Watched(run, time.monotonic() + min(wait, self._pace.every)))
+
+    def _open_run(self, key: RunKey, run: _Watched) -> None:
+        self._open[key] = run
+        self._opened.append(run.name.began)
+
+    def _warn(self) -> None:
+        """Report which of the runs that were just opened may be too old for back ends, before any of them is sent."""
+        old = windows.too_old(self._opened, self._environment.destinations, "new runs")
+        self._opened.clear()
+        if old:
+            self._report(
+                f"{old}; to have them there, watch with --since 1h, and export older ones by backfill --date-now"
+            )
 
     def _look_at_runs(self) -> str:
         """Look at the runs that are due, those first that have waited longest; return what fails."""
