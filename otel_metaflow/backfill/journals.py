@@ -7,7 +7,6 @@ The record that closes the run's journal comes when the run is over; until then 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -17,20 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from otel_metaflow.backfill import endings, log_files, resource
+from otel_metaflow.backfill import container_journals, endings, log_files, resource
+from otel_metaflow.backfill.attempt_journals import AttemptJournals, raise_unwritten
 from otel_metaflow.backfill.attempts import StoredAttempt, registered_at
 from otel_metaflow.backfill.graph import Known, Lineage
 from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, in_batches
 from otel_metaflow.backfill.stored_run import StoredRun, read_json
-from otel_metaflow.backfill.tracebacks import Traceback, is_timeout
-from otel_metaflow.core import mflog, secrets
+from otel_metaflow.core import secrets
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout, run_record
 from otel_metaflow.journal.keys import AttemptKey, RunKey
-from otel_metaflow.journal.raw_journal import Line, RawJournal
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.run import Run, load
 
@@ -38,9 +36,6 @@ DAY = 86_400.0
 _NANO = 1_000_000_000
 # Tasks whose files are looked at together: with S3 each look is a process of its own, and their files fill a folder.
 _BATCH = 100
-_LINES = 1_000  # written with one call
-# What a container stored of an attempt that recorded itself (otel_metaflow/task/homecoming.py), the journal last.
-_OWN = ("output", "ledger", "journal")
 
 # What is known of a run whose journals were to be made.
 RUNNING, COMPLETE = "running", "complete"
@@ -110,7 +105,10 @@ def make(
         known = load(environment.home, folder)
         if known.has_launcher and not known.is_backfilled:
             made.state = COMPLETE if known.closed else RECORDED
-            _bring_missing(stored, folder, known, made)
+            for size in container_journals.fetch_missing(stored, folder, known):
+                made.attempts += 1
+                made.brought += 1
+                made.bytes += size
         else:
             making = _Making(stored, environment, folder, known, made, dead_after, progress)
             try:
@@ -139,49 +137,16 @@ def _exclusively(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _bring_missing(stored: StoredRun, folder: Path, known: Run, made: Made) -> None:
-    """Fetch what containers stored of attempts that the launcher here knows, and could not fetch itself."""
-    for attempt in known.ran:
-        if attempt.start is None and (attempt.launch or {}).get("remote"):
-            key = attempt.key
-            for found in stored.attempts(key.step, {"task_id": key.task}):
-                storage = stored.storage(found)
-                if found.key == key and storage is not None:
-                    paths = [f"{stored.folder(key)}/{layout.stored_name(key.attempt, each)}" for each in _OWN]
-                    with storage.opened(paths) as files:
-                        made.brought += _bring(folder, key, _by_name(files), made)
-                        made.attempts = made.brought
-
-
-def _bring(folder: Path, key: AttemptKey, files: Mapping[str, Path], made: Made) -> bool:
-    """Put what a container stored of an attempt in its place here, its own journal last; whether it stored that."""
-    if layout.stored_name(key.attempt, "journal") not in files:
-        return False
-    places = layout.came_home(folder, key)
-    for stream in _OWN:
-        source, path = files.get(layout.stored_name(key.attempt, stream)), places[stream]
-        if source is not None:
-            with _replacing(path) as part:
-                part.write_bytes(source.read_bytes())
-                part.chmod(0o600)
-            made.bytes += path.stat().st_size
-    return True
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file that takes the place of `path` once it is complete."""
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    yield part
-    os.replace(part, path)
-
-
 class _Task(NamedTuple):
     """The attempts of a task, and of which of them the journals are there."""
 
     attempts: list[StoredAttempt]
     results: dict[int, str]
+
+
+def _is_settled(task: _Task) -> bool:
+    """Whether no other attempt can follow."""
+    return task.results.get(max(task.results, default=-1)) in ("success", "skip")
 
 
 class _Making:
@@ -207,7 +172,10 @@ class _Making:
         self._redaction = Redaction(environment.redact)
         self._mask = secrets.Mask(secrets.known(os.environ))
         self._lineage = Lineage(stored.graph)
-        self._journal = Journal(folder / layout.RUN_FILE, _unwritten)
+        self._attempts = AttemptJournals(
+            folder, made.key, environment, stored.graph, self._lineage, self._mask, self._record_line
+        )
+        self._journal = Journal(folder / layout.RUN_FILE, raise_unwritten)
         self._resource: dict[str, Any] = {}
         self._ended = 0
 
@@ -338,7 +306,7 @@ class _Making:
         for attempt in due:
             number, folder = attempt.key.attempt, self._stored.folder(attempt.key)
             wanted = {f"{number}.runtime", f"{number}.data.json", *log_files.names(number)}
-            wanted.update(layout.stored_name(number, stream) for stream in _OWN)
+            wanted.update(container_journals.names(number))
             paths += [f"{folder}/{name}" for name in names.get(folder, ()) if name in wanted]
         if storage is None:
             for attempt in due:
@@ -364,18 +332,20 @@ class _Making:
             self._record_clone(attempt)
             return
         number = key.attempt
-        is_brought = _bring(self._folder, key, files, self._made)
         runtime = read_json(files.get(f"{number}.runtime"))
         unwritten: Mapping[str, int] = {}
         ended = max(attempt.ended, attempt.seen)
-        if is_brought:
+        brought = container_journals.put(self._folder, key, files)
+        if brought:
             self._made.brought += 1
+            self._made.bytes += brought
         else:
-            output = self._write_output(attempt, files)
-            unwritten, ended = output.unwritten, max(ended, output.last)
-            if attempt.begun or output.is_from_container:
-                self._write_own(attempt, output, read_json(files.get(f"{number}.data.json")), runtime)
-        self._record_process(attempt, runtime, ended, unwritten, is_remote=is_brought)
+            written = self._attempts.write(attempt, files, self._resource)
+            self._made.lines += written.lines
+            self._made.bytes += written.bytes
+            self._made.in_doubt += written.in_doubt
+            unwritten, ended = written.unwritten, max(ended, written.last)
+        self._record_process(attempt, runtime, ended, unwritten, is_remote=bool(brought))
         self._ended = max(self._ended, ended)
 
     def _record_clone(self, attempt: StoredAttempt) -> None:
@@ -421,27 +391,6 @@ class _Making:
         self._journal.append(kind, record)
         self._known.add(None, {"kind": kind, **record})
 
-    def _write_output(self, attempt: StoredAttempt, files: Mapping[str, Path]) -> _Output:
-        """Write the lines that an attempt printed."""
-        key = attempt.key
-        path = layout.output_file(self._folder, key)
-        with _replacing(path) as part:
-            journal = Journal(part, lambda _: None, self._environment.journal_max_bytes)
-            if layout.is_cut(path):
-                journal.append(layout.LAUNCH, {"timeUnixNano": attempt.launched, **key._asdict()})
-            output = _Output(journal, layout.attempt_file(self._folder, key), self._mask, self._environment.logs)
-            # What the process that sent a task to a container prints is not that task's.
-            is_sent = resource.is_in_container(attempt)
-            for line in log_files.lines(files, key.attempt, attempt.begun or attempt.launched):
-                if line.is_note or (is_sent and line.source == mflog.RUNTIME):
-                    self._record_line(attempt, line)
-                else:
-                    output.add(line)
-            output.close()
-            self._made.lines += output.lines
-        self._made.bytes += path.stat().st_size
-        return output
-
     def _record_line(self, attempt: StoredAttempt, line: log_files.Line) -> None:
         """A line of the launcher, about an attempt."""
         at = line.at or attempt.seen
@@ -451,44 +400,6 @@ class _Making:
         body = self._mask(text if resource.is_in_container(attempt) else head + text)
         self._journal.append(layout.LINE, {"timeUnixNano": at, "stream": line.stream, "body": body, "id": line.id})
         self._made.lines += 1
-
-    def _write_own(
-        self, attempt: StoredAttempt, output: _Output, data: Mapping[str, Any], runtime: Mapping[str, Any]
-    ) -> None:
-        """Write the journal that the attempt itself would have written."""
-        key, run = attempt.key, self._made.key
-        step = self._stored.graph.steps.get(key.step)
-        in_doubt = step is not None and step.is_recorded
-        self._made.in_doubt += in_doubt
-        start: dict[str, Any] = {
-            "timeUnixNano": attempt.begun or attempt.launched,
-            "version": layout.VERSION,
-            "flow": run.flow,
-            "run": run.run,
-            "namespace": run.namespace,
-            **key._asdict(),
-            "logs": list(self._environment.logs),
-            "resource": resource.of_attempt(attempt, self._resource, self._redaction, in_doubt=in_doubt),
-        }
-        if attempt.launched:
-            start["processStartTimeUnixNano"] = attempt.launched
-        if step is not None:
-            start["stepType"] = step.type
-        if attempt.place:
-            places = range(1, len(attempt.place) + 1)
-            start["foreach"] = [
-                [attempt.place[depth - 1], self._lineage.size(key.step, attempt.place[:depth])] for depth in places
-            ]
-        with _replacing(layout.attempt_file(self._folder, key)) as part:
-            journal = Journal(part, _unwritten)
-            journal.append(layout.START, start)
-            if attempt.ended:
-                end = _end(attempt, output.traceback, data, killed=bool(runtime.get("killed")))
-                if "exception" in end:
-                    end["exception"] = {name: self._mask(text) for name, text in end["exception"].items()}
-                journal.append(layout.END, end)
-            journal.close()
-        self._made.bytes += layout.attempt_file(self._folder, key).stat().st_size
 
     def _end(self, tasks: list[_Task]) -> None:
         """Close the run's journal, if the run is over."""
@@ -510,79 +421,3 @@ class _Making:
             made is not None and made.end is None and made.exit_code is None and resource.has_launcher(self._resource)
         )
         return endings.LOST if is_lost else task.results.get(last.key.attempt, "error")
-
-
-class _Output:
-    """Writes the lines of one attempt to its output journal, and follows what they have of an exception."""
-
-    def __init__(self, journal: Journal, reports: Path, mask: secrets.Mask, streams: Iterable[str]) -> None:
-        self.traceback = Traceback()
-        self.lines = 0
-        self.last = 0
-        self.is_from_container = False
-        """Whether the shell of a container wrote any of it, so that its process has come up."""
-        self._journal = RawJournal(journal, reports)
-        self._mask = mask
-        self._streams = frozenset(streams)
-        self._batch: list[tuple[str, Line]] = []
-        self._clock = 0
-
-    def add(self, line: log_files.Line) -> None:
-        self.last = max(self.last, line.at)
-        self.is_from_container |= line.source != mflog.RUNTIME
-        self.traceback.add(line.stream, line.data.decode("utf-8", "replace").rstrip("\n"))
-        if line.stream in self._streams:
-            self._batch.append((line.id, (line.at, line.stream, line.data)))
-            self.lines += 1
-        if len(self._batch) == _LINES:
-            self._write()
-
-    def _write(self) -> None:
-        self._clock += _NANO
-        self._journal.append_stored(self._batch, self._mask, self._clock)
-        self._batch = []
-
-    def close(self) -> None:
-        if self._batch:
-            self._write()
-        self._journal.close()
-
-    @property
-    def unwritten(self) -> Mapping[str, int]:
-        """How many records of each kind the journal did not take."""
-        return self._journal.unwritten
-
-
-def _end(attempt: StoredAttempt, traceback: Traceback, data: Mapping[str, Any], *, killed: bool) -> dict[str, Any]:
-    """The last record of an attempt that Metaflow saw end."""
-    exception = traceback.caught() if attempt.is_ok else traceback.failure()
-    result = "success" if attempt.is_ok else "timeout" if is_timeout(exception) else "failure"
-    end: dict[str, Any] = {
-        "timeUnixNano": attempt.ended,
-        "result": "cancellation" if killed else result,
-        "codeStart": attempt.begun,
-        "codeEnd": attempt.ended,  # with the time that it took to store artifacts, which nothing tells apart
-    }
-    if exception is not None:
-        end["exception"] = exception
-        end["caught"] = bool(attempt.is_ok)
-    sizes = [each.get("size") for each in (data.get("info") or {}).values() if isinstance(each, dict)]
-    if sizes:
-        end["artifacts"] = {"count": len(sizes), "bytes": sum(size for size in sizes if isinstance(size, int))}
-    nodes = (attempt.facts.get("parallel-node-index"), attempt.facts.get("parallel-world-size"))
-    if all(str(each).isdecimal() for each in nodes):
-        end["parallel"] = [int(str(each)) for each in nodes]
-    return end
-
-
-def _is_settled(task: _Task) -> bool:
-    """Whether no other attempt can follow."""
-    return task.results.get(max(task.results, default=-1)) in ("success", "skip")
-
-
-def _by_name(files: Mapping[str, Path]) -> dict[str, Path]:
-    return {path.rpartition("/")[2]: file for path, file in files.items()}
-
-
-def _unwritten(error: OSError) -> NoReturn:
-    raise error if error.errno else OSError(errno.EIO, str(error))

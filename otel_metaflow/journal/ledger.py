@@ -23,6 +23,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.keys import AttemptKey
+from otel_metaflow.journal.replacement import replacing
 
 Subject = Optional[AttemptKey]
 """An attempt, or None for the run itself."""
@@ -139,13 +140,11 @@ class Ledger:
         )
         changed = _changed(changes)
         done = sorted(self.done)
-        new = self.path.with_name(self.path.name + ".new")
-        with new.open("wb") as file:
+        with replacing(self.path) as new, new.open("wb") as file:
             for at in range(0, max(len(changed), len(done)), _MAX_CHANGES):
                 file.write(_line(changed[at : at + _MAX_CHANGES], done[at : at + _MAX_CHANGES], {}))
             file.write(_line([], [], self.status))
             self._size = self._compacted = file.tell()
-        os.replace(new, self.path)
 
     def adopt(self, other: Ledger, key: AttemptKey) -> None:
         """Take in what another shipper noted of an attempt, unless this one has begun with it."""

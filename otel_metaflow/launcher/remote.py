@@ -17,6 +17,7 @@ from otel_metaflow.core import launch_context
 from otel_metaflow.core.guard import guarded, print_line
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.layout import CARRIED
+from otel_metaflow.journal.replacement import replacing
 from otel_metaflow.launcher import metaflow_seams, remote_environment
 
 # First of what a step's shell runs, once the code package is unpacked; without the file the step runs as ever. Neither
@@ -83,9 +84,8 @@ def _fetch(files: Mapping[str, Path], datastore: Any, task: tuple[str, str, str,
     found = metaflow_seams.stored_logs(datastore, task, list(files))
     if found.get("journal"):
         for stream in sorted(found, key=lambda stream: stream == "journal"):
-            part = files[stream].with_name(files[stream].name + ".part")
-            part.write_bytes(found[stream])
-            os.replace(part, files[stream])
+            with replacing(files[stream]) as part:
+                part.write_bytes(found[stream])
 
 
 def _failure_script(variables: Mapping[str, str]) -> str:
