@@ -14,8 +14,14 @@ from otel_metaflow.journal.layout import CARRIED
 # What a container needs: a task and its shipper. A run that a step starts there has no launcher of ours.
 _ROOMS = ("core", "journal", "model", "shipper", "task")
 _KINDS = (".py", ".sh")
-# Of these, only the command line and a launcher use them.
-_STAYS = ("core/requested_resources.py", "shipper/retention.py", "shipper/dates.py", "shipper/otlp_json.py")
+# Of these, only the command line, a launcher and its shipper use them.
+_STAYS = (
+    "core/requested_resources.py",
+    "shipper/dates.py",
+    "shipper/log_files.py",
+    "shipper/otlp_json.py",
+    "shipper/retention.py",
+)
 
 
 def files() -> list[tuple[str, str]]:

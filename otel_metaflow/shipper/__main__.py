@@ -146,7 +146,8 @@ def _ship_attempt(folder: Path, name: str) -> None:
     from otel_metaflow.shipper.backlog import ship_guarded
 
     gc.enable()
-    environment = settings.read()
+    # Files for an agent on this machine: a container has none, and what writes them is not carried there.
+    environment = settings.read()._replace(log_dir=None)
     key = layout.attempt_key(folder / name)
     if locks.try_lock(folder, layout.attempt_lock(key) if key else layout.LOCK_FILE) is None:
         return

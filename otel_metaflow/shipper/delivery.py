@@ -7,7 +7,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Optional, Tuple
 
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Destination, Settings
@@ -26,7 +26,6 @@ from otel_metaflow.shipper.convert.resources import Resources
 from otel_metaflow.shipper.convert.sampling import Sampling
 from otel_metaflow.shipper.convert.spans import Spans
 from otel_metaflow.shipper.log_feed import LogFeed
-from otel_metaflow.shipper.log_files import Files
 from otel_metaflow.shipper.signal_worker import Batch, SignalWorker
 from otel_metaflow.shipper.sinks import choice
 from otel_metaflow.shipper.sinks.answers import Exporter
@@ -34,6 +33,9 @@ from otel_metaflow.shipper.submissions import Submissions
 from otel_metaflow.shipper.undelivered import Undelivered
 from otel_metaflow.shipper.usage_sampler import UsageSampler
 from otel_metaflow.shipper.user_records import UserRecords
+
+if TYPE_CHECKING:
+    from otel_metaflow.shipper.log_files import Files
 
 # How often the journals are read, in seconds: a line is sent within one second.
 _POLL = 0.4
@@ -96,6 +98,8 @@ class Delivery:
         self._logs = LogFeed(self._following, log_records(), events, self._ledger.cursor, submissions.is_new)
         self._files: Optional[Files] = None
         if environment.log_dir is not None:
+            from otel_metaflow.shipper.log_files import Files
+
             self._files = Files(environment.log_dir, self._following, log_records(), events)
         user_records = {
             signal: UserRecords(folder, kind, self._ledger.cursor)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Collection, Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Collection, Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
@@ -18,10 +18,12 @@ from otel_metaflow.model.following import Following, Update
 from otel_metaflow.model.span_limit import Slowest
 from otel_metaflow.shipper.convert.sampling import Sampling
 from otel_metaflow.shipper.log_feed import LOGS, LogFeed
-from otel_metaflow.shipper.log_files import Files
 from otel_metaflow.shipper.submissions import Submissions
 from otel_metaflow.shipper.usage_sampler import UsageSampler
 from otel_metaflow.shipper.user_records import UserRecords
+
+if TYPE_CHECKING:
+    from otel_metaflow.shipper.log_files import Files
 
 ITEMS = {"traces": "span", "metrics": "metrics"}
 """What is sent of an attempt, or of the run, for a signal, by its name in the ledger; log records have cursors."""
