@@ -26,6 +26,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --editable . --group dev
 	@touch $@
 
+# Microsoft's emulator of Azure's blobs, which is on npm alone.
+AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
+$(AZURITE): $(STAMP)
+	npm install --silent --no-fund --no-audit --no-save --prefix $(VENV)/azurite azurite@3.35.0
+	@touch $@
+
 .PHONY: install
 install: $(STAMP) ## a virtual environment with the package and what its tests need
 
@@ -58,7 +64,7 @@ check: lint ## the quick part of it all: no collector, no container, no browser,
 	$(BIN)/pytest -n 2 -m 'not (collector or browser or slow)' $(PYTEST_ARGS)
 
 .PHONY: test
-test: $(STAMP) collector vendors collector-test ## all tests; builds both collectors on the first run
+test: $(STAMP) collector vendors collector-test $(if $(shell command -v npm),$(AZURITE)) ## all tests; builds both collectors on the first run
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-range
