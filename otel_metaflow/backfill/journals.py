@@ -27,10 +27,10 @@ from otel_metaflow.backfill.stored_run import StoredRun, read_json
 from otel_metaflow.core import secrets
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
-from otel_metaflow.journal import layout, run_record
+from otel_metaflow.journal import layout, reader, run_record
 from otel_metaflow.journal.keys import AttemptKey, RunKey
 from otel_metaflow.journal.writer import Journal
-from otel_metaflow.model.run import Run, load
+from otel_metaflow.model.run import Place, Run, load
 
 DAY = 86_400.0
 _NANO = 1_000_000_000
@@ -88,7 +88,7 @@ def make(
     """
     made = Made(RunKey(flow, run, environment.namespace))
     folder = layout.run_folder(environment.home, made.key)
-    known = load(environment.home, folder)
+    known = _recorded_here(made.key, folder)
     if known.closed and known.is_backfilled:
         made.state = COMPLETE
         return made
@@ -116,6 +116,14 @@ def make(
             finally:
                 making.close()
     return made
+
+
+def _recorded_here(key: RunKey, folder: Path) -> Run:
+    """What the run's own journal has, one file: the journals of attempts may be thousands."""
+    run = Run(key, Place(folder))
+    for record in reader.facts(folder / layout.RUN_FILE):
+        run.add(None, record)
+    return run
 
 
 @contextmanager
