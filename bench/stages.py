@@ -179,11 +179,13 @@ def go_through(folder: Path, kind: str, around: Callable[[str, Callable[[], Any]
 
 
 def _read(folder: Path, attempt: Attempt, kind: str) -> list[Any]:
-    """What the attempt's two journals hold of it."""
+    """What the attempt's own journal holds of it; of the launcher's, the lines as they are compared."""
     if kind == "spans":
         return _whole(Tail(layout.attempt_file(folder, attempt.key), only=layout.SPAN))
-    files = layout.attempt_file(folder, attempt.key), layout.output_file(folder, attempt.key)
-    return [record for file in files for record in _whole(Tail(file))]
+    output = Tail(layout.output_file(folder, attempt.key))
+    while not output.at_end():
+        list(output.unparsed())
+    return _whole(Tail(layout.attempt_file(folder, attempt.key)))
 
 
 def _whole(tail: Tail) -> list[Any]:

@@ -12,6 +12,10 @@ from endpoint import Endpoint
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from running import Finished, Place, seen
 
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
+from otel_metaflow.journal.reader import Tail
+
 FLOW = r"""
     import copy, io, json, logging, loguru, logging.handlers, os, queue, re, sys, threading
     from metaflow import FlowSpec, step
@@ -464,3 +468,56 @@ def test_a_print_while_a_handler_works_is_a_line_of_its_own(story: Story) -> Non
     assert story.lines["handled its own way"] == 1
     assert story.lines["a prompt: behind a prompt"] == 1
     assert not [text for text in story.lines if "Traceback" in text and "│" in text]
+
+
+OUTPUTS = r"""
+    import logging, os, signal, sys
+    from metaflow import FlowSpec, step
+
+    class OutputsFlow(FlowSpec):
+        @step
+        def start(self):
+            logging.basicConfig(format="%(name)s: %(message)s", level="INFO")
+            other = logging.StreamHandler(sys.stdout)
+            for number in range(3):
+                logging.info("record %d", number)
+            logging.getLogger().addHandler(other)
+            logging.info("for two\nin two lines")
+            logging.getLogger().removeHandler(other)
+            os.write(2, b"root: record 1\n")
+            logging.info("the last")
+            os.kill(os.getpid(), signal.SIGKILL)
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        OutputsFlow()
+    """
+
+
+def test_a_record_is_journaled_with_the_line_that_its_handler_writes(place: Place) -> None:
+    """In one append, so that a kill leaves both or neither; what is written beyond that has records of its own."""
+    with Endpoint() as receiver:
+        finished = place.run(OUTPUTS, "--with", "otel", env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+        finished.wait_delivered()
+        bodies = [body for body in receiver.bodies() if re.match("record|for two|root: |the last|in two", body)]
+    # The line that `os.write` wrote is nobody's output, though it looks like one.
+    assert sorted(bodies) == sorted(
+        [*(f"record {number}" for number in range(3)), "for two\nin two lines", "the last", "root: record 1"]
+    )
+    journal = layout.attempt_file(finished.folder, AttemptKey("start", "1", 0))
+    records = [entry.record for entry in Tail(journal).read() if entry.record["kind"] in ("line", "log")]
+    assert [
+        (record["kind"], (record.get("output") or record)["stream"], (record.get("output") or record)["body"])
+        for record in records
+    ] == [
+        *(("log", "stderr", f"root: record {number}") for number in range(3)),
+        ("log", "stderr", "root: for two"),
+        ("line", "stderr", "in two lines"),
+        ("line", "stdout", "for two"),
+        ("line", "stdout", "in two lines"),
+        ("log", "stderr", "root: the last"),
+    ]
+    assert all(record["covered"] for record in records if record["kind"] == "line")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.reader import Tail
+from otel_metaflow.journal.reader import Tail, parse
 from otel_metaflow.model import garbled_lines, subtraction
 from otel_metaflow.model.attempt_logs import AttemptLogs
 
@@ -24,8 +24,8 @@ SECOND = 1_000_000_000
 WORDS = st.sampled_from(["", "a", "b", "ab", "x y", "loss=0.1", "é"])
 
 
-def write(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+def write(path: Path, records: list[dict[str, Any]], separators: tuple[str, str] = (",", ":")) -> None:
+    path.write_text("".join(json.dumps(record, separators=separators) + "\n" for record in records))
 
 
 def read_all(folder: Path, stop_after: list[int] | None = None) -> list[tuple[str, dict[str, Any]]]:
@@ -216,6 +216,37 @@ def test_damage_costs_only_the_lines_it_touches(tmp_path: Path, damage: bytes, c
     path.write_bytes(b"".join(good)[:cut])
     whole = b"".join(good)[:cut].count(b"\n")
     assert len(list(Tail(path).read())) == whole
+
+
+TEXT = st.text(max_size=20) | st.sampled_from(['"', "\\", "\x7f", "\t", "plain text", '","body":"x'])
+TIMES = st.integers(-1, 1 << 64) | st.integers(10**18, 1 << 62)
+OUTPUTS = st.fixed_dictionaries({"timeUnixNano": TIMES, "stream": TEXT, "body": TEXT}, optional={"length": TIMES})
+LOG = {"severityNumber": TIMES | st.integers(0, 60), "severityText": TEXT, "logger": TEXT, "body": TEXT, "thread": TEXT}
+PLACE = {"file": TEXT, "line": st.integers(-1, 1 << 40), "function": TEXT}
+RECORDS = st.fixed_dictionaries(
+    {
+        "kind": st.just("line"),
+        "timeUnixNano": TIMES,
+        "stream": st.sampled_from(["stdout", "stderr", "x"]),
+        "body": TEXT,
+    },
+    optional={"covered": st.booleans(), "pid": TIMES},
+) | st.fixed_dictionaries(
+    {"kind": st.just("log"), "timeUnixNano": TIMES, **LOG, **PLACE},
+    optional={"output": OUTPUTS, "attributes": st.just({"output": {"timeUnixNano": 1}})},
+)
+
+
+@given(RECORDS, st.integers(0, 400), st.binary(max_size=1))
+@settings(deadline=None, max_examples=500)
+def test_a_record_is_the_same_whether_it_is_read_as_most_are_or_by_json(
+    record: dict[str, Any], at: int, damage: bytes
+) -> None:
+    """With spaces it is read by JSON; so is anything unusual. No damage is overlooked."""
+    dense = json.dumps(record, separators=(",", ":")).encode()
+    assert parse(dense) == parse(json.dumps(record).encode())
+    damaged = dense[:at] + damage + dense[at + 1 :]
+    assert parse(damaged) == parse(damaged.replace(b"{", b"{ ", 1))
 
 
 def test_reports_that_nobody_will_read_are_not_remembered_for_ever() -> None:

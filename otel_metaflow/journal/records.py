@@ -127,6 +127,15 @@ _LINE: Dict[str, _Check] = {
     "covered": _flag,
     "id": _string,
 }
+_OUTPUT: Dict[str, _Check] = {"timeUnixNano": _time, "stream": _string, "body": _text, "length": _count}
+
+
+def _output(value: Any) -> Any:
+    """The line that a logging handler wrote for a record."""
+    found = _checked(value, _OUTPUT) if value.__class__ is dict else {}
+    return found if "timeUnixNano" in found and "stream" in found and "body" in found else _WRONG
+
+
 _FIELDS: Dict[str, Dict[str, _Check]] = {
     layout.START: {
         **_PROCESS,
@@ -189,6 +198,7 @@ _FIELDS: Dict[str, Dict[str, _Check]] = {
         "attributes": _map,
         "exception": _EXCEPTION,
         "forwarded": _flag,
+        "output": _output,
         "pid": _pid,
     },
     layout.RECORD: {

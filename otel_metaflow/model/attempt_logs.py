@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any, Deque, Dict, Generator, Iterator, NamedTuple, Tuple
+from typing import Any, Deque, Dict, Generator, Iterator, NamedTuple, Tuple, Union
 
 from otel_metaflow.journal import layout
-from otel_metaflow.journal.cursor import Cursor
+from otel_metaflow.journal.cursor import NEVER, Cursor
 from otel_metaflow.journal.keys import AttemptKey
-from otel_metaflow.journal.reader import Entry, Tail
+from otel_metaflow.journal.reader import LINE_HEAD, Tail, Unparsed, same_line
 from otel_metaflow.model.garbled_lines import Raw, Report
 from otel_metaflow.model.run import Attempt
 from otel_metaflow.model.subtraction import MAX_PENDING, Subtraction
@@ -49,8 +49,9 @@ class AttemptLogs:
         self._batch = 0  # how many lines are left of a batch that the launcher wrote
         self._is_due = False  # whether held lines should be released
         self._last_reports: Dict[int, Report] = {}  # by process
-        self._entries: Deque[Entry] = deque()
-        self._raw: Deque[Entry] = deque()
+        self._last = -1  # the position of the last record of the attempt's own process
+        self._entries: Deque[Unparsed] = deque()
+        self._raw: Deque[Tuple[Union[bytes, Dict[str, Any]], int]] = deque()  # lines that are not parsed, or records
         self._stdout, self._stderr = Subtraction(), Subtraction()
         self._streams = {"stdout": self._stdout, "stderr": self._stderr}
         self._children_records: Deque[Tuple[Any, ...]] = deque(maxlen=_MAX_FORWARDED)
@@ -75,8 +76,8 @@ class AttemptLogs:
         return Cursor(self._clean, self._clean_batch, sent, sorted(held | self._unread))
 
     def _handed_out(self) -> Tuple[int, int]:
-        task = self._entries[0].start if self._entries else self._task.offset
-        return task, self._raw[0].start if self._raw else self._output.offset
+        task = self._entries[0][1] if self._entries else self._task.offset
+        return task, self._raw[0][1] if self._raw else self._output.offset
 
     def may_begin(self, attempt: Attempt) -> bool:
         """Whether the attempt of the records is known: the task's first record was read, or there is none yet."""
@@ -103,56 +104,82 @@ class AttemptLogs:
                 self._is_due = False
                 self._note_clean()
             if not raw:
-                raw.extend(self._output.read())
-            if not entries and (not raw or self._task.offset < self._known_at(raw[0])):
-                entries.extend(self._task.read())
-            if entries and (not raw or self._comes_first(entries[0], raw[0])):
-                entry = entries.popleft()
-                if self._consume(entry) and entry.start >= self._from.sent[0]:
-                    yield LogEntry(f"t{entry.start}", entry.record)
+                raw.extend(self._read_output())
+            known = self._known_at(raw[0][0]) if raw else NEVER
+            if not entries and self._task.offset < known:
+                entries.extend(self._task.unparsed())
+            if entries and (not raw or (entries[0][1] < known and not self._is_full())):
+                line, start, _ = entries.popleft()
+                record = self._task.parsed(line, start)
+                if record is not None and self._consume(record, line, start) and start >= self._from.sent[0]:
+                    yield LogEntry(f"t{start}", record)
             elif raw:
-                self._consume_raw(raw.popleft())
+                self._consume_raw(*raw.popleft())
             else:
                 if final:
                     yield from self._release(final=True)
                 self._note_clean()
                 return
-            self._note_clean()
+            if not self._stdout.pending and not self._stderr.pending:
+                self._note_clean()
 
-    def _known_at(self, raw: Entry) -> int:
+    def _read_output(self) -> Iterator[Tuple[Union[bytes, Dict[str, Any]], int]]:
+        """What the launcher's journal has next; the lines that were read are not parsed yet."""
+        for line, start, _ in self._output.unparsed():
+            if line[: len(LINE_HEAD)] == LINE_HEAD:
+                yield line, start
+            else:
+                record = self._output.parsed(line, start)
+                if record is not None:
+                    yield record, start
+
+    def _known_at(self, raw: Union[bytes, Dict[str, Any]]) -> int:
         """The length of the task's journal when the launcher wrote `raw`."""
-        if raw.record["kind"] == layout.READ:
-            return _number(raw.record, "reported", self._known)
+        if isinstance(raw, dict) and raw["kind"] == layout.READ:
+            return _number(raw, "reported", self._known)
         return self._known
 
-    def _comes_first(self, entry: Entry, raw: Entry) -> bool:
-        """Whether the task wrote `entry` before the launcher had read `raw`."""
-        # Journals of older launchers lack the length; then reports are read ahead up to the limit.
-        is_full = self._stdout.pending >= MAX_PENDING or self._stderr.pending >= MAX_PENDING
-        return entry.start < self._known_at(raw) and not is_full
+    def _is_full(self) -> bool:
+        """Whether no more reports are read ahead: journals of older launchers lack the length of the task's."""
+        return self._stdout.pending >= MAX_PENDING or self._stderr.pending >= MAX_PENDING
 
-    def _consume(self, entry: Entry) -> bool:
+    def _consume(self, record: Dict[str, Any], line: bytes, start: int) -> bool:
         """Process a record of the task; return whether it is a log record of its own."""
-        record = entry.record
-        last = self._last_reports.pop(0 if record.get("forwarded") else _number(record, "pid", 0), None)
+        pid = 0 if record.get("forwarded") else _number(record, "pid", 0)
+        last = self._last_reports.pop(pid, None)
         if last is not None:
             last.is_followed = True
-        if record["kind"] == layout.LINE:
-            self._consume_report(entry)
-            return not record.get("covered")
-        if record["kind"] == layout.RECORD:
-            return True
-        return record["kind"] == layout.LOG and not self._is_forwarded_twice(record)
+        if not pid:
+            self._last = start
+        kind = record["kind"]
+        if kind == layout.LINE:
+            self._consume_report(record, line, start, pid)
+            return "covered" not in record or not record["covered"]
+        if kind == layout.LOG:
+            if "output" in record:
+                self._consume_report(record["output"], line, start, pid)
+            return not self._is_forwarded_twice(record)
+        return bool(kind == layout.RECORD)
 
-    def _consume_report(self, entry: Entry) -> None:
-        record = entry.record
-        stream = self._streams.get(str(record.get("stream")))
+    def _consume_report(self, reported: Dict[str, Any], line: bytes, start: int, pid: int) -> None:
+        stream = self._streams.get(reported.get("stream", ""))
         # Without a launcher the raw stream is not read, and reports would stay pending forever.
-        if stream is not None and (self._raw or self._output.offset or self._output.path.exists()):
-            text, pid = str(record.get("body", "")), _number(record, "pid", 0)
-            report = Report(text, _number(record, "length", len(text)), record["timeUnixNano"], entry.start, pid)
-            self._last_reports[pid] = report
-            stream.report(report)
+        if stream is None or not (self._raw or self._output.offset or self._output.path.exists()):
+            return
+        text = reported.setdefault("body", "")
+        if not pid and stream.expect(start, reported, same_line(line)):
+            return
+        self._report_unmet(stream)
+        report = Report(text, reported.get("length", len(text)), reported["timeUnixNano"], start, pid)
+        self._last_reports[pid] = report
+        stream.report(report)
+
+    def _report_unmet(self, stream: Subtraction) -> None:
+        """The next line of a stream is not the one expected, or not of the process that it is expected of."""
+        for report in stream.unmet():
+            report.is_followed = report.offset != self._last
+            if not report.is_followed:
+                self._last_reports[0] = report
 
     def _is_forwarded_twice(self, record: Dict[str, Any]) -> bool:
         """Whether it was written twice: by the child process that made it, and by the process that read the queue."""
@@ -168,30 +195,51 @@ class AttemptLogs:
         mine.append(identity)
         return False
 
-    def _consume_raw(self, entry: Entry) -> None:
+    def _consume_raw(self, raw: Union[bytes, Dict[str, Any]], start: int) -> None:
         """Process a record of the launcher: a line that it read, or the length of the task's journal."""
-        record = entry.record
+        if isinstance(raw, dict):
+            record = raw
+        else:
+            same = same_line(raw)
+            for stream in (self._stdout, self._stderr):
+                if stream.read_expected(start, same, self._known):
+                    self._count_raw(start)
+                    return
+            parsed = self._output.parsed(raw, start)
+            if parsed is None:
+                return
+            record = parsed
         if record["kind"] == layout.READ:
-            for stream in self._streams.values():
-                stream.settle(self._known)
-            clock = max(self._clock, _number(record, "monotonicNano", self._clock))
-            self._is_idle = clock - self._clock >= _IDLE
-            self._clock = clock
-            self._known = _number(record, "reported", self._known)
-            self._batch = _number(record, "lines", 0)
-            self._is_due = not self._batch and self.holds
+            self._consume_note(record)
             return
-        of = self._streams.get(str(record.get("stream")))
+        of = self._streams.get(record.get("stream", ""))
         if of is None or record["kind"] != layout.LINE:
             return
-        text = str(record.get("body", ""))
-        self._unread.discard(entry.start)
-        length = _number(record, "length", len(text))
-        line = Raw(text, length, record["timeUnixNano"], entry.start, self._known, self._clock, id=record.get("id", ""))
+        self._report_unmet(of)
+        text = record.get("body", "")
+        length = record.get("length", len(text))
+        line = Raw(text, length, record["timeUnixNano"], start, self._known, self._clock, id=record.get("id", ""))
         of.read(line)
-        # Earlier lines are decided only when the whole batch is known.
-        self._batch -= 1
+        self._count_raw(start)
+
+    def _consume_note(self, record: Dict[str, Any]) -> None:
+        """Process the launcher's note before lines that it read at once."""
+        for stream in self._streams.values():
+            stream.settle(self._known)
+        clock = max(self._clock, _number(record, "monotonicNano", self._clock))
+        self._is_idle = clock - self._clock >= _IDLE
+        self._clock = clock
+        self._known = _number(record, "reported", self._known)
+        self._batch = _number(record, "lines", 0)
         self._is_due = not self._batch and self.holds
+
+    def _count_raw(self, offset: int) -> None:
+        """One line more of a batch was processed: earlier lines are decided only when the whole batch is known."""
+        if self._unread:
+            self._unread.discard(offset)
+        self._batch -= 1
+        if not self._batch:
+            self._is_due = self.holds
 
     def _release(self, *, final: bool) -> Iterator[LogEntry]:
         for name, stream in self._streams.items():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import takewhile
-from typing import Deque, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Optional, Set, Tuple
 
 from otel_metaflow.journal.cursor import NEVER
 from otel_metaflow.model.garbled_lines import MAX_LINES, Garbled, Raw, Report
@@ -31,9 +31,18 @@ MAX_PENDING = 70_000
 
 
 class Subtraction:
-    """One stream of one attempt."""
+    """One stream of one attempt.
+
+    Nearly always the lines that are read are those that one process reports, one after the other. As long as they are,
+    they are compared as the bytes that both journals have of them, and no more is made of them (`expect`,
+    `read_expected`). What comes of it is the same: for any other line, `unmet` makes reports of what was expected.
+    """
 
     def __init__(self) -> None:
+        # Reports of process 0 that are expected to be read in this order: offset, record, what is compared.
+        self._expected: Deque[Tuple[int, Dict[str, Any], bytes]] = deque()
+        self._alike_expected: Dict[bytes, int] = {}  # how many of them are the same
+        self._reported = 0  # pending reports that are not among them
         self._reports: Dict[int, Deque[Report]] = {}  # by process, in its order
         self._alike: Dict[Tuple[str, int], Deque[Report]] = {}  # by text and length
         self._ambiguous: Set[str] = set()  # texts of lines that were read and match several reports
@@ -66,9 +75,56 @@ class Subtraction:
         reports.append(report)
         self._alike.setdefault((report.text, report.length), deque()).append(report)
         self.pending += 1
+        self._reported += 1
         if self.pending > MAX_PENDING:
             self._forget(reports[0])
             self.unread += 1
+
+    def expect(self, offset: int, record: Dict[str, Any], same: bytes) -> bool:
+        """Process 0 is about to write a line, which is recorded as `same` when it is read; whether it is expected.
+
+        Otherwise it has to be reported, and before it what is `unmet`.
+        """
+        if self._reported or self._held or not same or self.pending >= MAX_PENDING:
+            return False
+        self._expected.append((offset, record, same))
+        alike = self._alike_expected
+        alike[same] = alike.get(same, 0) + 1
+        self.pending += 1
+        return True
+
+    def read_expected(self, offset: int, same: bytes, known: int) -> bool:
+        """Whether a line was read that is the next one expected; otherwise it has to be `read`, after what is `unmet`.
+
+        `offset` is its position in the launcher's journal, and `known` the length of the task's when it was read.
+        """
+        expected = self._expected
+        if not expected or expected[0][2] != same or expected[0][0] >= known:
+            return False
+        _, record, _ = expected.popleft()
+        self.pending -= 1
+        alike, text = self._alike_expected, record["body"]
+        if alike[same] == 1:
+            del alike[same]
+        else:
+            alike[same] -= 1
+            if any(each[2] == same and each[0] < known for each in expected):
+                self._ambiguous.add(text)
+        if text and text not in self._ambiguous:
+            self._last_read[0] = offset
+        return True
+
+    def unmet(self) -> Iterator[Report]:
+        """What is expected, now as reports."""
+        expected = list(self._expected)
+        self._expected.clear()
+        self._alike_expected.clear()
+        self.pending -= len(expected)
+        for offset, record, _ in expected:
+            text = record["body"]
+            report = Report(text, record.get("length", len(text)), record["timeUnixNano"], offset)
+            self.report(report)
+            yield report
 
     def read(self, raw: Raw) -> None:
         """A line was read from the pipe."""
@@ -82,6 +138,8 @@ class Subtraction:
     def settle(self, known: int) -> None:
         """Drop the state if nothing before `known` is pending, so that a reader starting here gets the same result."""
         if self._held or not (self._released or self._last_read or self._ambiguous):
+            return
+        if self._expected and self._expected[0][0] < known:
             return
         for reports in self._reports.values():
             if reports and reports[0].offset < known:
@@ -127,7 +185,9 @@ class Subtraction:
             self._reports.clear()
             self._alike.clear()
             self._released.clear()
-            self.pending = 0
+            self._expected.clear()
+            self._alike_expected.clear()
+            self.pending = self._reported = 0
 
     def _take(self, raw: Raw) -> Optional[Report]:
         """Remove and return the report of this line; earlier reports of its process remain for garbled lines."""
@@ -157,6 +217,7 @@ class Subtraction:
 
     def _forget(self, report: Report) -> None:
         self.pending -= 1
+        self._reported -= 1
         key = (report.text, report.length)
         for reports in (self._reports[report.pid], self._alike[key]):
             if reports[0] is report:

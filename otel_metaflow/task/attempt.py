@@ -22,7 +22,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal.processes import process_start, process_start_time
 from otel_metaflow.journal.writer import Journal, getpid, quoted
 from otel_metaflow.task import import_hook, metaflow_seams, usage
-from otel_metaflow.task.handler_tap import HandlerTap
+from otel_metaflow.task.handler_tap import COVERED, NOT_OWNED, WITH_RECORD, HandlerTap
 
 if TYPE_CHECKING:  # imported where they are needed: what a task imports, each of them pays for (CONTRIBUTING.md)
     from otel_metaflow.task.container import Alone
@@ -99,19 +99,23 @@ class Attempt:
         return RecordWriter(self._journal.append_line, self._mask, self._streams, self._pid)
 
     def _on_line(self, stream: str, line: str, length: int, by: str) -> None:
-        text = self._mask(line)
-        record = f'{{"kind":"{layout.LINE}","timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(text)}'
+        text = f'"timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(self._mask(line))}'
         if length > long_lines.LONGEST_LINE:
-            record += f',"length":{length}'
+            text += f',"length":{length}'
+        owned = NOT_OWNED if self._logging is None else self._logging.owns(by, line, length, text)
+        if owned is not WITH_RECORD or self._outer is not None:
+            self._report(text, is_covered=owned is COVERED, is_own=owned is not WITH_RECORD)
+
+    def _report(self, text: str, *, is_covered: bool, is_own: bool) -> None:
+        """Write a line to the journal, if it `is_own` record there, and to that of the task around this one."""
+        record = f'{{"kind":"{layout.LINE}",{text}'
         pid = getpid()
-        if pid != self._pid:
-            record += f',"pid":{pid}'
-        if self._logging is not None and self._logging.owns(by, line, length):
-            record += ',"covered":true'
-        self._journal.append_line(record + "}")
+        if is_own:
+            own = record if pid == self._pid else f'{record},"pid":{pid}'
+            self._journal.append_line(own + (',"covered":true}' if is_covered else "}"))
         if self._outer is not None:
             # The output of this process also goes through the pipe of the task that started it.
-            self._outer.append_line(record + f',"pid":{pid},"covered":true}}')
+            self._outer.append_line(f'{record},"pid":{pid},"covered":true}}')
 
     def enter_user_code(self) -> None:
         """User code is about to start."""

@@ -28,19 +28,27 @@ if TYPE_CHECKING:
     class Writer(Protocol):
         """Writes records; see record_writer.py, which a task without logging does not import."""
 
-        def write(self, record: logging.LogRecord, handling: Handling) -> None:
-            """Write a record that a handler accepted."""
+        def write(self, record: logging.LogRecord, handling: Handling, output: str = "") -> bool:
+            """Write a record that a handler accepted; return whether with `output`, the line that it writes next."""
 
         def expected(self, handling: Handling) -> Written:
             """The text that the handler is expected to write for its record."""
+
+        def stream_of(self, handler: logging.Handler) -> str:
+            """The stream that a handler will write to right after its formatter has returned, or nothing."""
 
         def described(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
             """The exception of a record."""
 
 
 _MAX_FORWARDED = 4_096
+# What a line that is about to be written is to a record: none of its output; output of a record that is in the journal
+# already; output that is in the journal now, with its record.
+NOT_OWNED, COVERED, WITH_RECORD = range(3)
 # The attributes of every record, taken before user code runs, which may change the record factory; others are `extra`.
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__)
+# Of a handler whose `emit` is this one, nothing happens between the formatter's return and the write to its stream.
+EMIT: Any = logging.StreamHandler.emit
 
 
 class Passage:
@@ -70,7 +78,9 @@ class Passage:
 class Handling:
     """One handler at work on one record."""
 
-    __slots__ = ("failed", "handler", "is_over", "message", "only_forwards", "output", "passage", "record", "written")
+    __slots__ = (
+        "failed", "handler", "is_over", "message", "next_to", "only_forwards", "output", "passage", "record", "written"
+    )  # fmt: skip
 
     def __init__(
         self, handler: logging.Handler, record: logging.LogRecord, passage: Passage, *, only_forwards: bool
@@ -83,7 +93,19 @@ class Handling:
         self.output: Optional[str] = None
         self.failed = False  # whether the record cannot be formatted
         self.written: Optional[Written] = None
+        self.next_to = ""  # the stream that the formatter's output goes to at once
         self.is_over = False  # an asyncio task that was started meanwhile still has it in its context
+
+
+class _Nothing:
+    """What is expected of a handler that has written all of its output."""
+
+    def owns(self, *_: Any) -> bool:
+        """None of what it may still write."""
+        return False
+
+
+_NOTHING: Any = _Nothing()
 
 
 class HandlerTap:
@@ -105,17 +127,23 @@ class HandlerTap:
         handling = self._working.get()
         return handling is not None and not handling.is_over
 
-    def owns(self, stream: str, line: str, length: int) -> bool:
-        """Whether a line that is about to be written is the output for a record in the journal."""
+    def owns(self, stream: str, line: str, length: int, text: str) -> int:
+        """What a line that is about to be written is to the record of the handler that is running, if there is one.
+
+        A record that is not in the journal yet is written now, with the line as `text`.
+        """
         handling = self._working.get()
         if handling is None or handling.is_over:
-            return False
-        if handling.written is None:
-            handling.written = self._writer.expected(handling)
-        if not handling.written.owns(stream, line, length):
-            return False
-        self._take(handling.record, handling)  # now, if the handler did not use its formatter
-        return True
+            return NOT_OWNED
+        if handling.next_to == stream and handling.output == line:  # all of its output, as nearly always
+            handling.written = _NOTHING
+        else:
+            if handling.written is None:
+                handling.written = self._writer.expected(handling)
+            if not handling.written.owns(stream, line, length):
+                return NOT_OWNED
+        handling.next_to = ""
+        return WITH_RECORD if self._take(handling.record, handling, text) else COVERED
 
     @property
     def _writer(self) -> Writer:
@@ -229,29 +257,34 @@ class HandlerTap:
         return handling
 
     def _formatted(self, record: logging.LogRecord, handling: Handling, output: Any) -> None:
-        """Write the record to the journal before the handler writes its output."""
+        """Write the record to the journal before the handler writes its output, or have it written with that."""
         try:
             handling.output = str.__str__(output) if isinstance(output, str) else None
             handling.written = None
+            handling.next_to = "" if handling.only_forwards else self._writer.stream_of(handling.handler)
             if handling.only_forwards:
                 # Its copy of the record has the formatted text, but no exception.
                 handling.passage.message = handling.message
                 handling.passage.exception = self._writer.described(record)
         except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
-        self._take(record, handling)
+        if not handling.next_to:
+            self._take(record, handling)
 
-    def _take(self, record: logging.LogRecord, handling: Handling) -> None:
+    def _take(self, record: logging.LogRecord, handling: Handling, output: str = "") -> bool:
+        """Write a record, unless that has been done; return whether with `output`."""
+        is_with = False
         if handling.only_forwards:
-            return
+            return is_with
         try:
             if handling.passage.claim():
-                self._writer.write(record, handling)
+                is_with = self._writer.write(record, handling, output)
                 if handling.output is None and handling.message is None:
                     # It has not been formatted yet: the handler may keep it, and forward it to another handler later.
                     self._send(record, handling.passage)
         except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
+        return is_with
 
     def _take_overlooked(self, logger: Optional[logging.Logger], record: logging.LogRecord, passage: Passage) -> None:
         """Take a record that only handlers with their own `handle` method have seen, which is not tapped."""

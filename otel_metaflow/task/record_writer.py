@@ -17,7 +17,7 @@ from otel_metaflow.journal.layout import LOG
 from otel_metaflow.journal.writer import dumps, getpid, loads, quoted
 from otel_metaflow.task.bounded_values import as_json, plain
 from otel_metaflow.task.exceptions import describe_exception, shown_exception
-from otel_metaflow.task.handler_tap import STANDARD, Handling
+from otel_metaflow.task.handler_tap import EMIT, STANDARD, Handling
 from otel_metaflow.task.record_output import Written
 
 # The attributes of records without `extra`.
@@ -44,6 +44,16 @@ class RecordWriter:
         self._streams = streams
         self._pid = pid
 
+    def stream_of(self, handler: logging.Handler) -> str:
+        """The stream that a handler will write to right after its formatter has returned, or nothing."""
+        if type(handler).emit is not EMIT:
+            return ""
+        stream = handler.__dict__.get("stream")
+        for name, each in self._streams.items():
+            if each is stream:
+                return name
+        return ""
+
     def expected(self, handling: Handling) -> Written:
         """What a handler is expected to write of its record."""
         return Written(handling.handler, handling.output, handling.message, self._streams)
@@ -52,11 +62,15 @@ class RecordWriter:
         """The exception of a record."""
         return self._exception(record, _Shown(None, ""))
 
-    def write(self, record: logging.LogRecord, handling: Handling) -> None:
-        """Write a record as a handler's filters left it, and as it was handled."""
-        passage, output = handling.passage, handling.output
+    def write(self, record: logging.LogRecord, handling: Handling, output: str = "") -> bool:
+        """Write a record as a handler's filters left it, and as it was handled.
+
+        `output` is the line that the handler is about to write, as the fields of its own record. Returns whether it was
+        written with the record.
+        """
+        passage = handling.passage
         message = _message(record, handling)
-        shown = _Shown(output, passage.message if passage.message is not None else message)
+        shown = _Shown(handling.output, passage.message if passage.message is not None else message)
         body = shown.text
         fields: Dict[Any, Any] = {}
         given: Any = record.msg
@@ -79,6 +93,7 @@ class RecordWriter:
                 # It came through a queue. A forked child has already written it, a spawned one has not; the shipper
                 # drops the duplicate.
                 line += ',"forwarded":true'
+                output = ""  # which is this process's, and the record another's
         exception = self._exception(record, shown)
         if exception is None and passage.exception is not None:
             exception = passage.exception
@@ -94,7 +109,8 @@ class RecordWriter:
                 line += f',"attributes":{as_json(attributes)}'
             if cut:
                 line += f',"attributesTruncated":{cut}'
-        self._append_line(line + "}")
+        self._append_line(f'{line},"output":{{{output}}}}}' if output else line + "}")
+        return bool(output)
 
     def _text(self, text: str) -> str:
         return self._mask(text[: LONGEST_LINE + _SLACK])[:LONGEST_LINE]
