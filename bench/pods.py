@@ -1,7 +1,7 @@
 """What telemetry adds to a container, as the containers of tests/bed see it: prints a table of docs/figures.md.
 
     make bench-pods                           # five minutes, on a machine that does nothing else
-    python bench/pods.py --rounds 3
+    python bench/pods.py --rounds 0 --kills 20  # only what is lost
 
 A flow with one step on AWS Batch, as tests/bed has it, without `@otel`, and with it to an endpoint that is up, refuses,
 and never answers. By the container's own clock: from the start of its first process to the step's first line, and from
@@ -165,7 +165,8 @@ def _median(values: Sequence[float], scale: float = 1) -> str:
 
 @click.command(epilog=__doc__)
 @click.option("--rounds", default=5, show_default=True)
-def main(rounds: int) -> None:
+@click.option("--kills", default=10, show_default=True)
+def main(rounds: int, kills: int) -> None:
     """Measure what telemetry adds to a container."""
     costs: dict[str, list[Cost]] = {state: [] for state in STATES}
     with tempfile.TemporaryDirectory() as folder, _bed(Path(folder)) as bed:
@@ -178,11 +179,11 @@ def main(rounds: int) -> None:
                     options = ("--with", "otel") if state in ports else ()
                     env = bed.sends_to(ports[state]) if state in ports else {}
                     costs[state].append(_run(bed, *options, env=env))
-        lost = [_kill(bed) for _ in track(range(rounds), description="kills")]
+        lost = [_kill(bed) for _ in track(range(kills), description="kills")]
     table = Table(box=box.MARKDOWN)
     for column in ("a container", "ms before the step's code", "ms after it", "ms of CPU", "of its shipper", "its MiB"):
         table.add_column(column)
-    for state, found in costs.items():
+    for state, found in costs.items() if rounds else ():
         own = [each for each in found if each.shipper_memory]
         table.add_row(
             state,
@@ -193,7 +194,8 @@ def main(rounds: int) -> None:
             _median([each.shipper_memory for each in own]) if own else "",
         )
     console = Console(width=160)
-    console.print(table)
+    if rounds:
+        console.print(table)
     console.print(
         f"Median (least to most) of {rounds}; code package {packages[0]:.0f} kB, with @otel {packages[1]:.0f} kB"
     )

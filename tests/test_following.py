@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
+import pytest
 from journals import Journals
 
+from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.following import Following
+from otel_metaflow.shipper import container
 
 OPENED: list[str] | None = None
 
@@ -129,3 +133,34 @@ def test_much_of_a_launchers_journal_is_read_bit_by_bit_where_only_some_is_wante
 
 def _fail(error: OSError) -> None:
     raise error
+
+
+@pytest.mark.parametrize("grows", ["MFLOG_STDERR", "journal"])
+def test_what_a_container_prints_after_a_silence_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grows: str
+) -> None:
+    """Not only at the next look; that a silent step is seldom looked at costs no line."""
+    run = going_on(tmp_path)
+    run.attempt("start", 1, 0, None)
+    key = AttemptKey("start", "1", 0)
+    files = {name: tmp_path / name for name in ("MFLOG_STDOUT", "MFLOG_STDERR")}
+    for name, file in files.items():
+        monkeypatch.setenv(name, str(file))
+    files["journal"] = layout.attempt_file(run.folder, key)
+    journal = files["journal"].read_text().replace('"logs":[]', '"logs":["stdout","stderr"]')
+    files["journal"].write_text(journal)
+    monkeypatch.setattr(container, "_LONGEST", 600.0)
+    following = container.ContainerFollowing(tmp_path, run.folder, key, settings.read())
+    following.poll()
+    following.wait(threading.Event(), 0.0)  # the sizes were unknown
+    silent = threading.Event()
+
+    def wait() -> None:
+        following.wait(threading.Event(), 0.0)
+        silent.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert not silent.wait(0.1)
+    with files[grows].open("a") as file:
+        file.write("[MFLOG|0|2026-11-28T10:00:00.000000Z|task|x]a line\n")
+    assert silent.wait(30)

@@ -8,6 +8,7 @@ the folder, as often as that takes no more than a small part of the time.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,10 @@ class Following:
             update.decided.extend(self._undecided)
             self._undecided.clear()
         return update
+
+    def wait(self, wake: threading.Event, seconds: float) -> None:
+        """Wait for the time of the next poll, in `seconds`, or until `wake` is set."""
+        wake.wait(seconds)
 
     def _read_launcher(self, update: Update, max_bytes: Optional[int]) -> bool:
         """Read the launcher's journal; whether its end was reached."""

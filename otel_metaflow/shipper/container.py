@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from contextlib import suppress
 from io import BytesIO
@@ -25,8 +26,12 @@ from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.following import Following, Update
 from otel_metaflow.model.run import Attempt
 
-# How often the journals are polled, in seconds: as much is lost if the whole container is killed at once.
-POLL = 0.1
+# How often the journals are read while they grow, in seconds: as much is lost if the whole container is killed at once,
+# and as many requests are made.
+POLL = 0.05
+# While they do not, only their sizes are looked at, more often, so that what follows is sent at once.
+_GLANCE = 0.02
+_LONGEST = 0.2
 # An attempt that has ended is over when its output does not grow for so long, in seconds: `tee` may lag behind.
 _QUIET = 0.1
 # Of a step that fails at once they may not even run yet; so long is waited for them, in seconds.
@@ -52,6 +57,7 @@ class Output:
             journal.append(layout.LAUNCH, {**key._asdict()})
         self._journal = RawJournal(journal, self._reports)
         self.grew = time.monotonic()
+        self._sizes: List[int] = []
 
     def poll(self, *, is_over: bool = False) -> None:
         """Read the output since the last poll; once the attempt `is_over`, a line without an end, too."""
@@ -66,6 +72,12 @@ class Output:
             offsets = ",".join(f'"{stream}":{offset}' for stream, offset in self._offsets.items())
             self._journal.append(lines, self._mask, f"{{{offsets}}}")
         self._journal.note_quiet()
+
+    def has_grown(self) -> bool:
+        """Whether there is something to read, in the output or in what the task records."""
+        sizes = [_size(path) for path in (self._reports, *self._paths.values())]
+        has_grown, self._sizes = sizes != self._sizes, sizes
+        return has_grown
 
     def is_written(self) -> bool:
         """Whether for each log file there is a process that writes it; True where that cannot be seen."""
@@ -94,6 +106,13 @@ class Output:
             end = len(data)
         self._offsets[stream] += end
         return [_line(stream, text) for text in BytesIO(data[:end])]
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # not there yet
+        return -1
 
 
 def _log_stream(environ: Mapping[str, str]) -> Dict[str, Any]:
@@ -161,6 +180,13 @@ class ContainerFollowing(Following):
         """Read what was added to the attempt's output and to the journals."""
         self._output.poll(is_over=self._ended is not None)
         return super().poll(max_bytes=max_bytes, thorough=thorough)
+
+    def wait(self, wake: threading.Event, seconds: float) -> None:
+        """Wait for `seconds`, or until `wake` is set; longer while the step is silent."""
+        deadline = time.monotonic() + (_LONGEST if self._ended is None else seconds)
+        is_set = wake.wait(seconds)
+        while not is_set and time.monotonic() < deadline and not self._output.has_grown():
+            is_set = wake.wait(_GLANCE)
 
     def is_ours(self, key: AttemptKey) -> bool:
         """Only the attempt of this container, whoever else has its journals in this folder."""

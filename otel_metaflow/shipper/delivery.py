@@ -43,7 +43,7 @@ _POLL = 0.4
 # time, and nothing as long as so many attempts can be delivered.
 _LAUNCHER_BYTES = 1 << 16
 _MAX_DELIVERABLE = 200
-# What a look may take of the time, with many attempts at once; but it is not put off longer than that, in seconds.
+# What a look may take of a core, with many attempts at once; but it is not put off longer than that, in seconds.
 _LOOK_SHARE = 0.05
 _LONGEST_PAUSE = 0.8
 
@@ -171,10 +171,10 @@ class Delivery:
             fed = False
             # Records of the same moment are sent together: a request for each line would cost more than the lines.
             if self._is_urgent() or time.monotonic() >= next_look:
-                began = time.monotonic()
+                began, began_cpu = time.monotonic(), time.thread_time()
                 self._look()
                 self._hurry(linger)
-                pause = (time.monotonic() - began) / _LOOK_SHARE
+                pause = (time.thread_time() - began_cpu) / _LOOK_SHARE
                 next_look = began + min(max(self._poll, pause), _LONGEST_PAUSE)
                 fed = self._feed()
             self._note_trouble(is_stalled=not fed and self._is_stalled())
@@ -195,7 +195,7 @@ class Delivery:
                 if not any(worker.is_sending for worker in self.workers.values()):
                     break
             if not self._is_urgent():
-                self.wake.wait(max(0.0, next_look - time.monotonic()))
+                self._following.wait(self.wake, max(0.0, next_look - time.monotonic()))
             elif not fed:
                 self.wake.wait(self._poll)
 
