@@ -42,6 +42,7 @@ class Workflow:
         self.failures: list[dict[str, Any]] = []
         self.pods: dict[tuple[str, int], list[str]] = {}  # by template and retry
         self.status = "Running"
+        self._succeeded: dict[tuple[str, str], dict[str, str]] = {}  # outputs of pods, by template and inputs
         self._globals = {
             "workflow.name": self.name,
             "workflow.namespace": "default",
@@ -52,7 +53,11 @@ class Workflow:
             self._globals[f"workflow.parameters.{parameter['name']}"] = parameter["value"]
 
     def run(self) -> str:
-        """Run it to its end and then its exit handler; Succeeded or Failed."""
+        """Run it to its end and then its exit handler; Succeeded or Failed.
+
+        Once more after it has failed it is what `argo retry` does: pods that succeeded are not run again.
+        """
+        self.failures.clear()
         self.status = "Succeeded" if self._run(self._spec["entrypoint"], {}) is not None else "Failed"
         self._globals["workflow.status"] = self.status
         self._globals["workflow.failures"] = json.dumps(json.dumps(self.failures))
@@ -69,10 +74,14 @@ class Workflow:
             return None if known is None else _outputs(template, known)
         if "steps" in template:
             return {} if all(self._run_group(group, known) for group in template["steps"]) else None
+        place = (name, json.dumps(inputs, sort_keys=True))
+        if place in self._succeeded:
+            return self._succeeded[place]
         limit = int((template.get("retryStrategy") or {}).get("limit", 0))
         for retry in range(limit + 1):
             outputs = self._run_pod(template, {**known, "retries": str(retry)}, retry)
             if outputs is not None:
+                self._succeeded[place] = outputs
                 return outputs
         return None
 

@@ -193,10 +193,15 @@ class Argo(Kubernetes):
     def run(self, flow: str, *options: str, env: Mapping[str, str] | None = None) -> Outcome:
         """Deploy a flow, and run it without the laptop."""
         template = self._compile(flow, ["argo-workflows"], options, env)
-        workflow = Workflow(template, self.cluster, self.kubelet)
+        self._workflow = Workflow(template, self.cluster, self.kubelet)
+        self._flow = template["metadata"]["annotations"]["metaflow/flow_name"]
+        return self.retry()
+
+    def retry(self) -> Outcome:
+        """Let the workflow that has failed go on, as `argo retry` does."""
+        workflow = self._workflow
         succeeded = workflow.run() == "Succeeded"
-        name = template["metadata"]["annotations"]["metaflow/flow_name"]
-        return Outcome(succeeded, name, f"argo-{workflow.name}", str(workflow.failures))
+        return Outcome(succeeded, self._flow, f"argo-{workflow.name}", str(workflow.failures))
 
 
 @dataclass

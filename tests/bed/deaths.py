@@ -156,10 +156,14 @@ class Arrived:
         found = ((span, {**_attributes(resource), **_attributes(span)}) for span, resource in self.resourced)
         return [Attempt(span, attributes) for span, attributes in found if "metaflow.task.result" in attributes]
 
+    @property
+    def runs(self) -> list[Any]:
+        """The spans of the run itself."""
+        return [span for span in self.spans if "metaflow.run.result" in _attributes(span)]
+
     def run_results(self) -> list[str]:
         """The result of each span of the run itself."""
-        found = (_attributes(span) for span in self.spans)
-        return [attributes["metaflow.run.result"] for attributes in found if "metaflow.run.result" in attributes]
+        return [_attributes(span)["metaflow.run.result"] for span in self.runs]
 
     def results(self) -> Counter[tuple[str, str]]:
         """How often a span of each name had each result."""

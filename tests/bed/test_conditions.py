@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import kubernetes.client
 import pytest
 from bed import Argo, Bed, Kubernetes
 from collectors import free_ports
-from deaths import LINES
+from deaths import LINES, Arrived
 from endpoint import Endpoint
 from measured import Measured
 from parts import UNPRIVILEGED
 from running import eventually
+
+from otel_metaflow.core import ids
 
 on_kubernetes = pytest.mark.parametrize("bed", [Kubernetes], indirect=True, ids=["Kubernetes"])
 on_argo = pytest.mark.parametrize("bed", [Argo], indirect=True, ids=["Argo"])
@@ -82,6 +85,41 @@ ENDLESS = """
         PodFlow()
 """
 
+MENDED = """
+    import os, pathlib
+    from metaflow import FlowSpec, current, kubernetes, step
+
+    mended = pathlib.Path("/mnt/outside/mended")
+
+    class PodFlow(FlowSpec):
+        @kubernetes(memory=512)
+        @step
+        def start(self):
+            self.xs = [1, 2]
+            self.next(self.work, foreach="xs")
+
+        @kubernetes(memory=512, persistent_volume_claims={"outside": "/mnt/outside"})
+        @step
+        def work(self):
+            print(f"line {current.pathspec}/0/{mended.exists()} 1")
+            if self.input == 2 and not mended.exists():
+                raise ValueError("shard 2 is damaged")
+            self.next(self.join)
+
+        @kubernetes(memory=512)
+        @step
+        def join(self, inputs):
+            self.next(self.end)
+
+        @kubernetes(memory=512)
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        PodFlow()
+"""
+
 
 @on_kubernetes
 def test_a_container_that_may_write_nowhere_else_and_has_no_library_of_ours_is_recorded(
@@ -129,3 +167,42 @@ def test_a_journal_on_a_volume_outlives_its_container(bed: Argo, measured: Measu
         found = bed.arrived(receiver)
     assert (found.lost, found.twice) == ([], [])
     measured.add(bed, "container killed at once; journals on a volume, the endpoint down until `ship`", found)
+
+
+@on_argo
+def test_a_workflow_that_goes_on_by_argo_retry_has_spans_of_their_own(
+    bed: Argo, receiver: Endpoint, measured: Measured
+) -> None:
+    """Of what is made again under the same name; linked to the first ones, and in their trace."""
+    env = bed.sends_to(receiver.port)
+    assert not bed.run(MENDED, "--with", "otel", env=env).succeeded
+    (bed.kubelet.claimed("outside") / "mended").touch()
+    ended = bed.retry()
+    assert ended.succeeded, ended.report
+    found = bed.arrived(receiver)
+    assert (found.lost, found.twice) == ([], [])
+    steps = ["start", "work", "work", "join", "end"]
+    assert found.results() == Counter([*((step, "success") for step in steps), ("work", "failure")])
+
+    first, again = sorted(
+        (each for each in found.attempts if each.path in failed_paths(found)),
+        key=lambda each: each.span.start_time_unix_nano,
+    )
+    assert first.path == again.path
+    uid = again.attributes["k8s.pod.uid"]
+    assert uid != first.attributes["k8s.pod.uid"]
+    assert again.span.span_id.hex() == ids.again_span_id(first.span.span_id.hex(), uid)
+    assert first.span.span_id in [link.span_id for link in again.span.links]
+
+    failure, success = sorted(found.runs, key=lambda span: span.end_time_unix_nano)
+    assert found.run_results() == ["failure", "success"]
+    (last,) = (each for each in found.attempts if each.span.name == "end")
+    assert success.span_id.hex() == ids.again_span_id(failure.span_id.hex(), last.attributes["k8s.pod.uid"])
+    assert success.parent_span_id == failure.span_id
+    assert len({span.trace_id for span in found.spans}) == 1
+    measured.add(bed, "exception, the run fails; then `argo retry`", found)
+
+
+def failed_paths(found: Arrived) -> set[str]:
+    """The attempts of which one span has failed."""
+    return {each.path for each in found.attempts if each.attributes["metaflow.task.result"] == "failure"}
