@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from journals import Journals
+from running import eventually
 
 from otel_metaflow.core import settings
 from otel_metaflow.journal import layout
@@ -93,6 +94,28 @@ def test_attempts_that_no_launcher_announced_are_found_by_their_journals(tmp_pat
     assert following.poll(thorough=True).appeared == []
     assert not following.run_is_over
     run.end(3)
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_the_folder_is_listed_during_a_run_only_if_a_step_starts_tasks_itself(
+    tmp_path: Path, *, is_parallel: bool
+) -> None:
+    """Otherwise at the run's end, if somebody did so all the same."""
+    run = going_on(tmp_path)
+    run.step("train", parallel=is_parallel)
+    run.attempt("start", 1, 0, 1)
+    following = Following(tmp_path, run.folder)
+    settle(following, run.folder)
+    node = AttemptKey("train", "2-node-1", 0)
+    journal = Journal(layout.attempt_file(run.folder, node), _fail)
+    journal.append(layout.START, {"timeUnixNano": 1, **node._asdict(), "within": "train.2.0"})
+    journal.close()
+    eventually(following._listing.is_due)
+    assert (run.folder.name in opened(following, run.folder)) == is_parallel
+    assert (node in following.run.attempts) == is_parallel
+    run.end(3)
+    following.poll()
+    assert node in following.run.attempts
 
 
 def test_a_run_is_over_with_its_launchers_last_record_and_not_before(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Times are nanoseconds since 1970.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List
+from typing import Iterable, List, Set
 
 from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.model import story
@@ -32,18 +32,20 @@ def critical_path(run: Run) -> CriticalPath:
 
     `duration` is the time from the run's start to that end, `queued` the part of it during which none of the chain ran.
     """
-    ran = [one for one in run.attempts.values() if not one.is_cloned]
-    if not ran:
-        return CriticalPath([], 0, 0)
-    chain = [max(ran, key=_rank)]
-    seen = {chain[0].key}
+    chain: List[Attempt] = []
+    seen: Set[AttemptKey] = set()
+    before: Iterable[Attempt] = run.attempts.values()
     while True:
         # A journal that was tampered with may contain a cycle.
-        before = [one for one in story.prerequisites(run, chain[-1]) if not one.is_cloned and one.key not in seen]
-        if not before:
+        ran = (one for one in before if not one.is_cloned and one.key not in seen)
+        last = max(ran, key=_rank, default=None)
+        if last is None:
             break
-        chain.append(max(before, key=_rank))
-        seen.add(chain[-1].key)
+        chain.append(last)
+        seen.add(last.key)
+        before = story.prerequisites(run, last)
+    if not chain:
+        return CriticalPath([], 0, 0)
     chain.reverse()
     queued, until = 0, run.started_at
     for attempt in chain:

@@ -2,7 +2,8 @@
 
 The launcher's journal announces attempts and their ends; besides it only the journals of attempts that run are looked
 at. Those of attempts that no launcher announces (in containers, or started by another task) are found by listing
-the folder, as often as that takes no more than a small part of the time.
+the folder: as often as that takes no more than a small part of the time, or, where no step of the flow starts tasks
+itself, at the run's end.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Following:
         is_gone = not self.is_behind and (is_gone or self.run.start is None or self.run.closed)
         # What its journal has of an attempt counts first: that it exported itself, say; and a run that is behind is not
         # to begin all that is in the folder at once.
-        if not self.is_behind and (thorough or self._listing.is_due()):
+        if not self.is_behind and (thorough or (not self._announces_all() and self._listing.is_due())):
             self._list(update)
         self._read_attempts(update)
         self._settle(update, is_launcher_gone=is_gone)
@@ -135,6 +136,12 @@ class Following:
             return [record]
         update.returned.append(key)
         return [launch, record]
+
+    def _announces_all(self) -> bool:
+        """Whether a launcher starts all tasks, as far as the flow's graph shows."""
+        run = self.run
+        is_launched = run.has_launcher and not run.is_partial and not run.is_backfilled
+        return is_launched and bool(run.steps) and not any(step.get("parallel") for step in run.steps.values())
 
     def _list(self, update: Update) -> bool:
         """List the folder; whether it holds journals of attempts that were unknown."""

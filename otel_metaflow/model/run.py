@@ -7,7 +7,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+from struct import Struct
+from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from otel_metaflow.core import ids
 from otel_metaflow.journal import layout, reader
@@ -250,17 +251,35 @@ class Attempt:
         return is_elsewhere(str(space))
 
 
-class DeliveredAttempt(Attempt):
-    """The outline of an attempt that was delivered: what the end of the run has to know, in a few hundred bytes."""
+class _Common(NamedTuple):
+    """What outlines of one step have in common, but for few."""
 
-    __slots__ = ("_error", "clone", "ended_at", "has_span", "inputs", "key", "over_at", "result", "start", "started_at")
-
-    key: AttemptKey
-    started_at: int
-    ended_at: int
-    over_at: int
+    start: Optional[Record]
+    clone: Optional[Record]
+    has_span: bool
     result: str
     inputs: Optional[Collection[AttemptKey]]
+    error_type: Optional[str]
+    error_message: Optional[str]
+
+
+def _in_common(name: str) -> Any:
+    """A field of the common ones; a record that comes late does not change it."""
+    return property(lambda outline: getattr(outline.common, name), lambda _, __: None)
+
+
+class DeliveredAttempt(Attempt):
+    """The outline of an attempt that was delivered: what the end of the run has to know, in 300 bytes with its key."""
+
+    __slots__ = ("_times", "common", "key")
+
+    start = _in_common("start")
+    clone = _in_common("clone")
+    has_span = _in_common("has_span")
+    result = _in_common("result")
+    inputs = _in_common("inputs")
+    error_type = _in_common("error_type")
+    error_message = _in_common("error_message")
     # Of the class, for they take no memory then.
     end: Optional[Record] = None
     launch: Optional[Record] = None
@@ -269,27 +288,30 @@ class DeliveredAttempt(Attempt):
     is_settled: bool = True
     launched_on = None  # `inputs` has them
 
-    def __init__(self, attempt: Attempt, inputs: Optional[Collection[AttemptKey]]) -> None:
-        """Of `attempt`, which read from `inputs`."""
-        self.key, self.clone = attempt.key, attempt.clone
-        self.has_span = attempt.has_span
-        self.start = None if attempt.start is None else _NO_RECORD
-        self.started_at, self.ended_at, self.over_at = attempt.started_at, attempt.ended_at, attempt.over_at
-        self.result = sys.intern(attempt.result)
-        self.inputs = inputs
-        self._error = (attempt.error_type, attempt.error_message) if attempt.failed else (None, None)
+    def __init__(self, attempt: Attempt, common: _Common) -> None:
+        """Of `attempt`."""
+        self.key = attempt.key
+        self.common = common
+        self._times = _TIMES.pack(attempt.started_at, attempt.ended_at, attempt.over_at)
 
     @property
-    def error_type(self) -> Optional[str]:
-        """The value of `error.type` for a failed attempt."""
-        return self._error[0]
+    def started_at(self) -> int:
+        """Start of its process, in nanoseconds since 1970."""
+        return int(_TIMES.unpack(self._times)[0])
 
     @property
-    def error_message(self) -> Optional[str]:
-        """One sentence about the failure."""
-        return self._error[1]
+    def ended_at(self) -> int:
+        """When Metaflow had stored it, or when the launcher noticed its end."""
+        return int(_TIMES.unpack(self._times)[1])
+
+    @property
+    def over_at(self) -> int:
+        """When the launcher knew that it was over."""
+        return int(_TIMES.unpack(self._times)[2])
 
 
+# Three times in 57 bytes, where three numbers take 144.
+_TIMES = Struct("3q")
 # That there was a record.
 _NO_RECORD: Record = {}
 
@@ -309,7 +331,7 @@ class Run:
     resource: Record = field(default_factory=dict)  # of attempts without a launcher
     _first_started_at: int = 0  # of the attempts, if no launcher recorded the run's start
     _traceparent: str = ""  # what an attempt knows of it, where no launcher does
-    _inputs: Dict[str, Collection[AttemptKey]] = field(default_factory=dict)  # by step, of the latest delivered
+    _common: Dict[Tuple[str, str], _Common] = field(default_factory=dict)  # of the latest outlines, by step and result
 
     @property
     def traceparent(self) -> Optional[Tuple[str, str]]:
@@ -381,17 +403,19 @@ class Run:
     def keep_outline(self, key: AttemptKey) -> None:
         """The attempt is delivered: keep of it what the end of the run has to know."""
         attempt = self.attempts[key]
-        self.attempts[key] = DeliveredAttempt(attempt, self._outlined(self.inputs_of(attempt), key.step))
+        start, result = None if attempt.start is None else _NO_RECORD, sys.intern(attempt.result)
+        error = (attempt.error_type, attempt.error_message)
+        common = _Common(start, attempt.clone, attempt.has_span, result, self._known_inputs(attempt), *error)
+        latest = self._common.get((key.step, result))
+        if common != latest:
+            self._common[key.step, result] = latest = common
+        self.attempts[key] = DeliveredAttempt(attempt, latest)
 
-    def _outlined(self, read: Optional[Collection[AttemptKey]], step: str) -> Optional[Collection[AttemptKey]]:
-        if read is None:
-            return None
-        known = [self.attempts[one].key for one in read if one in self.attempts]
-        inputs: Collection[AttemptKey] = known if len(known) == 1 else Inputs(layout.grouped(known))
-        if inputs == self._inputs.get(step):
-            return self._inputs[step]  # as those of all tasks of a foreach
-        self._inputs[step] = inputs
-        return inputs
+    def _known_inputs(self, attempt: Attempt) -> Optional[Collection[AttemptKey]]:
+        """The attempts that it read from, without those that are unknown; none of them is kept twice."""
+        read = self.inputs_of(attempt)
+        known = [self.attempts[one].key for one in read or () if one in self.attempts]
+        return None if read is None else known if len(known) == 1 else Inputs(layout.grouped(known))
 
     def is_recorded(self, attempt: Attempt) -> bool:
         """Whether telemetry of the attempt is exported: not for a step without `@otel`."""

@@ -114,7 +114,8 @@ class Spans:
         if run.again:
             joined = (run.trace_id, span_id)
             span_id = ids.again_span_id(span_id, run.again)
-        ended = max(run.ended_at, *(attempt.ended_at for attempt in run.attempts.values()), run.started_at)
+        last = max((attempt.ended_at for attempt in run.attempts.values()), default=0)
+        ended = max(run.ended_at, last, run.started_at)
         span: Span = {
             **self._timed(f"RUN {run.key.flow}", span_id, _SERVER, run.started_at, ended),
             "attributes": _known(attributes),
@@ -294,9 +295,11 @@ class Spans:
 
 def run_counts(run: Run) -> Dict[str, Any]:
     """The numbers of tasks and attempts of the run, as attributes."""
-    attempts = list(run.attempts.values())
+    attempts = run.attempts.values()
+    firsts = sum(not key.attempt for key in run.attempts)
+    unseen = {key[:2] for key in run.attempts if key.attempt and key._replace(attempt=0) not in run.attempts}
     return {
-        names.RUN_TASK_COUNT: len({attempt.key[:2] for attempt in attempts}),
+        names.RUN_TASK_COUNT: firsts + len(unseen),
         names.RUN_FAILED_COUNT: sum(attempt.failed for attempt in attempts),
         names.RUN_RETRIED_COUNT: sum(attempt.key.attempt > 0 for attempt in attempts),
         names.RUN_CLONED_COUNT: sum(attempt.is_cloned for attempt in attempts),
