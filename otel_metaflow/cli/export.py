@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,19 +47,25 @@ def export(run: str, kind: str, output: str) -> None:
     found = load(environment.home, folder)
     if found.is_running():
         fail(f"{key} is still running; export it once it has ended, and until then type: otel-metaflow view {key}")
-    with formatting.busy(f"exporting {key}"):
-        text = _exported(environment, folder, found, kind)
-    if output == "-":
-        echo(text, nl=False)
-        return
-    try:
-        Path(output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"cannot write {output} ({error.strerror}); choose another --output")
+    with contextlib.ExitStack() as kept:
+        with formatting.busy(f"exporting {key}"):
+            lines = _exported(environment, folder, found, kind, kept)
+        if output == "-":
+            for line in lines:
+                echo(line, nl=False)
+            return
+        try:
+            with Path(output).open("w", encoding="utf-8") as file:
+                file.writelines(lines)
+        except OSError as error:
+            fail(f"cannot write {output} ({error.strerror}); choose another --output")
     echo(f"wrote {output}", err=True)
 
 
-def _exported(environment: settings.Settings, folder: Path, run: Run, kind: str) -> str:
+def _exported(
+    environment: settings.Settings, folder: Path, run: Run, kind: str, kept: contextlib.ExitStack
+) -> Iterable[str]:
+    """The lines of the document, which may be in files while `kept` is open."""
     from otel_metaflow.shipper import otlp_json
     from otel_metaflow.viewer.exports import jaeger, perfetto
 
@@ -67,8 +75,8 @@ def _exported(environment: settings.Settings, folder: Path, run: Run, kind: str)
 
         redaction = Redaction(environment.redact)
         of_users = spans.of_users(folder, run, redaction, sys.maxsize)
-        return json.dumps(perfetto.document(report.of_run(run, redaction), of_users)) + "\n"
-    requests = otlp_json.requests(environment, folder)
+        return [json.dumps(perfetto.document(report.of_run(run, redaction), of_users)), "\n"]
     if kind == "jaeger":
-        return json.dumps(jaeger.document(requests)) + "\n"
-    return "".join(json.dumps(request, separators=(",", ":")) + "\n" for _, request in requests)
+        requests = kept.enter_context(otlp_json.requests(environment, folder, ["traces"]))
+        return [json.dumps(jaeger.document(map(json.loads, requests))), "\n"]
+    return kept.enter_context(otlp_json.requests(environment, folder))

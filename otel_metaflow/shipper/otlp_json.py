@@ -7,13 +7,15 @@ has exactly what would have been sent, including ids.
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
+import json
 import os
 import tempfile
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, Sequence
 
 from otel_metaflow.core.settings import SIGNALS, Destination, Settings
 from otel_metaflow.shipper.sinks import answers, sdk_objects
@@ -31,21 +33,25 @@ _ENCODERS = {
 _IDS = ("traceId", "spanId", "parentSpanId")
 
 
-def requests(environment: Settings, folder: Path) -> List[Tuple[str, Message]]:
-    """The requests that deliver the run in `folder`: signal, and request as OTLP/JSON."""
+@contextlib.contextmanager
+def requests(environment: Settings, folder: Path, signals: Sequence[str] = SIGNALS) -> Iterator[Iterator[str]]:
+    """The requests that deliver the run in `folder`, each as a line of OTLP/JSON; those of one signal together.
+
+    They are in files meanwhile: those of a foreach of 50,000 are some 200 MB.
+    """
     from otel_metaflow.shipper.delivery import Delivery
 
-    found: List[Tuple[str, Message]] = []
     whole = environment._replace(
-        destinations={signal: Destination(signal, "http/protobuf", "http://file", "--format") for signal in SIGNALS},
+        destinations={signal: Destination(signal, "http/protobuf", "http://file", "--format") for signal in signals},
         sampler="always_on",
         log_dir=None,
     )
     with tempfile.TemporaryDirectory(prefix="otel-metaflow-") as name:
-        home = Path(name)
+        home, made = Path(name) / "home", Path(name)
+        home.mkdir()
         copy = _linked(environment.home, home, folder)
-        Delivery(home, copy, whole, threading.Event(), partial(_collecting, found)).work(linger=0.0)
-    return sorted(found, key=lambda request: SIGNALS.index(request[0]))
+        Delivery(home, copy, whole, threading.Event(), partial(_collecting, made)).work(linger=0.0)
+        yield (line for signal in signals for line in _lines(made / signal))
 
 
 def _linked(home: Path, other: Path, folder: Path) -> Path:
@@ -62,13 +68,20 @@ def _linked(home: Path, other: Path, folder: Path) -> Path:
     return made
 
 
-def _collecting(found: List[Tuple[str, Message]], destination: Destination) -> Any:
+def _lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from file
+
+
+def _collecting(folder: Path, destination: Destination) -> Any:
     module, name = _ENCODERS[destination.signal]
     encode = getattr(importlib.import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), name)
     convert = sdk_objects.OF[destination.signal]
 
     def collect(records: Sequence[Record]) -> Answer:
-        found.append((destination.signal, _as_json(encode(convert(records)))))
+        with (folder / destination.signal).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_as_json(encode(convert(records))), separators=(",", ":")) + "\n")
         return answers.DELIVERED
 
     return collect

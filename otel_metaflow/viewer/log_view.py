@@ -48,8 +48,7 @@ class Feed:
         self._wanted = wanted
         self._launcher = Tail(folder / layout.RUN_FILE, only=layout.LINE) if launcher else None
         self._masks: dict[AttemptKey | None, Redaction] = {}
-        self._logs: dict[AttemptKey, AttemptLogs] = {}
-        self._read_out: set[AttemptKey] = set()
+        self._open: dict[AttemptKey, AttemptLogs] = {}  # wanted attempts of which records may come
         self._has_read_end = False
 
     @property
@@ -66,7 +65,7 @@ class Feed:
 
     def read(self) -> Iterator[Entry]:
         """The lines since the last call, ordered by time."""
-        self._following.poll()
+        update = self._following.poll()
         found: list[Entry] = []
         if self._launcher is not None:
             before = -1
@@ -77,9 +76,12 @@ class Feed:
                     Entry(None, log_lines.from_record(entry.record, redaction)) for entry in self._launcher.read()
                 )
         run = self._following.run
-        for key in run.attempts:
-            if key not in self._read_out and self._wanted(key):
-                found.extend(self._of_attempt(key))
+        for key in filter(self._wanted, update.appeared):
+            self._open[key] = AttemptLogs(self._following.folder, key, Cursor())
+        for key in list(self._open):
+            found.extend(self._of_attempt(key))
+        for key in update.read:
+            run.keep_outline(key)
         if self._launcher is not None and self.is_over and not self._has_read_end:
             self._has_read_end = True
             found.extend(Entry(None, log_lines.from_notice(notice, self._mask(None))) for notice in endings.of_run(run))
@@ -87,15 +89,14 @@ class Feed:
         yield from found
 
     def _of_attempt(self, key: AttemptKey) -> Iterator[Entry]:
-        logs = self._logs.setdefault(key, AttemptLogs(self._following.folder, key, Cursor()))
-        final = self._following.run.attempts[key].is_settled
-        for entry in logs.read(final=final):
-            yield Entry(key, log_lines.from_record(entry.record, self._mask(key)))
+        run, redaction = self._following.run, self._mask(key)
+        final = run.attempts[key].is_settled
+        for entry in self._open[key].read(final=final):
+            yield Entry(key, log_lines.from_record(entry.record, redaction))
         if final:
-            self._read_out.add(key)
-            run = self._following.run
             for notice in endings.of_attempt(run, run.attempts[key]):
-                yield Entry(key, log_lines.from_notice(notice, self._mask(key)))
+                yield Entry(key, log_lines.from_notice(notice, redaction))
+            del self._open[key], self._masks[key]
 
     def _mask(self, key: AttemptKey | None) -> Redaction:
         return self._masks.setdefault(key, Redaction(self._pattern))

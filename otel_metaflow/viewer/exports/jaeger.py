@@ -6,7 +6,7 @@ https://github.com/jaegertracing/jaeger-ui/blob/main/packages/jaeger-ui/src/type
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from otel_metaflow.viewer.exports import otlp_json
@@ -15,25 +15,21 @@ _KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 _ERROR = 2
 
 
-def document(requests: list[tuple[str, otlp_json.Message]]) -> dict[str, Any]:
+def document(requests: Iterable[otlp_json.Message]) -> dict[str, Any]:
     """The traces of a run's requests."""
     traces: dict[str, dict[str, Any]] = {}
+    ids: dict[str, str] = {}  # of equal resources there is one process
     for span, resource in otlp_json.spans(requests):
         trace = traces.setdefault(span["traceId"], {"traceID": span["traceId"], "spans": [], "processes": {}})
-        process = _process(trace["processes"], resource)
+        process = ids.setdefault(json.dumps(resource), f"p{len(ids) + 1}")
+        if process not in trace["processes"]:
+            trace["processes"][process] = _process(resource)
         trace["spans"].append(_span(span, process))
     return {"data": list(traces.values())}
 
 
-def _process(processes: dict[str, Any], resource: dict[str, Any]) -> str:
-    """The id of a resource in `processes`; equal resources share one."""
-    made = {"serviceName": str(resource.get("service.name", "metaflow")), "tags": list(_tags(resource))}
-    for name, known in processes.items():
-        if known == made:
-            return name
-    name = f"p{len(processes) + 1}"
-    processes[name] = made
-    return name
+def _process(resource: dict[str, Any]) -> dict[str, Any]:
+    return {"serviceName": str(resource.get("service.name", "metaflow")), "tags": list(_tags(resource))}
 
 
 def _span(span: otlp_json.Message, process: str) -> dict[str, Any]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Message = dict[str, Any]
 
 
-def spans(found: list[tuple[str, Message]]) -> Iterator[tuple[Message, Message]]:
+def spans(requests: Iterable[Message]) -> Iterator[tuple[Message, Message]]:
     """Each span of the requests, with the attributes of its resource."""
-    for signal, request in found:
-        if signal == "traces":
-            for resource in request["resourceSpans"]:
-                of_resource = plain(resource.get("resource", {}).get("attributes", ()))
-                for scope in resource["scopeSpans"]:
-                    yield from ((span, of_resource) for span in scope["spans"])
+    for request in requests:
+        for resource in request.get("resourceSpans", ()):
+            of_resource = plain(resource.get("resource", {}).get("attributes", ()))
+            for scope in resource["scopeSpans"]:
+                yield from ((span, of_resource) for span in scope["spans"])
 
 
 def plain(attributes: Any) -> dict[str, Any]:
