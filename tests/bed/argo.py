@@ -1,7 +1,8 @@
 """Argo Workflows, as far as Metaflow's templates use it: runs what `argo-workflows create --only-json` prints.
 
-DAGs with `depends` and `withParam`, steps with `when`, parameters in and out, retries, `onExit`. Each template with a
-container is run as a pod of the cluster, by its own command. (Argo's `argoexec` cannot be built from its Go module.)
+Runs DAGs with `depends` and `withParam`, steps with `when`, parameters in and out, retries, `onExit`, and what
+`argo retry` does. Each template with a container is run as a pod of the cluster, by its own command; a JobSet
+(`@parallel`) as the pods that its controller would make. (Argo's `argoexec` cannot be built from its Go module.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import kubernetes.client
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from kubelet import Kubelet
 
 _REFERENCE = re.compile(r"\{\{([^{}]+)\}\}")
+_PARAMETER = re.compile(r"inputs\.parameters(?:\['([\w-]+)'\]|\.([\w-]+))")
+_FUNCTIONS = {"__builtins__": {}, "asInt": int, "int": int, "sub": int.__sub__}  # of Argo's, those that Metaflow calls
 _CONDITION = re.compile(r"\s*(\S+)\s*(==|!=)\s*(\S+)\s*")
 _OVER = {"Succeeded", "Failed"}
 
@@ -78,8 +82,9 @@ class Workflow:
         if place in self._succeeded:
             return self._succeeded[place]
         limit = int((template.get("retryStrategy") or {}).get("limit", 0))
+        run = self._run_job_set if "resource" in template else self._run_pod
         for retry in range(limit + 1):
-            outputs = self._run_pod(template, {**known, "retries": str(retry)}, retry)
+            outputs = run(template, {**known, "retries": str(retry)}, retry)
             if outputs is not None:
                 self._succeeded[place] = outputs
                 return outputs
@@ -154,6 +159,30 @@ class Workflow:
         )
         return None
 
+    def _run_job_set(self, template: dict[str, Any], known: Mapping[str, str], retry: int) -> dict[str, str] | None:
+        made = yaml.safe_load(_filled(template["resource"]["manifest"], known))
+        name = made["metadata"]["name"]
+        names = []
+        for job in made["spec"]["replicatedJobs"]:
+            for index in range(job["replicas"]):
+                pod = _without_null(job["template"]["spec"]["template"])
+                pod["metadata"]["name"] = f"{name}-{job['name']}-{index}-0-{secrets.token_hex(3)}"
+                of_set = {"jobset-name": name, "job-index": str(index), "restart-attempt": "0"}
+                pod["metadata"]["annotations"] |= {f"jobset.sigs.k8s.io/{key}": value for key, value in of_set.items()}
+                # As the name service of the cluster would resolve it.
+                control = f"{name}-control-0-0.{name}.default.svc.cluster.local"
+                pod["spec"]["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": [control]}]
+                self._core.create_namespaced_pod("default", pod)
+                names.append(pod["metadata"]["name"])
+        with self._lock:
+            self.pods.setdefault((template["name"], retry), []).extend(names)
+        ended = [self._wait(name) for name in names]
+        if not all(status is not None and status.phase == "Succeeded" for status in ended):
+            return None
+        labels = made["metadata"]["labels"]  # of which its outputs are, `{.metadata.labels.NAME}`
+        parameters = template["outputs"]["parameters"]
+        return {each["name"]: labels[each["valueFrom"]["jsonPath"].rpartition(".")[2][:-1]] for each in parameters}
+
     def _wait(self, name: str) -> Any:
         """The status of a pod that has ended; None of one that was deleted."""
         while True:
@@ -173,8 +202,16 @@ def _now() -> str:
 
 
 def _filled(text: str, known: Mapping[str, str]) -> str:
-    """`text` with each reference that is known replaced."""
-    return _REFERENCE.sub(lambda match: str(known.get(match.group(1).strip(), match.group())), text)
+    """`text` with each reference that is known replaced, and each expression."""
+
+    def value(match: re.Match[str]) -> str:
+        reference = match.group(1).strip()
+        if not reference.startswith("="):
+            return str(known.get(reference, match.group()))
+        text = _PARAMETER.sub(lambda name: repr(known[f"inputs.parameters.{name[1] or name[2]}"]), reference[1:])
+        return str(eval(text.replace("sprig.", ""), _FUNCTIONS))
+
+    return _REFERENCE.sub(value, text)
 
 
 def _quoted(known: Mapping[str, str]) -> dict[str, str]:

@@ -130,6 +130,18 @@ class Bed:
         """What has arrived of this test."""
         return arrived(receiver, self.outputs.values())
 
+    def with_other_ids(self, ended: Outcome, found: Arrived) -> list[str]:
+        """The run and the attempts that have a span with other ids than `otel-metaflow id` prints."""
+        paths = {f"{ended.flow}/{ended.run}": found.runs}
+        paths |= {each.path: [each.span] for each in found.attempts}
+        printed = {path: json.loads(self.place.cli("id", path, "--json").stdout) for path in paths}
+        return [
+            path
+            for path, spans in paths.items()
+            for span in spans
+            if printed[path] != {"traceId": span.trace_id.hex(), "spanId": span.span_id.hex()}
+        ]
+
     def sends_to(self, port: int) -> dict[str, str]:
         """What a laptop sets whose containers reach the collector by another name."""
         return {

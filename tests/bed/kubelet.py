@@ -106,6 +106,8 @@ class Kubelet:
 
     def _start(self, pod: Any, container: Any) -> subprocess.Popen[bytes]:
         options = [f"--hostname={pod.metadata.name}"]
+        for alias in pod.spec.host_aliases or []:
+            options += [f"--add-host={name}:{alias.ip}" for name in alias.hostnames]
         claims = {each.name: each.persistent_volume_claim for each in pod.spec.volumes or []}
         for mount in container.volume_mounts or []:
             claim = claims.get(mount.name)

@@ -120,6 +120,36 @@ MENDED = """
         PodFlow()
 """
 
+PARALLEL = """
+    from metaflow import FlowSpec, current, kubernetes, parallel, step
+
+    class PodFlow(FlowSpec):
+        @kubernetes(memory=512)
+        @step
+        def start(self):
+            self.next(self.work, num_parallel=3)
+
+        @kubernetes(memory=512)
+        @parallel
+        @step
+        def work(self):
+            print(f"line {current.pathspec}/0/{current.parallel.node_index} 1")
+            self.next(self.join)
+
+        @kubernetes(memory=512)
+        @step
+        def join(self, inputs):
+            self.next(self.end)
+
+        @kubernetes(memory=512)
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        PodFlow()
+"""
+
 
 @on_kubernetes
 def test_a_container_that_may_write_nowhere_else_and_has_no_library_of_ours_is_recorded(
@@ -201,6 +231,24 @@ def test_a_workflow_that_goes_on_by_argo_retry_has_spans_of_their_own(
     assert success.parent_span_id == failure.span_id
     assert len({span.trace_id for span in found.spans}) == 1
     measured.add(bed, "exception, the run fails; then `argo retry`", found)
+
+
+@on_argo
+def test_each_node_of_a_parallel_step_has_a_span_and_its_lines(
+    bed: Argo, receiver: Endpoint, measured: Measured
+) -> None:
+    """The control task and the workers of a JobSet export themselves, as any container."""
+    ended = bed.run(PARALLEL, "--with", "otel", env=bed.sends_to(receiver.port))
+    assert ended.succeeded, ended.report
+    found = bed.arrived(receiver)
+    assert (found.lost, found.twice, found.run_results()) == ([], [], ["success"])
+    assert found.results() == Counter([(step, "success") for step in ("start", *["work"] * 3, "join", "end")])
+    tasks = {each.attributes["metaflow.task.id"].partition("-")[0] for each in found.attempts if "-" in each.path}
+    nodes = sorted(line.partition("/0/")[2] for line in found.lines)
+    assert {"control", "worker"} <= tasks
+    assert nodes == ["0 1", "1 1", "2 1"]
+    assert bed.with_other_ids(ended, found) == []
+    measured.add(bed, "success; a `@parallel` step on three nodes", found)
 
 
 def failed_paths(found: Arrived) -> set[str]:

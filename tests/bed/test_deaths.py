@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from bed import Bed, Outcome
 from collectors import free_ports
-from deaths import CONTAINER, DEATHS, FAILURE, LINES, OK, Arrived, Death, flow, lines_in
+from deaths import CONTAINER, DEATHS, FAILURE, LINES, OK, Death, flow, lines_in
 from endpoint import Endpoint
 from measured import Measured
 from running import eventually
@@ -27,7 +26,7 @@ def test_each_line_arrives_once_and_each_attempt_has_a_span(
     assert found.results() == death.results()
     assert all(death.cause in cause for cause in found.causes()), found.causes()
     assert found.run_results() == ["success"]
-    assert_ids(bed, ended, found)
+    assert bed.with_other_ids(ended, found) == []
     measured.add(bed, death.name, found)
 
 
@@ -61,7 +60,7 @@ def test_a_run_that_fails_has_a_span_of_its_own(bed: Bed, receiver: Endpoint, me
     assert found.results() == {("start", "success"): 1, ("work", "success"): 1, ("work", "failure"): 2}
     assert all(cause == "ValueError: shard 2 is damaged" for cause in found.causes()), found.causes()
     assert found.run_results() == ([] if bed.NAME == "Step Functions" else ["failure"])
-    assert_ids(bed, ended, found)
+    assert bed.with_other_ids(ended, found) == []
     measured.add(bed, FAILURE.name, found)
 
 
@@ -87,16 +86,6 @@ def test_an_endpoint_that_is_down_is_delivered_to_once_it_is_back(bed: Bed, meas
         assert stored_lines(bed, ended) >= found.printed
     assert found.run_results() == (["success"] if bed.HAS_LAUNCHER else [])
     measured.add(bed, f"success; the endpoint {fault} until the run is over", found)
-
-
-def assert_ids(bed: Bed, ended: Outcome, found: Arrived) -> None:
-    """Spans have the ids that `otel-metaflow id` prints."""
-    paths = {f"{ended.flow}/{ended.run}": [span for span in found.spans if "RUN" in span.name]}
-    paths |= {each.path: [each.span] for each in found.attempts}
-    for path, spans in paths.items():
-        for span in spans:
-            printed = json.loads(bed.place.cli("id", path, "--json").stdout)
-            assert printed == {"traceId": span.trace_id.hex(), "spanId": span.span_id.hex()}, path
 
 
 def stored_lines(bed: Bed, ended: Outcome) -> Counter[str]:
