@@ -76,6 +76,10 @@ test-remote: $(STAMP) ## remote steps in real containers; builds Kubernetes and 
 	$(BIN)/pip install --quiet --group bed
 	$(BIN)/pytest -n 0 tests/bed $(PYTEST_ARGS)
 
+.PHONY: test-batch
+test-batch: ## the part of test-remote that needs no Kubernetes, in five minutes: AWS Batch and Step Functions
+	$(MAKE) test-remote PYTEST_ARGS='-k "AwsBatch and not down or StepFunctions and success" $(PYTEST_ARGS)'
+
 .PHONY: coverage
 coverage: $(STAMP) collector vendors ## which lines the tests reach, in their subprocesses too
 	rm -rf .coverage && mkdir .coverage
