@@ -11,9 +11,13 @@ import boto3
 import pytest
 import requests
 from collectors import Collector, Vendors, free_ports
+from journals import Journals
 from moto.server import ThreadedMotoServer
 from running import eventually
 from test_collector_shape import Intake
+
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.keys import AttemptKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,3 +150,27 @@ def test_the_streams_of_a_run_are_printed(place: Place) -> None:
     assert unknown.returncode == 2
     assert len(unknown.stderr.splitlines()) == 1, unknown.stderr
     assert place.cli("cloudwatch", "OnBatchFlow").returncode == 2
+
+
+def test_lines_of_a_killed_container_that_only_cloudwatch_has_are_printed(
+    place: Place, cloudwatch: dict[str, str]
+) -> None:
+    """After the last one that the journals have; a line that was printed before as well is among them."""
+    finished = place.run(FLOW)
+    command = ("cloudwatch", f"OnBatchFlow/{finished.run}", "--last-lines")
+    env = {**cloudwatch, "AWS_DEFAULT_REGION": cloudwatch["AWS_REGION"]}
+    without = place.cli(*command, env=env)
+    assert (without.returncode, without.stdout) == (2, "")
+    assert f"otel-metaflow fetch OnBatchFlow/{finished.run}" in without.stderr
+    put(cloudwatch, STREAM, "not journaled", "epoch", "loss 0.3", "epoch", "epoch", "out of mem")
+    journals = Journals(place.home, "OnBatchFlow", finished.run)
+    journals.attempt("start", 1, 0, None, lines=["epoch", "loss 0.3", "epoch"])
+    printed = place.cli(*command, env=env)
+    task = f"OnBatchFlow/{finished.run}/start/1"
+    assert printed.stdout == f"{task}/0\tepoch\n{task}/0\tout of mem\n", printed.stderr
+    (described,) = json.loads(place.cli(*command, "--json", env=env).stdout)
+    assert [line["text"] for line in described["lines"]] == ["epoch", "out of mem"]
+
+    with layout.attempt_file(journals.folder, AttemptKey("start", "1", 0)).open("a") as journal:
+        journal.write('{"kind":"end","timeUnixNano":1,"result":"success"}\n')
+    assert place.cli(*command, env=env).stdout == ""  # it was seen to end
