@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -150,22 +151,35 @@ def test_a_code_of_0_without_a_last_record_is_no_success(shell: Shell) -> None:
     assert (attempt.result, attempt.is_lost) == ("error", True)
 
 
-@pytest.mark.parametrize("events", ["memory.events", "memory/memory.oom_control"], ids=["v2", "v1"])
-def test_an_out_of_memory_kill_is_distinguished_from_others(shell: Shell, events: str) -> None:
+# As kernels write them: 5.17 and newer, older ones, and cgroup v1 (mm/memcontrol.c).
+EVENTS = {
+    "v2": ("memory.events", "low 0\nhigh 0\nmax 42\noom 2\noom_kill {}\noom_group_kill 9\n"),
+    "v2, before 5.17": ("memory.events", "low 0\nhigh 0\nmax 42\noom 2\noom_kill {}\n"),
+    "v1": ("memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"),
+}
+
+
+@pytest.mark.parametrize(("file", "text"), EVENTS.values(), ids=EVENTS)
+def test_an_out_of_memory_kill_is_distinguished_from_others(shell: Shell, file: str, text: str) -> None:
     """By the kernel's count, which goes up; not by one from before."""
     cgroup = shell.folder / "cgroup"
-    (cgroup / events).parent.mkdir(parents=True)
-    (cgroup / events).write_text("low 0\noom 2\noom_kill 1\n")
+    events = cgroup / file
+    events.parent.mkdir(parents=True)
+    events.write_text(text.format(1))
+
+    def kills(count: int) -> str:
+        """A process dies, and the kernel has killed so many."""
+        return f"printf {shlex.quote(text.format(count))} > {events}; {dies}"
+
     copy = shell.folder / "witness.sh"
     copy.write_text(WITNESS.read_text().replace("/sys/fs/cgroup", str(cgroup)))
     shell.begin()
     dies = "touch $OTEL_METAFLOW_WITNESS; bash -c 'kill -9 $$'"
     shell.run(dies, source=f". {copy} && ")
-    shell.run(f"echo oom_kill 2 > {cgroup / events}; {dies}", source=f". {copy} && ")
+    shell.run(kills(2), source=f". {copy} && ")
     assert [record.get("outOfMemory") for record in shell.exits()] == [None, True]
-    attempt = load(shell.home, shell.journal.parent)
     shell.begin()
-    shell.run(f"echo oom_kill 3 > {cgroup / events}; {dies}", source=f". {copy} && ")
+    shell.run(kills(3), source=f". {copy} && ")
     attempt = load(shell.home, shell.journal.parent).attempts[ATTEMPT]
     assert attempt.error_type == "OOMKilled"
     assert attempt.error_message == "the process was killed by SIGKILL, out of memory"
