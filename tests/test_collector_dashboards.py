@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from collectors import ROOT
 
-from otel_metaflow.core import names
+from otel_metaflow.core import catalog, names
 
 DASHBOARDS = ROOT / "collector/dashboards"
 DATADOG = sorted((DASHBOARDS / "datadog").glob("*.json"))
-METRICS = {entry.name: entry.form for entry in names.CATALOG if entry.on == "metric"}
-ATTRIBUTES = {entry.name for entry in names.CATALOG if entry.on not in ("metric", "event")}
-EVENTS = {entry.name for entry in names.CATALOG if entry.on == "event"}
+METRICS = {entry.name: entry.form for entry in catalog.CATALOG if entry.on == "metric"}
+ATTRIBUTES = {entry.name for entry in catalog.CATALOG if entry.on not in ("metric", "event")}
+EVENTS = {entry.name for entry in catalog.CATALOG if entry.on == "event"}
 # The collector takes the run's id off metrics.
-DIMENSIONS = {entry.name for entry in names.CATALOG if "metrics" in entry.on.split(", ")} - {names.RUN_ID}
+DIMENSIONS = {entry.name for entry in catalog.CATALOG if "metrics" in entry.on.split(", ")} - {names.RUN_ID}
 # What Datadog makes of attributes of other names, and the template variables.
 DATADOGS_OWN = {"env", "service", "version", "host", "status", "timestamp", "content", "$env", "$flow"}
 # collector/config/config.yaml, transform/datadog

@@ -10,7 +10,7 @@ import pytest
 from collectors import ROOT
 from running import Place
 
-from otel_metaflow.core import names
+from otel_metaflow.core import catalog, names
 from otel_metaflow.testing import run
 
 OURS = ("metaflow.", "otel_metaflow", "otel-metaflow")
@@ -63,7 +63,7 @@ ELSEWHERE = {
     names.TASK_MEMORY,
     names.EVENT_TASK_HEARTBEAT,
     names.EVENT_TASK_LOST, names.METRIC_TELEMETRY_DROPPED, names.SIGNAL, names.REASON, names.REQUESTED_GPU,
-    *(name.name for name in names.CATALOG if name.on == "summary"),  # tests/test_span_limit.py
+    *(name.name for name in catalog.CATALOG if name.on == "summary"),  # tests/test_span_limit.py
     names.TASK_GPU_MEMORY, names.TASK_GPU_MEMORY_PEAK, names.TASK_GPU_UTILIZATION, names.PARTIAL,
     names.CONTAINER_ID, names.K8S_NAMESPACE_NAME, names.K8S_POD_NAME, names.K8S_POD_UID, names.CLOUD_PROVIDER,
     names.CLOUD_PLATFORM, names.CLOUD_REGION, names.AWS_LOG_GROUP_NAMES, names.AWS_LOG_STREAM_NAMES,
@@ -114,17 +114,17 @@ def test_a_run_exports_the_names_that_the_page_lists(place: Place) -> None:
             NamesFlow()
         """)
     telemetry = run(flow, env={name: value for name, value in place.environ().items() if name.startswith("METAFLOW_")})
-    catalog = {(name.name, part): name for name in names.CATALOG for part in name.on.split(", ")}
+    places = {(name.name, part): name for name in catalog.CATALOG for part in name.on.split(", ")}
     sent: set[tuple[str, str]] = set()
 
     def look(part: str, attributes: object) -> None:
         for name, value in dict(attributes or {}).items():
-            if name.startswith(("metaflow.link", "exception.")) or (name, part) in catalog:
-                known = catalog.get((name, part))
+            if name.startswith(("metaflow.link", "exception.")) or (name, part) in places:
+                known = places.get((name, part))
                 assert known is None or known.form in forms(value), (name, value, known)
                 sent.add((name, part))
             else:
-                assert (name, part) in catalog, f"{name} on {part} is not on the page"
+                assert (name, part) in places, f"{name} on {part} is not on the page"
 
     for span in telemetry.spans:
         look("resource", span.resource.attributes)
@@ -152,5 +152,5 @@ def test_a_run_exports_the_names_that_the_page_lists(place: Place) -> None:
                 sent.add((metric.name, "metric"))
                 for point in metric.data.data_points:
                     look("metrics", point.attributes)
-    missing = {name for name, _ in catalog} - {name for name, _ in sent} - ELSEWHERE - {names.LOG_RECORD_UID}
+    missing = {name for name, _ in places} - {name for name, _ in sent} - ELSEWHERE - {names.LOG_RECORD_UID}
     assert missing == set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_metaflow.core import names
+from otel_metaflow.core import catalog
 
 
 def page() -> str:
@@ -12,17 +12,17 @@ def page() -> str:
                          ("Spans that summarize attempts of a step", "summary"),
                          ("Spans of user code, in addition to their own", "user"),
                          ("Links", "links"), ("Log records", "logs"), ("Metric points", "metrics")):  # fmt: skip
-        rows = [name for name in names.CATALOG if found in name.on.split(", ")]
+        rows = [name for name in catalog.CATALOG if found in name.on.split(", ")]
         lines += ["", f"## {title}", "", "| attribute | type | status | meaning |", "|---|---|---|---|"]
         lines += [f"| `{row.name}` | {row.form} | {row.status} | {row.text} |" for row in rows]
-    events = [name for name in names.CATALOG if name.on == "event"]
+    events = [name for name in catalog.CATALOG if name.on == "event"]
     lines += ["", "## Events", "", "| event | severity | meaning | attributes |", "|---|---|---|---|"]
     for event in events:
-        carried = ", ".join(f"`{row.name}`" for row in names.CATALOG if event.name in row.on.split(", "))
+        carried = ", ".join(f"`{row.name}`" for row in catalog.CATALOG if event.name in row.on.split(", "))
         lines.append(f"| `{event.name}` | {event.form} | {event.text} | {carried} |")
     lines += ["", "## Metrics", "", "| metric | kind, unit | meaning | boundaries |", "|---|---|---|---|"]
-    for metric in (name for name in names.CATALOG if name.on == "metric"):
-        bounds = " ".join(f"{bound:g}" for bound in names.BOUNDARIES.get(metric.name, ()))
+    for metric in (name for name in catalog.CATALOG if name.on == "metric"):
+        bounds = " ".join(f"{bound:g}" for bound in catalog.BOUNDARIES.get(metric.name, ()))
         lines.append(f"| `{metric.name}` | {metric.form} | {metric.text} | {bounds} |")
     return "\n".join(lines) + "\n"
 
@@ -30,8 +30,8 @@ def page() -> str:
 _HEAD = """\
 # Names
 
-Generated from `otel_metaflow/core/names.py` by `python tools/names_page.py > docs/names.md`. A test compares this page
-with that file, and with what a run actually exports.
+Generated from `otel_metaflow/core/catalog.py` by `python tools/names_page.py > docs/names.md`. A test compares this
+page with that file, and with what a run actually exports.
 
 ## The span tree
 
