@@ -38,8 +38,10 @@ class Pipes:
     def __init__(self) -> None:
         self.names: Dict[File, str] = {}
         # By stream and thread, because `print` writes a text and its newline separately, and another thread may write
-        # in between; each with its full length.
-        self.begun: Dict[Tuple[str, int], Tuple[str, int]] = {}
+        # in between.
+        self.begun: Dict[str, Dict[int, str]] = {}
+        # By the same, how many characters of them were left out, if any.
+        self.left_out: Dict[Tuple[str, int], int] = {}
 
 
 class StreamTap:
@@ -63,6 +65,7 @@ class StreamTap:
         if self._file is not None:
             pipes.names.setdefault(self._file, name)
         self._pipes = pipes
+        pipes.begun.setdefault(name, {})
         self._write = stream.write
         # During interpreter shutdown, user code may still print from `__del__`. The globals of this module are gone by
         # then, and a stopped daemon thread may hold the lock.
@@ -78,16 +81,13 @@ class StreamTap:
         if self.is_muted or self._is_finalizing():
             return self._write(text)
         with self._lock:
-            if isinstance(text, str):
-                try:
-                    name = self._target()
-                    if name is not None:
-                        # A subclass may override __str__, but its own characters are written.
-                        self._add(text if text.__class__ is str else str.__str__(text), (name, get_ident()))
-                except UnicodeEncodeError:
-                    pass  # the stream cannot encode it and will raise without writing anything
-                except Exception as error:  # noqa: BLE001 - a print must not fail because of us
-                    contain(error)
+            try:
+                if isinstance(text, str):
+                    self._note(text)
+            except UnicodeEncodeError:
+                pass  # the stream cannot encode it and will raise without writing anything
+            except Exception as error:  # noqa: BLE001 - a print must not fail because of us
+                contain(error)
             return self._write(text)
 
     @hidden
@@ -99,32 +99,41 @@ class StreamTap:
     def flush_line(self) -> None:
         """Report unfinished lines."""
         with self._lock:
-            for whose in list(self._pipes.begun):
-                if whose[0] == self.name:
-                    self._report("", whose)
+            for thread in list(self._pipes.begun[self.name]):
+                self._report("", self.name, thread)
 
-    def _target(self) -> Optional[str]:
-        """The stream that the descriptor points to now; None if it is closed or points to neither stream."""
-        if self._file is None:
-            return self.name
-        file = _file(self._descriptor)
-        if file == self._file:
-            return self.name
-        return self._pipes.names.get(file) if file is not None else None
-
-    def _add(self, text: str, whose: Tuple[str, int]) -> None:
+    # Python calls this for each argument of each print, so it is one function, and what is rare is in others.
+    def _note(self, text: str) -> None:
+        name = self.name
+        if self._file is not None:
+            try:
+                found = _fstat(self._descriptor)
+            except OSError as error:
+                if error.errno is None:  # not from the system: a TimeoutError raised by the user's alarm handler
+                    raise
+                return  # it is closed
+            if found.st_ino != self._file[1] or found.st_dev != self._file[0]:
+                file = found.st_dev, found.st_ino
+                if file not in self._pipes.names:
+                    return  # it points to neither stream
+                name = self._pipes.names[file]
+        if text.__class__ is not str:
+            # A subclass may override __str__, but its own characters are written.
+            text = str.__str__(text)
+        thread = get_ident()
         if text == "\n":
-            self._report("", whose)
+            self._report("", name, thread)
             return
         if not text.isascii():
             text = self._as_read(text)
-        if "\n" not in text:
-            self._begin(text, whose)
-            return
-        *ended, begun = text.split("\n")
-        for line in ended:
-            self._report(line, whose)
-        self._begin(begun, whose)
+        if "\n" in text:
+            *ended, text = text.split("\n")
+            for line in ended:
+                self._report(line, name, thread)
+        if text:
+            begun = self._pipes.begun[name]
+            text = begun.get(thread, "") + text
+            begun[thread] = text if len(text) <= LONGEST_LINE else self._shortened(text, name, thread)
 
     def _as_read(self, text: str) -> str:
         """The text as the launcher will read it: its bytes, in the stream's encoding, decoded as UTF-8.
@@ -136,17 +145,18 @@ class StreamTap:
         data = text.encode(encoding, getattr(self._stream, "errors", None) or "strict")
         return data.decode("utf-8", "replace")
 
-    def _begin(self, text: str, whose: Tuple[str, int]) -> None:
-        if not text:
-            return
-        begun, length = self._pipes.begun.get(whose, ("", 0))
-        begun, length = begun + text, length + len(text)
-        self._pipes.begun[whose] = (begun if length <= LONGEST_LINE else shortened(begun), length)
+    def _shortened(self, begun: str, name: str, thread: int) -> str:
+        short = shortened(begun)
+        left_out = self._pipes.left_out
+        left_out[name, thread] = left_out.get((name, thread), 0) + len(begun) - len(short)
+        return short
 
-    def _report(self, rest: str, whose: Tuple[str, int]) -> None:
-        begun, length = self._pipes.begun.pop(whose, ("", 0))
-        line, length = begun + rest, length + len(rest)
-        self._on_line(whose[0], truncated(line, length), length, self.name)
+    def _report(self, rest: str, name: str, thread: int) -> None:
+        line = self._pipes.begun[name].pop(thread, "") + rest
+        length = len(line)
+        if self._pipes.left_out:
+            length += self._pipes.left_out.pop((name, thread), 0)
+        self._on_line(name, line if length <= LONGEST_LINE else truncated(line, length), length, self.name)
 
     def _begin_anew_in_children(self) -> None:
         """Have a forked child begin anew: a thread that is not there may hold the lock.
@@ -154,7 +164,8 @@ class StreamTap:
         What is called after a fork lives until the interpreter is gone. A method of ours would keep alive all that can
         be reached from here, whose taking down costs a task more than its imports do: 6 million instructions.
         """
-        os.register_at_fork(after_in_child=self._pipes.begun.clear)
+        os.register_at_fork(after_in_child=self._pipes.begun[self.name].clear)
+        os.register_at_fork(after_in_child=self._pipes.left_out.clear)
         os.register_at_fork(after_in_child=getattr(self._lock, "_at_fork_reinit", self._replace_lock))
 
     def _replace_lock(self) -> None:  # Python 3.8, and locks of others

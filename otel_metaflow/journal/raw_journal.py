@@ -78,9 +78,10 @@ class RawJournal:
 
 def _record(line: Line, mask: Callable[[str], str], more: str = "") -> str:
     at, stream, data = line
-    text = (data[:-1] if data.endswith(b"\n") else data).decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace")
+    if text[-1:] == "\n":
+        text = text[:-1]
     length = len(text)
-    body = quoted(mask(truncated(text, length)))
     if length > long_lines.LONGEST_LINE:
-        more += f',"length":{length}'
-    return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{body}{more}}}'
+        text, more = truncated(text, length), f'{more},"length":{length}'
+    return f'{{"kind":"{layout.LINE}","timeUnixNano":{at},"stream":"{stream}","body":{quoted(mask(text))}{more}}}'

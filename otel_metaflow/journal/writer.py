@@ -90,29 +90,30 @@ class Journal:
         self.append_line("\n".join(lines))
 
     def _write(self, line: str) -> None:
-        data = (line + "\n").encode("ascii", "backslashreplace")
-        if self._torn:
+        data = f"{line}\n".encode("ascii", "backslashreplace")
+        was_torn = self._torn
+        if was_torn:
             # End the record that was cut off by a full disk, or this one would be corrupt, too.
             data = b"\n" + data
         try:
-            written = self._written(data)
+            try:
+                written = _write(self._descriptor, data)
+            except OSError as error:
+                written = self._written_anew(data, error)
         except OSError as error:
             if error.errno is None:  # not from the system: a TimeoutError raised by the user's alarm handler
                 raise
             self._drop(error, line.split("\n"))
             return
-        whole = data.count(b"\n", int(self._torn), written)
         self._torn = written < len(data)
         if self._torn:
+            whole = data.count(b"\n", int(was_torn), written)
             self._drop(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), line.split("\n")[whole:])
 
-    def _written(self, data: bytes) -> int:
-        try:
-            return _write(self._descriptor, data)
-        except OSError as error:
-            if error.errno != errno.EBADF or self._descriptor < 0:
-                raise
-        # User code closed all descriptors, as daemons do.
+    def _written_anew(self, data: bytes, error: OSError) -> int:
+        """Write to the journal opened again: user code closed all descriptors, as daemons do."""
+        if error.errno != errno.EBADF or self._descriptor < 0:
+            raise error
         self._descriptor = self._opened()
         return _write(self._descriptor, data)
 

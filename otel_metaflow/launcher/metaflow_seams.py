@@ -147,16 +147,21 @@ def _watch_lines(listener: Listener) -> bool:
 
     emit_log = Worker.emit_log
     given = _Given(emit_log)
+    usual = ["self", "msg", "buf", "system_msg"]
+    is_usual = given.names == usual  # as it is in Metaflow 2.19, which calls it once a line
 
     @seam("raw output of tasks", lambda: True)
     def is_echo(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Record the line if it is a task's; return whether it is, rather than a message of Metaflow's."""
-        if given.value(args, kwargs, 3, "system_msg", default=False):
-            return False
-        worker = args[0]
+        if is_usual and len(args) == len(usual) - 1 and not kwargs:
+            worker, message, buffer = args
+        else:
+            if given.value(args, kwargs, 3, "system_msg", default=False):
+                return False
+            worker = args[0]
+            message, buffer = given.value(args, kwargs, 1, "msg"), given.value(args, kwargs, 2, "buf")
         lines = getattr(worker, "otel_lines", None)
         if lines is not None:
-            message, buffer = given.value(args, kwargs, 1, "msg"), given.value(args, kwargs, 2, "buf")
             if not isinstance(message, bytes):
                 raise TypeError(f"a line is {type(message).__name__}, not bytes")
             lines.add("stdout" if buffer is worker._stdout else "stderr", message)
@@ -244,7 +249,8 @@ class _Given:
     """Finds arguments of a wrapped function, by name or by position."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._positions = {name: position for position, name in enumerate(inspect.signature(function).parameters)}
+        self.names = list(inspect.signature(function).parameters)
+        self._positions = {name: position for position, name in enumerate(self.names)}
 
     def value(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, **default: Any) -> Any:
         """The argument `name`, which is at `position` in Metaflow 2.19, or `default`.

@@ -67,7 +67,7 @@ class RawLines(RawJournal):
                     self._own(line)
             lines = [line for line in lines if line[2].startswith(_MFLOG)]
         if lines:
-            super().append([_unwrapped(line) for line in lines], mask, position)
+            super().append([_unwrapped(line) if line[2][:1] == b"[" else line for line in lines], mask, position)
 
 
 class Writer:
