@@ -196,9 +196,8 @@ def main(rounds: int, kills: int) -> None:
     console = Console(width=160)
     if rounds:
         console.print(table)
-    console.print(
-        f"Median (least to most) of {rounds}; code package {packages[0]:.0f} kB, with @otel {packages[1]:.0f} kB"
-    )
+        console.print(f"Median (least to most) of {rounds}")
+    console.print(f"Code package {packages[0]:.0f} kB, with @otel {packages[1]:.0f} kB")
     console.print(f"Killed at once at 200 lines a second: {sorted(lost)} lines lost")
 
 
