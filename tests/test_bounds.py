@@ -114,6 +114,23 @@ def test_runs_that_go_on_and_runs_that_are_being_shipped_are_left_alone(tmp_path
     assert prune(tmp_path, 0, 14) == [shipping]
 
 
+def test_a_run_is_left_alone_while_a_task_outlives_its_launcher(tmp_path: Path) -> None:
+    """Whether the launcher had recorded its launch, or another task started it; not once its end is recorded."""
+    mine = {"pid": os.getpid(), "processStart": process_start()}
+    for task, is_launched in (("1", True), ("2", False)):
+        folder, key = keep(tmp_path, task), AttemptKey("train", task, 0)
+        launcher = Journal(folder / layout.RUN_FILE, raising)
+        if is_launched:
+            launcher.append(layout.LAUNCH, {**key._asdict(), **mine})
+        own = Journal(layout.attempt_file(folder, key), raising)
+        own.append(layout.START, {**key._asdict(), **mine})
+        assert prune(tmp_path, 0, 0) == []
+        launcher.append(layout.EXIT, {**key._asdict(), "code": 0})
+        assert prune(tmp_path, 0, 0) == [folder]
+        own.close()
+        launcher.close()
+
+
 def test_a_launcher_sees_to_pruning_now_and_then(place: Place) -> None:
     """By a process of its own, by the variables of the run."""
     old = keep(place.home, "old", days=3, state="waiting")

@@ -18,6 +18,7 @@ from otel_metaflow.journal.processes import process_start
 from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.following import Following
 from otel_metaflow.shipper import container
+from otel_metaflow.viewer.log_view import Feed
 
 OPENED: list[str] | None = None
 
@@ -30,11 +31,11 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_note)
 
 
-def opened(following: Following, folder: Path) -> set[str]:
+def opened(following: Following | Feed, folder: Path) -> set[str]:
     """What a look opens, of the run's files, or lists."""
     global OPENED  # noqa: PLW0603 - an audit hook stays for the life of a process
     OPENED = []
-    following.poll()
+    following.look() if isinstance(following, Feed) else following.poll()
     seen, OPENED = OPENED, None
     return {Path(name).name for name in seen if name.startswith(str(folder))}
 
@@ -94,6 +95,28 @@ def test_attempts_that_no_launcher_announced_are_found_by_their_journals(tmp_pat
     assert following.poll(thorough=True).appeared == []
     assert not following.run_is_over
     run.end(3)
+
+
+def test_whoever_follows_the_log_opens_the_journals_of_attempts_that_run_and_no_other(tmp_path: Path) -> None:
+    """And sees each line once, and that an attempt was retried."""
+    run = going_on(tmp_path)
+    for task in range(100):
+        run.attempt("work", task, task, 1, lines=[f"line of {task}"])
+    run.attempt("work", 100, 100, 1, result="failure")
+    run.attempt("work", 101, 101, None, lines=["it begins"])
+    feed = Feed(tmp_path, run.folder, "", lambda _: True, launcher=False)
+    texts = [entry.line.text for entry in feed.read()]
+    assert texts[:100] == [f"line of {task}" for task in range(100)]
+    assert (texts[100][:13], texts[101:]) == ("attempt ended", ["it begins"])
+    assert list(feed.read()) == []
+    with layout.attempt_file(run.folder, AttemptKey("work", "101", 0)).open("ab") as journal:
+        journal.write(b'{"kind":"line","timeUnixNano":1,"stream":"stdout","body":"it goes on"}\n')
+    assert opened(feed, run.folder) == {"work.101.0.jsonl", "work.101.0.output.jsonl"}
+    run.attempt("work", 100, 102, 1, attempt=1, lines=["again"])
+    texts = [entry.line.text for entry in feed.read()]
+    retry = "work/100 is followed by work/100/1"
+    assert [text.partition(": ")[0] for text in texts] == ["it goes on", retry, "again"]
+    run.end(200)
 
 
 @pytest.mark.parametrize("is_parallel", [True, False])

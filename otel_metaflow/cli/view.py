@@ -80,14 +80,14 @@ def view(
     if html is not None or opens:
         _write_page(environment, folder, f"{key.flow}-{key.run}", html, opens=opens)
         return
+    if logs or errors or follow:
+        _show_log(environment, folder, parts[2:], follow=follow, errors=errors, as_json=as_json)
+        return
     from otel_metaflow.model.run import load
 
     run = load(environment.home, folder)
     attempts = _chosen(run, parts[2:])
-    if logs or errors or follow:
-        wanted = _wanted(parts[2:])
-        _show_log(environment, folder, wanted, len(parts), follow=follow, errors=errors, as_json=as_json)
-    elif as_json:
+    if as_json:
         _print(environment, run, parts[2:], attempts)
     elif len(parts) > 3:  # noqa: PLR2004 - flow, run and step
         from otel_metaflow.core.redaction import Redaction
@@ -184,8 +184,7 @@ def _wanted(parts: Sequence[str]) -> Callable[[AttemptKey], bool]:
 def _show_log(
     environment: settings.Settings,
     folder: Path,
-    wanted: Callable[[AttemptKey], bool],
-    depth: int,
+    parts: Sequence[str],
     *,
     follow: bool,
     errors: bool,
@@ -193,9 +192,11 @@ def _show_log(
 ) -> None:
     from otel_metaflow.viewer import log_view
 
-    feed = log_view.Feed(environment.home, folder, environment.redact, wanted, launcher=depth == 2)  # noqa: PLR2004 - a run
+    feed = log_view.Feed(environment.home, folder, environment.redact, _wanted(parts), launcher=not parts)
     try:
-        log_view.show(feed, follow=follow, errors=errors, as_json=as_json, names=depth < 4)  # noqa: PLR2004 - more than a task
+        feed.look()
+        _chosen(feed.run, parts)
+        log_view.show(feed, follow=follow, errors=errors, as_json=as_json, names=len(parts) < 2)  # noqa: PLR2004 - no task
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -553,3 +553,17 @@ def load(home: Path, folder: Path) -> Run:
             run.add(key, record)
     run.see_alive(time.time_ns())
     return run
+
+
+def is_running(home: Path, folder: Path) -> bool:
+    """Whether a process of the run in `folder` is alive; of attempts that are over no journal is read."""
+    run, over = Run(layout.run_key(home, folder), Place(folder)), set()
+    for record in reader.facts(folder / layout.RUN_FILE):
+        attempt = run.add(None, record)
+        if attempt is not None and (attempt.exit is not None or attempt.is_cloned):
+            over.add(attempt.key)
+            del run.attempts[attempt.key]
+    for key in layout.unknown_attempts(folder, over):
+        for record in reader.facts(layout.attempt_file(folder, key)):
+            run.add(key, record)
+    return run.is_running()

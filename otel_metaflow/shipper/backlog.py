@@ -12,7 +12,7 @@ from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.run_record import is_backfilled, is_closed
-from otel_metaflow.model.run import load
+from otel_metaflow.model.run import is_running
 from otel_metaflow.shipper.delivery import Delivery
 
 
@@ -70,7 +70,7 @@ def without_endpoint(home: Path) -> Iterator[Path]:
     """The folders of runs that ended and had no endpoint, the oldest first."""
     for folder in _oldest_first([folder for folder in layout.run_folders(home) if not has_endpoint(folder)]):
         with contextlib.suppress(OSError):  # it belongs to another user
-            if any(folder.glob("*.jsonl")) and (is_closed(folder) or not load(home, folder).is_running()):
+            if any(folder.glob("*.jsonl")) and (is_closed(folder) or not is_running(home, folder)):
                 yield folder
 
 

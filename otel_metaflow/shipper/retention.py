@@ -20,7 +20,7 @@ from otel_metaflow.journal import layout
 from otel_metaflow.journal import lock as locks
 from otel_metaflow.journal.delivery_status import DeliveryStatus
 from otel_metaflow.journal.layout import DROPPED_LOG
-from otel_metaflow.model.run import load
+from otel_metaflow.model.run import is_running
 
 _DAY = 86_400.0
 # A run that ended this recently, in seconds, is kept whatever its size, because its user may want to look at it.
@@ -47,7 +47,7 @@ def prune(home: Path, max_bytes: int, max_days: float) -> List[Path]:
     for run in candidates:
         if run.changed >= too_old and (total <= max_bytes or run.changed > now - _RECENT):
             continue
-        if load(home, run.folder).is_running():
+        if is_running(home, run.folder):
             continue
         lock = locks.try_lock_quietly(run.folder)
         if lock is None:

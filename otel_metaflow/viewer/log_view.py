@@ -18,7 +18,7 @@ from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail
 from otel_metaflow.model import endings, story
 from otel_metaflow.model.attempt_logs import AttemptLogs
-from otel_metaflow.model.following import Following
+from otel_metaflow.model.following import Following, Update
 from otel_metaflow.model.run import Attempt, Run
 from otel_metaflow.viewer import formatting, log_lines
 from otel_metaflow.viewer.frames import Fold, folded
@@ -26,6 +26,7 @@ from otel_metaflow.viewer.log_lines import Line
 from otel_metaflow.viewer.terminal import echo
 
 _POLL = 0.2
+_LAUNCHER_BYTES = 1 << 16  # of the launcher's journal, read at a time
 _NAMES = {log_lines.DEBUG: "DEBUG", log_lines.INFO: "INFO", log_lines.WARN: "WARN", log_lines.ERROR: "ERROR"}
 _COLOURS = {log_lines.DEBUG: "bright_black", log_lines.WARN: "yellow", log_lines.ERROR: "red"}
 
@@ -49,7 +50,14 @@ class Feed:
         self._launcher = Tail(folder / layout.RUN_FILE, only=layout.LINE) if launcher else None
         self._masks: dict[AttemptKey | None, Redaction] = {}
         self._open: dict[AttemptKey, AttemptLogs] = {}  # wanted attempts of which records may come
+        self._undecided: set[AttemptKey] = set()  # failed ones, of which it is unknown whether they are retried
+        self._found: list[Entry] = []
         self._has_read_end = False
+
+    @property
+    def run(self) -> Run:
+        """The run, as far as it was looked at."""
+        return self._following.run
 
     @property
     def is_over(self) -> bool:
@@ -59,14 +67,14 @@ class Feed:
     @property
     def is_recorded(self) -> bool:
         """Whether any of the attempts is recorded; True if there are none."""
-        run = self._following.run
+        run = self.run
         wanted = [attempt for key, attempt in run.attempts.items() if self._wanted(key)]
         return not wanted or any(map(run.is_recorded, wanted))
 
     def read(self) -> Iterator[Entry]:
         """The lines since the last call, ordered by time."""
-        update = self._following.poll()
-        found: list[Entry] = []
+        self.look()
+        found, self._found = self._found, []
         if self._launcher is not None:
             before = -1
             while self._launcher.offset != before:
@@ -75,27 +83,42 @@ class Feed:
                 found.extend(
                     Entry(None, log_lines.from_record(entry.record, redaction)) for entry in self._launcher.read()
                 )
-        run = self._following.run
-        for key in filter(self._wanted, update.appeared):
-            self._open[key] = AttemptLogs(self._following.folder, key, Cursor())
-        for key in list(self._open):
-            found.extend(self._of_attempt(key))
-        for key in update.read:
-            run.keep_outline(key)
-        if self._launcher is not None and self.is_over and not self._has_read_end:
-            self._has_read_end = True
-            found.extend(Entry(None, log_lines.from_notice(notice, self._mask(None))) for notice in endings.of_run(run))
+            if self.is_over and not self._has_read_end:
+                self._has_read_end = True
+                ends = endings.of_run(self.run)
+                found.extend(Entry(None, log_lines.from_notice(notice, self._mask(None))) for notice in ends)
         found.sort(key=lambda entry: entry.line.at)
         yield from found
 
+    def look(self) -> None:
+        """Read what was added to the journals: of many attempts bit by bit, so that no more than the lines is kept."""
+        self._take_in(self._following.poll(max_bytes=_LAUNCHER_BYTES))
+        while self._following.is_behind:
+            self._take_in(self._following.poll(max_bytes=_LAUNCHER_BYTES))
+
+    def _take_in(self, update: Update) -> None:
+        for key in filter(self._wanted, update.appeared):
+            self._open[key] = AttemptLogs(self._following.folder, key, Cursor())
+        for key in list(self._open):
+            self._found.extend(self._of_attempt(key))
+        for key in self._undecided.intersection(update.decided):
+            self._undecided.discard(key)
+            again = endings.retry(self.run, self.run.attempts[key])
+            if again is not None:
+                self._found.append(Entry(key, log_lines.from_notice(again, Redaction(self._pattern))))
+        for key in update.read:
+            self.run.keep_outline(key)
+
     def _of_attempt(self, key: AttemptKey) -> Iterator[Entry]:
-        run, redaction = self._following.run, self._mask(key)
-        final = run.attempts[key].is_settled
+        attempt, redaction = self.run.attempts[key], self._mask(key)
+        final = attempt.is_settled
         for entry in self._open[key].read(final=final):
             yield Entry(key, log_lines.from_record(entry.record, redaction))
         if final:
-            for notice in endings.of_attempt(run, run.attempts[key]):
+            for notice in endings.of_attempt(self.run, attempt):
                 yield Entry(key, log_lines.from_notice(notice, redaction))
+            if story.is_final(self.run, attempt, run_is_over=False) is None:
+                self._undecided.add(key)
             del self._open[key], self._masks[key]
 
     def _mask(self, key: AttemptKey | None) -> Redaction:
