@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple, Tuple
 
 from otel_metaflow.core import names
 
-OURS, STABLE, DEVELOPMENT, CANDIDATE = "ours", "stable", "development", "release candidate"
+_OURS, _STABLE, _DEVELOPMENT, _CANDIDATE = "ours", "stable", "development", "release candidate"
 
 
 class Name(NamedTuple):
@@ -16,48 +16,48 @@ class Name(NamedTuple):
     on: str
     form: str
     text: str
-    status: str = OURS
+    status: str = _OURS
 
 
 CATALOG: List[Name] = [
     # Resource, conventions
-    Name(names.SERVICE_NAME, "resource, metrics", "string", "`OTEL_SERVICE_NAME`, else `metaflow`", STABLE),
-    Name(names.SERVICE_NAMESPACE, "resource, metrics", "string", "the `@project`", STABLE),
-    Name(names.SERVICE_VERSION, "resource, metrics", "string", "if set in `OTEL_RESOURCE_ATTRIBUTES`", STABLE),
+    Name(names.SERVICE_NAME, "resource, metrics", "string", "`OTEL_SERVICE_NAME`, else `metaflow`", _STABLE),
+    Name(names.SERVICE_NAMESPACE, "resource, metrics", "string", "the `@project`", _STABLE),
+    Name(names.SERVICE_VERSION, "resource, metrics", "string", "if set in `OTEL_RESOURCE_ATTRIBUTES`", _STABLE),
     Name(
         names.SERVICE_INSTANCE_ID,
         "resource",
         "string",
         "a UUID derived from the attempt's span id: one process is one attempt",
-        STABLE,
+        _STABLE,
     ),
     Name(
         names.DEPLOYMENT_ENVIRONMENT_NAME,
         "resource, metrics",
         "string",
         "`production` on a production branch, else the branch, else `dev`",
-        STABLE,
+        _STABLE,
     ),
-    Name(names.TELEMETRY_SDK_NAME, "resource, metrics", "string", "of the SDK in the shipper", STABLE),
-    Name(names.TELEMETRY_SDK_LANGUAGE, "resource, metrics", "string", "of the SDK in the shipper", STABLE),
-    Name(names.TELEMETRY_SDK_VERSION, "resource, metrics", "string", "of the SDK in the shipper", STABLE),
-    Name(names.TELEMETRY_DISTRO_NAME, "resource, metrics", "string", "`otel-metaflow`", STABLE),
-    Name(names.TELEMETRY_DISTRO_VERSION, "resource, metrics", "string", "its version", STABLE),
-    Name(names.HOST_NAME, "resource, metrics", "string", "", DEVELOPMENT),
-    Name(names.HOST_ARCH, "resource", "string", "", DEVELOPMENT),
-    Name(names.OS_TYPE, "resource", "string", "", DEVELOPMENT),
+    Name(names.TELEMETRY_SDK_NAME, "resource, metrics", "string", "of the SDK in the shipper", _STABLE),
+    Name(names.TELEMETRY_SDK_LANGUAGE, "resource, metrics", "string", "of the SDK in the shipper", _STABLE),
+    Name(names.TELEMETRY_SDK_VERSION, "resource, metrics", "string", "of the SDK in the shipper", _STABLE),
+    Name(names.TELEMETRY_DISTRO_NAME, "resource, metrics", "string", "`otel-metaflow`", _STABLE),
+    Name(names.TELEMETRY_DISTRO_VERSION, "resource, metrics", "string", "its version", _STABLE),
+    Name(names.HOST_NAME, "resource, metrics", "string", "", _DEVELOPMENT),
+    Name(names.HOST_ARCH, "resource", "string", "", _DEVELOPMENT),
+    Name(names.OS_TYPE, "resource", "string", "", _DEVELOPMENT),
     Name(
         names.PROCESS_PID,
         "resource, logs, user",
         "int",
         "of the attempt; on a record or span of user code, that of the child process that wrote it",
-        DEVELOPMENT,
+        _DEVELOPMENT,
     ),
-    Name(names.PROCESS_RUNTIME_NAME, "resource", "string", "", DEVELOPMENT),
-    Name(names.PROCESS_RUNTIME_VERSION, "resource", "string", "", DEVELOPMENT),
-    Name(names.USER_NAME, "resource", "string", "Metaflow's user", DEVELOPMENT),
-    Name(names.CICD_PIPELINE_NAME, "resource", "string", "the flow", CANDIDATE),
-    Name(names.CICD_PIPELINE_RUN_ID, "resource", "string", "the run", CANDIDATE),
+    Name(names.PROCESS_RUNTIME_NAME, "resource", "string", "", _DEVELOPMENT),
+    Name(names.PROCESS_RUNTIME_VERSION, "resource", "string", "", _DEVELOPMENT),
+    Name(names.USER_NAME, "resource", "string", "Metaflow's user", _DEVELOPMENT),
+    Name(names.CICD_PIPELINE_NAME, "resource", "string", "the flow", _CANDIDATE),
+    Name(names.CICD_PIPELINE_RUN_ID, "resource", "string", "the run", _CANDIDATE),
     # Resource, ours
     Name(names.FLOW_NAME, "resource, metrics", "string", "the flow's class"),
     Name(names.RUN_ID, "resource, metrics", "string", ""),
@@ -82,17 +82,17 @@ CATALOG: List[Name] = [
         "what starts tasks: `local`, `argo-workflows`, `step-functions`, `airflow`, …",
     ),
     # Resource, of a container that no launcher follows
-    Name(names.CONTAINER_ID, "resource", "string", "if the container runtime exposes it", DEVELOPMENT),
-    Name(names.K8S_NAMESPACE_NAME, "resource", "string", "", DEVELOPMENT),
-    Name(names.K8S_POD_NAME, "resource", "string", "", DEVELOPMENT),
-    Name(names.K8S_POD_UID, "resource", "string", "", DEVELOPMENT),
-    Name(names.CLOUD_PROVIDER, "resource", "string", "`aws` of AWS Batch", DEVELOPMENT),
-    Name(names.CLOUD_PLATFORM, "resource", "string", "`aws_ecs` of AWS Batch", DEVELOPMENT),
-    Name(names.CLOUD_REGION, "resource", "string", "of AWS Batch", DEVELOPMENT),
+    Name(names.CONTAINER_ID, "resource", "string", "if the container runtime exposes it", _DEVELOPMENT),
+    Name(names.K8S_NAMESPACE_NAME, "resource", "string", "", _DEVELOPMENT),
+    Name(names.K8S_POD_NAME, "resource", "string", "", _DEVELOPMENT),
+    Name(names.K8S_POD_UID, "resource", "string", "", _DEVELOPMENT),
+    Name(names.CLOUD_PROVIDER, "resource", "string", "`aws` of AWS Batch", _DEVELOPMENT),
+    Name(names.CLOUD_PLATFORM, "resource", "string", "`aws_ecs` of AWS Batch", _DEVELOPMENT),
+    Name(names.CLOUD_REGION, "resource", "string", "of AWS Batch", _DEVELOPMENT),
     Name(
-        names.AWS_LOG_GROUP_NAMES, "resource", "string[]", "where AWS Batch keeps the container's output", DEVELOPMENT
+        names.AWS_LOG_GROUP_NAMES, "resource", "string[]", "where AWS Batch keeps the container's output", _DEVELOPMENT
     ),
-    Name(names.AWS_LOG_STREAM_NAMES, "resource", "string[]", "the stream with the container's output", DEVELOPMENT),
+    Name(names.AWS_LOG_STREAM_NAMES, "resource", "string[]", "the stream with the container's output", _DEVELOPMENT),
     # Resource, of a run that was recorded afterwards, from what Metaflow had stored
     Name(names.SOURCE, "resource", "string", "`backfill` if it was made afterwards from what Metaflow stored"),
     Name(
@@ -104,31 +104,31 @@ CATALOG: List[Name] = [
     ),
     Name(names.RUN_TAGS, "resource", "string[]", "the run's own tags, if it was backfilled"),
     Name(names.CODE_PACKAGE, "resource", "string", "of Metaflow's code package, if backfilled"),
-    Name(names.VCS_REVISION, "resource", "string", "the commit, if backfilled", CANDIDATE),
-    Name(names.VCS_URL, "resource", "string", "its repository, if backfilled", CANDIDATE),
+    Name(names.VCS_REVISION, "resource", "string", "the commit, if backfilled", _CANDIDATE),
+    Name(names.VCS_URL, "resource", "string", "its repository, if backfilled", _CANDIDATE),
     # Spans, conventions
     Name(
         names.ERROR_TYPE,
         "attempt, run, metrics",
         "string",
         "the exception's class, the signal, or `_OTHER`; on metrics only Python's built-in exceptions, else `_OTHER`",
-        STABLE,
+        _STABLE,
     ),
     Name(
         names.PROCESS_EXIT_CODE,
         "attempt, metaflow.task.lost",
         "int",
         "of a process that was killed, the negative number of the signal",
-        DEVELOPMENT,
+        _DEVELOPMENT,
     ),
-    Name(names.CODE_FUNCTION_NAME, "attempt, logs", "string", "", STABLE),
-    Name(names.CODE_FILE_PATH, "attempt, logs", "string", "", STABLE),
-    Name(names.CODE_LINE_NUMBER, "attempt, logs", "int", "", STABLE),
-    Name(names.CICD_PIPELINE_ACTION_NAME, "run", "string", "`RUN`", CANDIDATE),
-    Name(names.CICD_PIPELINE_RESULT, "run", "string", "as `metaflow.run.result`", CANDIDATE),
-    Name(names.CICD_PIPELINE_TASK_NAME, "attempt", "string", "the step", CANDIDATE),
-    Name(names.CICD_PIPELINE_TASK_RUN_ID, "attempt", "string", "the task", CANDIDATE),
-    Name(names.CICD_PIPELINE_TASK_RUN_RESULT, "attempt", "string", "as `metaflow.task.result`", CANDIDATE),
+    Name(names.CODE_FUNCTION_NAME, "attempt, logs", "string", "", _STABLE),
+    Name(names.CODE_FILE_PATH, "attempt, logs", "string", "", _STABLE),
+    Name(names.CODE_LINE_NUMBER, "attempt, logs", "int", "", _STABLE),
+    Name(names.CICD_PIPELINE_ACTION_NAME, "run", "string", "`RUN`", _CANDIDATE),
+    Name(names.CICD_PIPELINE_RESULT, "run", "string", "as `metaflow.run.result`", _CANDIDATE),
+    Name(names.CICD_PIPELINE_TASK_NAME, "attempt", "string", "the step", _CANDIDATE),
+    Name(names.CICD_PIPELINE_TASK_RUN_ID, "attempt", "string", "the task", _CANDIDATE),
+    Name(names.CICD_PIPELINE_TASK_RUN_RESULT, "attempt", "string", "as `metaflow.task.result`", _CANDIDATE),
     # Spans of attempts, ours
     Name(names.PATHSPEC, "attempt", "string", "FLOW/RUN/STEP/TASK"),
     Name(
@@ -262,13 +262,13 @@ CATALOG: List[Name] = [
     # Spans of user code, ours
     Name(names.SPAN_UNFINISHED, "user", "boolean", "it was never ended; closed with its attempt"),
     # Logs, conventions
-    Name(names.LOG_IOSTREAM, "logs", "string", "stdout, stderr", DEVELOPMENT),
+    Name(names.LOG_IOSTREAM, "logs", "string", "stdout, stderr", _DEVELOPMENT),
     Name(
         names.LOG_RECORD_UID,
         "logs",
         "string",
         "the attempt's span id, the position in the journal or the id in Metaflow's log files: equal for copies",
-        DEVELOPMENT,
+        _DEVELOPMENT,
     ),
     Name(
         names.ORIGINAL_TIME,
@@ -281,12 +281,12 @@ CATALOG: List[Name] = [
         "logs",
         "string",
         "the whole line, if the body is the last state of a progress bar",
-        DEVELOPMENT,
+        _DEVELOPMENT,
     ),
-    Name(names.THREAD_NAME, "logs", "string", "", DEVELOPMENT),
-    Name(names.EXCEPTION_TYPE, "logs, metaflow.task.exception", "string", "", STABLE),
-    Name(names.EXCEPTION_MESSAGE, "logs, metaflow.task.exception", "string", "", STABLE),
-    Name(names.EXCEPTION_STACKTRACE, "logs, metaflow.task.exception", "string", "", STABLE),
+    Name(names.THREAD_NAME, "logs", "string", "", _DEVELOPMENT),
+    Name(names.EXCEPTION_TYPE, "logs, metaflow.task.exception", "string", "", _STABLE),
+    Name(names.EXCEPTION_MESSAGE, "logs, metaflow.task.exception", "string", "", _STABLE),
+    Name(names.EXCEPTION_STACKTRACE, "logs, metaflow.task.exception", "string", "", _STABLE),
     # Logs, ours
     Name(names.LOG_TRUNCATED_LENGTH, "logs", "int", "full length in characters of a line truncated to 65,536"),
     Name(
