@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Dict, List, Optional
+from typing import IO, Callable, Dict, List, Mapping, Optional
 
-from otel_metaflow.core import standby
 from otel_metaflow.journal import layout, lock, setbacks
 from otel_metaflow.journal.keys import AttemptKey
 
@@ -20,18 +19,23 @@ _PATIENCE = 5.0  # with a shell that starts another process
 _WRAPPER = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
 
 
-def ensure(folder: Path) -> Optional[subprocess.Popen[bytes]]:
+def ensure(
+    folder: Path, ask: Optional[Callable[[Path, Dict[str, str]], bool]] = None
+) -> Optional[subprocess.Popen[bytes]]:
     """Make sure that the run in `folder` has a shipper; return the process, if a new one was started.
+
+    `ask` asks one that stands by (`standby.ask`); without it, the new one does not stand by either: a container, to
+    which that is not carried, has nobody who asks.
 
     A new one gets its own session, so that it survives Ctrl-C and a closed terminal, and none of our pipes, because a
     caller may wait for those to be closed.
     """
     if setbacks.reason(folder) is not None:
         return None  # status, view and the closing line print the reason
-    if not lock.is_free(folder) or standby.ask(folder, _environment()):
+    if not lock.is_free(folder) or (ask is not None and ask(folder, _environment())):
         return None
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
-        return _detached("otel_metaflow.shipper", folder, log)
+        return _detached("otel_metaflow.shipper", folder, log, {} if ask else {"OTEL_METAFLOW_STANDBY": "0"})
 
 
 def start(folder: Path, attempt: AttemptKey) -> None:
@@ -44,7 +48,7 @@ def start(folder: Path, attempt: AttemptKey) -> None:
     detach = 'pid=$1; shift; "$@" & echo $! > "$pid"'
     with open(folder / layout.SHIPPER_LOG, "ab") as log:
         shell = ["/bin/sh", "-c", detach, "sh", layout.attempt_pid(attempt), *command]
-        _popen(shell, folder, log).wait(_PATIENCE)
+        _popen(shell, folder, log, {}).wait(_PATIENCE)
 
 
 def tidy(home: Path) -> None:
@@ -57,24 +61,24 @@ def tidy(home: Path) -> None:
         pass
     stamp.touch(mode=0o600)
     with open(os.devnull, "ab") as nowhere:
-        _detached("otel_metaflow.shipper.retention", home, nowhere)
+        _detached("otel_metaflow.shipper.retention", home, nowhere, {})
 
 
-def _detached(module: str, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    return _popen(_command(module, folder), folder, log)
+def _detached(module: str, folder: Path, log: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return _popen(_command(module, folder), folder, log, variables)
 
 
 def _command(module: str, folder: Path) -> List[str]:
     return [sys.executable, "-m", module, str(folder)]
 
 
-def _popen(command: List[str], folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _popen(command: List[str], folder: Path, log: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         # `-m` searches the working directory first: our folders contain no modules,
         # while a user's may contain a queue.py or a logging.py.
         cwd=folder,
-        env=_environment(),
+        env={**_environment(), **variables},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

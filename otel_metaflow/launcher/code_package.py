@@ -18,6 +18,7 @@ _KINDS = (".py", ".sh")
 _STAYS = (
     "core/catalog.py",
     "core/requested_resources.py",
+    "core/standby.py",
     "shipper/dates.py",
     "shipper/log_files.py",
     "shipper/otlp_json.py",

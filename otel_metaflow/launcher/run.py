@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from otel_metaflow.core import ids, launch_context, resource, secrets, settings, trace_context, trace_links
+from otel_metaflow.core import ids, launch_context, resource, secrets, settings, standby, trace_context, trace_links
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes, print_line, print_unrecorded
 from otel_metaflow.core.metaflow_seams import facts, flow_name
 from otel_metaflow.journal import layout, lock, spawn, unrecorded
@@ -105,7 +105,7 @@ class Run:
     def ensure_shipper(self) -> None:
         """Start the shipper unless it is running; an earlier one may have been killed."""
         if self.environment.is_shipping:
-            self._shipper = spawn.ensure(self.folder) or self._shipper
+            self._shipper = spawn.ensure(self.folder, standby.ask) or self._shipper
 
     def _shipper_has_died(self) -> bool:
         """Whether the shipper that was started has ended and no other process delivers the run."""

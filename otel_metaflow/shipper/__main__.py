@@ -13,11 +13,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
-from otel_metaflow.core import sdk_variables, settings, standby
+from otel_metaflow.core import sdk_variables, settings
 from otel_metaflow.journal import layout, setbacks
 from otel_metaflow.journal import lock as locks
+
+if TYPE_CHECKING:
+    from otel_metaflow.core import standby
 
 # How long a shipper retries after its run's end before it leaves the rest to the next one, in seconds.
 _LINGER = 600.0
@@ -49,7 +52,7 @@ def main(folder: Path, attempt: str = "") -> None:
     # Importing the SDK and its exporters takes a quarter of a second of CPU, which the run's first tasks need now.
     time.sleep(_GRACE)
     wake = threading.Event()
-    idle = standby.Standby(wake)
+    idle = _standby(wake)
     for _ in range(_MAX_RUNS):
         _ship(folder, lock, idle, wake)
         request = _next(idle, wake)
@@ -74,10 +77,19 @@ def _lower_priority() -> None:
         Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
-def _next(idle: standby.Standby, wake: threading.Event) -> Optional[tuple[Path, int]]:
+def _standby(wake: threading.Event) -> Optional[standby.Standby]:
+    """What hears the requests of launchers; None if no time is given to stand by."""
+    if not settings.read().standby:
+        return None
+    from otel_metaflow.core import standby
+
+    return standby.Standby(wake)
+
+
+def _next(idle: Optional[standby.Standby], wake: threading.Event) -> Optional[tuple[Path, int]]:
     """Stand by for the request of a launcher; return its run and the lock, or None if there is no request in time."""
     seconds = settings.read().standby
-    if not seconds:
+    if idle is None or not seconds:
         return None
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -113,7 +125,7 @@ def _begin(request: standby.Request) -> Optional[int]:
     return lock
 
 
-def _ship(folder: Path, lock: int, idle: standby.Standby, wake: threading.Event) -> None:
+def _ship(folder: Path, lock: int, idle: Optional[standby.Standby], wake: threading.Event) -> None:
     """Deliver the run whose lock is held, then undelivered earlier runs."""
     try:
         gc.disable()  # a third of the import time is garbage collections that free nothing
@@ -125,7 +137,7 @@ def _ship(folder: Path, lock: int, idle: standby.Standby, wake: threading.Event)
         raise
     environment = settings.read()
     # In an outage the next run goes first: the rest of this one stays on disk and is retried later.
-    give_way = idle.has_request if environment.standby else None
+    give_way = idle.has_request if idle is not None and environment.standby else None
     delivered = ship_guarded(environment, folder, linger=_LINGER, wake=wake, give_way=give_way)
     locks.release(lock)
     if not delivered:
