@@ -21,15 +21,15 @@ pytest_plugins = ["browser", "collectors"]
 NEEDS = {"browser": {"chromium"}, "container": {"image", "watch_image"}, "collector": {"vendors", "collector", "image"}}
 # Modules that run many flows or commands, kill, wait for real timeouts or build environments: not in `make check`.
 SLOW = {
-    "test_backfill", "test_backfill_clouds", "test_backfill_remote", "test_backfill_service", "test_backfill_wide",
-    "test_bare_shipper", "test_bounds", "test_card", "test_choice", "test_cli", "test_cli_backfill", "test_cli_ship",
-    "test_clocks", "test_deaths", "test_doctor", "test_encodings", "test_errors", "test_examples", "test_export",
-    "test_finalization", "test_handlers", "test_installations", "test_lines", "test_links", "test_log_files",
-    "test_names", "test_otel_seams", "test_outages", "test_package", "test_partial", "test_providers", "test_public",
-    "test_quiet", "test_redirects", "test_remote_deploy", "test_remote_home", "test_remote_pods", "test_remote_runs",
-    "test_remote_shipping", "test_remote_volume", "test_seams", "test_setbacks", "test_soak", "test_span_limit",
-    "test_standby", "test_testing", "test_unfelt", "test_unrecorded", "test_watch", "test_watch_image",
-    "test_wide_runs", "test_witness",
+    "test_backfill", "test_backfill_clouds", "test_backfill_damage", "test_backfill_remote", "test_backfill_service",
+    "test_backfill_wide", "test_bare_shipper", "test_bounds", "test_card", "test_choice", "test_cli",
+    "test_cli_backfill", "test_cli_ship", "test_clocks", "test_deaths", "test_doctor", "test_encodings",
+    "test_errors", "test_examples", "test_export", "test_finalization", "test_handlers", "test_installations",
+    "test_lines", "test_links", "test_log_files", "test_names", "test_otel_seams", "test_outages", "test_package",
+    "test_partial", "test_providers", "test_public", "test_quiet", "test_redirects", "test_remote_deploy",
+    "test_remote_home", "test_remote_pods", "test_remote_runs", "test_remote_shipping", "test_remote_volume",
+    "test_seams", "test_setbacks", "test_soak", "test_span_limit", "test_standby", "test_testing", "test_unfelt",
+    "test_unrecorded", "test_watch", "test_watch_image", "test_wide_runs", "test_witness",
 }  # fmt: skip
 TOOLS = {
     "page": ["chromium or chromium-browser or google-chrome"],

@@ -51,6 +51,10 @@ def forget_launcher(place: Place, run: Finished) -> None:
             file.unlink()
 
 
+def attribute(span: Any, name: str) -> str:
+    return next(str(each.value.string_value) for each in span.attributes if each.key == name)
+
+
 def is_in_doubt(resource: Any) -> bool:
     return any(each.key == names.IN_DOUBT for each in resource.attributes)
 
@@ -76,10 +80,13 @@ def test_what_containers_exported_is_not_exported_again_and_what_they_could_not_
     for text in OF_CONTAINERS:
         for number in (0, 1):
             assert bodies.count(text.format(number)) == 1
-    (whole,) = [
-        resource for span, resource in endpoint.spans() if span.span_id.hex() == ids.run_span_id(run.flow, run.run)
+    ((span, whole),) = [
+        (span, resource)
+        for span, resource in endpoint.spans()
+        if span.span_id.hex() == ids.run_span_id(run.flow, run.run)
     ]
     assert is_in_doubt(whole)
+    assert attribute(span, names.RUN_RESULT) == "success"  # no launcher has recorded an exit code
     assert not any(is_in_doubt(resource) for span, resource in endpoint.spans() if span.name == "work")
     assert "killed by SIGKILL" in team("view", pathspec(run), env=env).stdout
 

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 from endpoint import Endpoint
 from http_service import HttpService
 from metadata_service import MetadataService
 from running import Finished, Place, eventually
-from test_backfill_remote import ONCE, bucket
+from test_backfill_remote import ONCE, attribute, bucket
 from test_cli_backfill import FLOW as PLAIN
 from test_cli_backfill import PRINTED, SPANS
 from typing_extensions import Self
@@ -175,10 +174,6 @@ def test_a_run_whose_launcher_is_killed_is_recorded_as_died(place: Place, endpoi
     assert attribute(by_name["middle"], names.TASK_RESULT) == "error"
     assert "exit code is unknown" in by_name["middle"].status.message
     assert attribute(by_name["start"], names.TASK_RESULT) == "success"
-
-
-def attribute(span: Any, name: str) -> str:
-    return next(str(each.value.string_value) for each in span.attributes if each.key == name)
 
 
 def test_a_watcher_that_is_killed_goes_on_where_it_was(place: Place, endpoint: Endpoint) -> None:

@@ -198,7 +198,8 @@ def _end(attempt: StoredAttempt, traceback: Traceback, data: Mapping[str, Any], 
     if exception is not None:
         end["exception"] = exception
         end["caught"] = bool(attempt.is_ok)
-    sizes = [each.get("size") for each in (data.get("info") or {}).values() if isinstance(each, dict)]
+    stored = data.get("info")
+    sizes = [each.get("size") for each in stored.values() if isinstance(each, dict)] if isinstance(stored, dict) else []
     if sizes:
         end["artifacts"] = {"count": len(sizes), "bytes": sum(size for size in sizes if isinstance(size, int))}
     nodes = (attempt.facts.get("parallel-node-index"), attempt.facts.get("parallel-world-size"))

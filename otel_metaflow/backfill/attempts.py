@@ -12,8 +12,10 @@ from otel_metaflow.backfill.graph import Place
 from otel_metaflow.journal.keys import AttemptKey
 
 _MILLI = 1_000_000
-_NUMBER = re.compile(r"attempt_id:(\d+)")
-_MAX_ATTEMPTS = 1_000
+_NUMBER = re.compile(r"attempt_id:([0-9]{1,3})")
+ATTEMPT = re.compile(r"[0-9]{1,3}")
+"""The number of an attempt in a name: Metaflow makes six at most."""
+_DEEPEST = 100  # so many loops, one in the other
 # Facts that only the launcher, or the task's process before its step, registers: they are no sign of a step.
 _BEGUN = "attempt"
 _ENDED = "attempt_ok"
@@ -47,9 +49,9 @@ class StoredAttempt:
     @property
     def place(self) -> Place:
         """Its index in each foreach that it is in, from `STEP:INDEX,STEP:INDEX`."""
-        path = str(self.facts.get("foreach-execution-path") or "")
+        frames = [frame for frame in str(self.facts.get("foreach-execution-path") or "").split(",") if frame]
         try:
-            return tuple(int(frame.rpartition(":")[2]) for frame in path.split(",") if frame)
+            return tuple(int(frame.rpartition(":")[2]) for frame in frames[:_DEEPEST])
         except ValueError:
             return ()
 
@@ -124,8 +126,6 @@ def _attempt_of(entry: Mapping[str, Any], before: int) -> int:
     for tag in entry.get("tags") or ():
         number = _NUMBER.fullmatch(str(tag))
         if number is not None:
-            return min(int(number.group(1)), _MAX_ATTEMPTS)
+            return int(number.group(1))
     value = str(entry.get("value"))
-    return (
-        int(value) if entry.get("field_name") == _BEGUN and value.isdecimal() and len(value) < len("1000") else before
-    )
+    return int(value) if entry.get("field_name") == _BEGUN and ATTEMPT.fullmatch(value) else before

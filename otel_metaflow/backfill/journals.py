@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from otel_metaflow.backfill import container_journals, endings, log_files, resource
 from otel_metaflow.backfill.attempt_journals import AttemptJournals, raise_unwritten
-from otel_metaflow.backfill.attempts import StoredAttempt, registered_at
+from otel_metaflow.backfill.attempts import ATTEMPT, StoredAttempt, registered_at
 from otel_metaflow.backfill.graph import Known, Lineage
-from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, in_batches
+from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, UnreadableError, in_batches
 from otel_metaflow.backfill.stored_run import StoredRun, read_json
 from otel_metaflow.core import secrets
 from otel_metaflow.core.redaction import Redaction
@@ -128,7 +128,10 @@ def _recorded_here(key: RunKey, folder: Path) -> Run:
 
 @contextmanager
 def _exclusively(folder: Path) -> Iterator[None]:
-    """Lock the run's journal, and remove what an interrupted process wrote of its last record."""
+    """Lock the run's journal, and remove what an interrupted process wrote of its last record.
+
+    If nothing of the run can be read, and nothing was made, its folder goes too: no run is to be shown.
+    """
     path = folder / layout.RUN_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -137,10 +140,16 @@ def _exclusively(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in layout.NO_LOCKS:
                 raise
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise BlockingIOError  # another process has just removed it
         data = path.read_bytes()
         if data and not data.endswith(b"\n") and run_record.is_backfilled(folder):
             os.ftruncate(descriptor, data.rfind(b"\n") + 1)
         yield
+    except UnreadableError:
+        if not path.stat().st_size:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         os.close(descriptor)
 
@@ -242,7 +251,7 @@ class _Making:
         self._resource = resource.of_run(
             key.flow, described, origin, self._redaction, in_doubt=self._stored.has_marked_span
         )
-        self._made.oldest = registered_at(described)
+        self._made.oldest = registered_at(described) or min(filter(None, (each.launched for each in first)), default=0)
         if self._known.has_launcher:
             return
         start = {
@@ -302,8 +311,8 @@ class _Making:
     def _add_unregistered(task: _Task, names: Iterable[str]) -> None:
         """Add attempts that died before they could register anything, by the files that the launcher stored of them."""
         last = task.attempts[-1]
-        numbers = {int(name.partition(".")[0]) for name in names if name.partition(".")[0].isdecimal()}
-        for number in sorted(numbers):
+        heads = {name.partition(".")[0] for name in names}
+        for number in sorted(int(head) for head in heads if ATTEMPT.fullmatch(head)):
             if number > task.attempts[-1].key.attempt:
                 facts = {name: value for name, value in last.facts.items() if name.startswith("ds-")}
                 at = task.attempts[-1].seen
@@ -353,6 +362,9 @@ class _Making:
             self._made.bytes += written.bytes
             self._made.in_doubt += written.in_doubt
             unwritten, ended = written.unwritten, max(ended, written.last)
+        # Without a launcher there is no exit code: how it ended is in its own journal alone.
+        for record in reader.facts(layout.attempt_file(self._folder, key)):
+            self._known.add(key, record)
         self._record_process(attempt, runtime, ended, unwritten, is_remote=bool(brought))
         self._ended = max(self._ended, ended)
 
@@ -384,7 +396,8 @@ class _Making:
             launch["inputs"] = layout.grouped((step, task, 0) for step, tasks in inputs.items() for task in tasks)
         if is_remote:
             launch["remote"] = True
-        exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": bool(runtime.get("killed"))}
+        killed = runtime.get("killed") is True
+        exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": killed}
         code = runtime.get("return_code")
         if isinstance(code, int) and not isinstance(code, bool):
             exit_["code"] = code

@@ -9,6 +9,7 @@ attributes; what goes wrong ends in one line (`UnreadableError`).
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ DEPENDS = (
     "metaflow.namespace",
     "metaflow.plugins.DATASTORES",
     "metaflow.metadata_provider.metadata.MetadataProvider.get_object",
+    "metaflow.plugins.metadata_providers.local.LocalMetadataProvider._read_json_file",
+    "metaflow.plugins.metadata_providers.service.SERVICE_RETRY_COUNT",
     "metaflow.plugins.metadata_providers.service.ServiceMetadataProvider._session",
     "metaflow.datastore.datastore_storage.DataStoreStorage.list_content",
     "metaflow.datastore.datastore_storage.DataStoreStorage.load_bytes",
@@ -32,7 +35,11 @@ DEPENDS = (
 _TIMEOUT = 30.0
 _TRIES = 3
 _PAUSE = 1.0  # before the second try, in seconds; twice as long before each further one
-_NOT_FOUND = 404
+# What objects are called by: one without a name is damaged, and left out.
+_NAMES = {"flow": "flow_id", "run": "run_number", "step": "step_name", "task": "task_id", "metadata": "field_name"}
+# The latest time that nanoseconds in 64 bits have, in each field's own unit.
+_LATEST = {"ts_epoch": 2**63 // 10**6, "last_heartbeat_ts": 2**63 // 10**9}
+_LISTS = ("tags", "system_tags")
 
 _T = TypeVar("_T")
 
@@ -44,11 +51,16 @@ class UnreadableError(Exception):
 class Catalogue:
     """Metaflow's metadata, of the provider that its configuration names: flows, runs, steps, tasks, and what is noted.
 
-    Everything is a dictionary as the provider has it, with times in milliseconds since 1970 (`ts_epoch`).
+    Everything is a dictionary as the provider has it, with times in milliseconds since 1970 (`ts_epoch`), of which what
+    is not of its type is left out.
     """
 
-    def __init__(self, before_request: Callable[[], object] = lambda: None) -> None:
-        """Use what METAFLOW_DEFAULT_METADATA and its like name; `before_request` is called before each request.
+    def __init__(
+        self, before_request: Callable[[], object] = lambda: None, report: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """Use what METAFLOW_DEFAULT_METADATA and its like name.
+
+        `before_request` is called before each request, and `report` with a line on whatever is left out.
 
         Raises:
             UnreadableError: Metaflow is configured to something that cannot be used.
@@ -64,6 +76,7 @@ class Catalogue:
 
         self._provider = _attempted("Metaflow's metadata", connect, tries=1)
         _limit_requests(self._provider)
+        _pass_over_damaged_files(self._provider, report)
         self._before_request = before_request
         self.requests = 0
         """How many requests were made; with local metadata, directories that were read."""
@@ -84,7 +97,7 @@ class Catalogue:
     def run(self, flow: str, run: str) -> dict[str, Any] | None:
         """One run; None if there is none."""
         found = self._get("run", "self", flow, run)
-        return found if isinstance(found, dict) else None
+        return _plain(found) if _is_whole("run", found) else None
 
     def steps(self, flow: str, run: str) -> list[str]:
         """The steps of a run that have begun, with `_parameters`, in their order."""
@@ -104,7 +117,10 @@ class Catalogue:
         return sorted(found, key=lambda each: int(each.get("ts_epoch") or 0))
 
     def _children(self, kind: str, below: str, *path: str) -> list[dict[str, Any]]:
-        return list(self._get(kind, below, *path) or [])
+        found = self._get(kind, below, *path) or []
+        if not isinstance(found, list):
+            raise UnreadableError(f"cannot read {self._what(path)}: the answer is not a list")
+        return [_plain(each) for each in found if _is_whole(below, each)]
 
     def _get(self, kind: str, below: str, *path: str) -> Any:
         def ask() -> Any:
@@ -112,8 +128,27 @@ class Catalogue:
             self.requests += 1
             return self._provider.get_object(kind, below, None, None, *path)
 
-        what = f"the metadata of {'/'.join(path) or 'flows'} at {self._provider.TYPE}@{self._provider.INFO}"
-        return _attempted(what, ask)
+        return _attempted(self._what(path), ask)
+
+    def _what(self, path: Sequence[str]) -> str:
+        return f"the metadata of {'/'.join(path) or 'flows'} at {self.place}"
+
+
+def _is_whole(kind: str, described: Any) -> bool:
+    """Whether an object has a name."""
+    return isinstance(described, dict) and isinstance(described.get(_NAMES[kind]), (str, int))
+
+
+def _plain(described: dict[str, Any]) -> dict[str, Any]:
+    """An object without what is not of its type: all but tags is text or a number, and times are in their range."""
+    found: dict[str, Any] = {name: value for name, value in described.items() if isinstance(value, (str, int, float))}
+    for name in _LISTS:
+        listed = described.get(name)
+        found[name] = [str(each) for each in listed] if isinstance(listed, list) else []
+    for name, latest in _LATEST.items():
+        if not (isinstance(found.get(name), (int, float)) and 0 < found[name] < latest):
+            found.pop(name, None)
+    return found
 
 
 def _id(task: dict[str, Any]) -> tuple[int, str]:
@@ -122,7 +157,13 @@ def _id(task: dict[str, Any]) -> tuple[int, str]:
 
 
 def _limit_requests(provider: Any) -> None:
-    """Have requests to a metadata service end within a time, which those of Metaflow do not."""
+    """Have requests to a metadata service end within a time, which those of Metaflow do not, and try each only once.
+
+    Metaflow tries five times itself: a service that hangs would take minutes for each of the tries here.
+    """
+    module: Any = sys.modules[provider.__module__]
+    if hasattr(module, "SERVICE_RETRY_COUNT"):
+        module.SERVICE_RETRY_COUNT = 1
     session = getattr(provider, "_session", None)
     for adapter in getattr(session, "adapters", {}).values():
         send = adapter.send
@@ -135,6 +176,29 @@ def _limit_requests(provider: Any) -> None:
 
         limited.is_limited = True  # type: ignore[attr-defined]
         adapter.send = limited
+
+
+def _pass_over_damaged_files(provider: Any, report: Callable[[str], object]) -> None:
+    """Have local metadata go on if one of its files is damaged, which is reported once, or deleted while it is read."""
+    kind: Any = provider if isinstance(provider, type) else type(provider)
+    found = getattr(kind, "_read_json_file", None)
+    if found is None:
+        return
+    read, reported = getattr(found, "original", found), set()
+
+    def tolerant(_: Any, path: str) -> Any:
+        try:
+            return read(path)
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError):
+            if path not in reported:
+                reported.add(path)
+                report(f"{path} is damaged, and left out")
+            return {}
+
+    tolerant.original = read  # type: ignore[attr-defined]
+    kind._read_json_file = classmethod(tolerant)
 
 
 class Storage:

@@ -145,6 +145,6 @@ def read_json(file: Path | None) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -17,7 +17,7 @@ def too_old(began: Iterable[int], signals: Collection[str], what: str = "runs") 
     `signals` are those that are exported, and `what` names the runs.
     """
     now = time.time_ns()
-    ages = [(now - each) / _NANO for each in began]
+    ages = [(now - each) / _NANO for each in began if each]
     counts = [
         f"{name} after {hours} h ({old} of {len(ages)} {what})"
         for signal, (hours, name) in _WINDOWS.items()

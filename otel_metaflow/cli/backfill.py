@@ -90,7 +90,7 @@ def backfill(
     check_endpoint(environment, "or only look at a run: otel-metaflow fetch FLOW/RUN", is_needed=not dry_run)
     began = 0 if everything or since is None else time.time_ns() - round(since * _NANO)
     with stored_runs.readable():
-        catalogue = Catalogue()
+        catalogue = Catalogue(report=stored_runs.report)
         chosen = _chosen(catalogue, what, began, is_bounded=everything or since is not None)
         with _journals_in(environment, dry_run=dry_run) as place:
             work = _Backfill(catalogue, place, dead_after, wait, date_now, recorded, dry_run, quiet=as_json)

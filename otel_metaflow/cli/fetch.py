@@ -29,7 +29,7 @@ def fetch(environment: settings.Settings, run: str, dead_after: float, *, as_jso
 
     print_problems(environment)
     with stored_runs.readable(), formatting.busy(f"fetching {run}"):
-        catalogue = Catalogue()
+        catalogue = Catalogue(report=stored_runs.report)
         found = stored_runs.resolved(catalogue, run)
         made = journals.make(catalogue, environment, found.flow, found.run, dead_after=dead_after, recorded=True)
     if as_json:

@@ -12,6 +12,7 @@ import click
 
 from otel_metaflow.cli import runs
 from otel_metaflow.cli.arguments import fail
+from otel_metaflow.viewer.terminal import echo
 
 if TYPE_CHECKING:
     from otel_metaflow.backfill.journals import Made
@@ -44,6 +45,11 @@ dead_after = click.option(
     metavar="DURATION",
     help="How long a run, or a task that sends no heartbeats, has to show no sign of life until it counts as dead.",
 )
+
+
+def report(line: str) -> None:
+    """Print something about what could not be read."""
+    echo(f"otel: {line}", err=True)
 
 
 @contextmanager

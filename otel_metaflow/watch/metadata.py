@@ -54,8 +54,8 @@ class Memory:
 class Metadata(Catalogue):
     """The metadata, with the memory of the run that is looked at."""
 
-    def __init__(self, pace: Pace, moved: Callable[[], object]) -> None:
-        """`moved` is called before each request.
+    def __init__(self, pace: Pace, moved: Callable[[], object], report: Callable[[str], object]) -> None:
+        """`moved` is called before each request, and `report` with a line on whatever is left out.
 
         Raises:
             UnreadableError: Metaflow is configured to something that cannot be used.
@@ -66,7 +66,7 @@ class Metadata(Catalogue):
             pace.wait_for_request()
             moved()
 
-        super().__init__(before_request)
+        super().__init__(before_request, report)
         self._pace = pace
         self.memory = Memory()
 

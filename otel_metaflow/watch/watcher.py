@@ -99,7 +99,7 @@ class Watcher:
         self._patterns = patterns
         self._since, self._dead_after = since, dead_after
         self._pace, self._metrics, self._stop, self._report = pace, metrics, stop, report
-        self._metadata = Metadata(pace, metrics.move)
+        self._metadata = Metadata(pace, metrics.move, report)
         self._history = History(self._home)
         self._flows: dict[str, _Flow] = {}
         self._open: dict[RunKey, _Watched] = {}
