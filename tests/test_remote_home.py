@@ -179,7 +179,7 @@ def test_without_an_endpoint_for_containers_the_launcher_exports_what_they_print
 
 def test_names_of_files_that_come_home(tmp_path: Path) -> None:
     key = AttemptKey("a", "b.c", 2)
-    home = layout.came_home(tmp_path, key)
+    home = layout.container_files(tmp_path, key)
     assert home["journal"] == layout.attempt_file(tmp_path, key)
     assert home["output"] == layout.output_file(tmp_path, key)
     assert layout.streams(tmp_path, home["journal"].name)["output"] == home["output"]

@@ -1,4 +1,4 @@
-"""Fetches the journals that containers stored of themselves (otel_metaflow/task/homecoming.py)."""
+"""Fetches the journals that containers stored of themselves (otel_metaflow/task/stored_journals.py)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def put(folder: Path, key: AttemptKey, files: Mapping[str, Path]) -> int:
     """
     if layout.stored_name(key.attempt, "journal") not in files:
         return 0
-    places = layout.came_home(folder, key)
+    places = layout.container_files(folder, key)
     size = 0
     for stream in _STREAMS:
         source = files.get(layout.stored_name(key.attempt, stream))

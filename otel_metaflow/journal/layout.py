@@ -215,7 +215,7 @@ def streams(folder: Path, journal: str) -> Dict[str, Path]:
     }
 
 
-def came_home(folder: Path, key: Tuple[str, str, int]) -> Dict[str, Path]:
+def container_files(folder: Path, key: Tuple[str, str, int]) -> Dict[str, Path]:
     """Where these files are on the machine of the launcher, and in the container."""
     return streams(folder, _attempt_name(key) + _SUFFIX)
 

@@ -48,7 +48,7 @@ def prepare_task(step: str, decorators: Any, environment: Any, datastore: Any, a
         variables[launch_context.LAUNCHER_EXPORTS] = "true"
     elif folder is not None:
         variables[launch_context.HAS_LAUNCHER] = "true"
-        files = layout.came_home(folder, (step, task, int(attempt or 0)))
+        files = layout.container_files(folder, (step, task, int(attempt or 0)))
         atexit.register(guarded(_fetch), files, datastore, (run, step, task, int(attempt or 0)))
     _prepare(step, decorators, environment, variables)
 

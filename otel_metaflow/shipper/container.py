@@ -174,7 +174,7 @@ class ContainerFollowing(Following):
     @property
     def ledger_file(self) -> Path:
         """Of this attempt: other containers may share the folder."""
-        return layout.came_home(self.folder, self._own)["ledger"]
+        return layout.container_files(self.folder, self._own)["ledger"]
 
     def poll(self, *, max_bytes: Optional[int] = None, thorough: bool = False) -> Update:
         """Read what was added to the attempt's output and to the journals."""

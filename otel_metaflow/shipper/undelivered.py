@@ -161,7 +161,7 @@ class Undelivered:
 
     def _adopt(self, key: AttemptKey) -> None:
         """An attempt exported itself: what of it was acknowledged to its own shipper is not sent again."""
-        files, attempt = layout.came_home(self._following.folder, key), self._run.attempts[key]
+        files, attempt = layout.container_files(self._following.folder, key), self._run.attempts[key]
         other = Ledger(files["ledger"])
         if attempt.launch is None:  # all that is known of it, its container knew
             self._ledger.adopt(other, key)

@@ -74,7 +74,7 @@ class Attempt:
         if fields.get("again"):
             span_id = ids.again_span_id(span_id, fields["again"])
         self._traceparent = trace_context.below(os.environ, ids.trace_id(*run, fields["namespace"]), span_id, parent)
-        if fields["stepType"] == "end" and self._alone is not None and self._alone.is_nobodys():
+        if fields["stepType"] == "end" and self._alone is not None and self._alone.run_has_no_launcher():
             self._closes = fields
         self._journal.append(
             layout.START,
@@ -288,7 +288,7 @@ def begin(
 
             alone = container.Alone(name, run, AttemptKey(step, task, attempt))
             described.update(alone.describe(os.environ))
-            if alone.is_nobodys() and metaflow_seams.was_made_before(output, attempt):
+            if alone.run_has_no_launcher() and metaflow_seams.was_made_before(output, attempt):
                 described["again"] = container.place(os.environ)
     if context.folder is None:
         return None

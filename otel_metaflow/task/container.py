@@ -61,7 +61,7 @@ class Alone(NamedTuple):
         own = f"{self.flow}/{self.run}/{self.key.step}/{self.key.task}"
         return os.environ.get("MF_PATHSPEC") == own and bool(os.environ.get("MFLOG_STDOUT"))
 
-    def is_nobodys(self) -> bool:
+    def run_has_no_launcher(self) -> bool:
         """Whether no launcher records the run, and so the last container does."""
         names = (launch_context.HAS_LAUNCHER, launch_context.LAUNCHER_EXPORTS)
         return self.has_container() and not any(name in os.environ for name in names)
@@ -89,7 +89,7 @@ class Alone(NamedTuple):
             return
         if self.has_container():
             spawn.start(folder, self.key)
-            # For whoever stores Metaflow's log files (homecoming.py), until the witness takes it away.
+            # For whoever stores Metaflow's log files (stored_journals.py), until the witness takes it away.
             mark = Path(os.environ["MFLOG_STDOUT"]).with_name("otel-journal")
             mark.write_text(f"{folder}\n{layout.attempt_file(folder, self.key).name}\n")
         else:

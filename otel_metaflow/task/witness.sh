@@ -112,7 +112,7 @@ _otel_exit() {
   while [ -n "$shipper" ] && ((ticks-- > 0)) && _otel_runs "$shipper"; do
     sleep 0.05
   done
-  # For whoever stores Metaflow's own log files next (task/homecoming.py).
+  # For whoever stores Metaflow's own log files next (task/stored_journals.py).
   printf '%s\n%s\n' "$folder" "${journal##*/}" > "$_otel_logs/otel-over"
 }
 

@@ -278,5 +278,5 @@ _LOGS = os.path.dirname(os.environ.get("MFLOG_STDOUT", ""))
 if os.path.isabs(_LOGS) and sys.argv[:1] == ["-m"]:
     for _name, _is_over in (("otel-over", True), ("otel-journal", False)):
         if os.path.exists(os.path.join(_LOGS, _name)):
-            _call("task.homecoming", "send", os.path.join(_LOGS, _name), is_over=_is_over)
+            _call("task.stored_journals", "send", os.path.join(_LOGS, _name), is_over=_is_over)
             break
