@@ -7,9 +7,10 @@ import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from otel_metaflow.journal import layout
@@ -95,6 +96,72 @@ def test_each_line_comes_once_wherever_the_reader_is_stopped(
     found = read_all(tmp_path, stops)
     assert Counter(record["body"] for _, record in found) == expected
     assert max(Counter(uid for uid, _ in found).values(), default=0) <= 1
+
+
+NOW = 1_790_000_000 * SECOND
+
+
+def through_a_pipe(acts: list[tuple[str, int, str, int]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What three processes reported, of which the last reports nothing, and what a launcher read of their pipe.
+
+    They `print` a text; or write a `piece` of it, as many characters, or of what is left of it; `lose` the rest, as at
+    a kill. Now and then the launcher does `read`; before each act goes a pause.
+    """
+    task: list[dict[str, Any]] = []
+    output: list[dict[str, Any]] = []
+    pipe, reported, now = "", 0, 0
+    rest: dict[int, str] = {}
+    for act, pid, text, number in acts:
+        now += PAUSES[number % len(PAUSES)]
+        if act == "read":
+            whole, newline, pipe = pipe.rpartition("\n")
+            lines = whole.split("\n") if newline else []
+            note = {"lines": len(lines), "monotonicNano": now, "reported": reported}
+            output.append({"kind": "read", "timeUnixNano": NOW + now, **note})
+            output += [line(NOW + now, body) for body in lines]
+        elif act == "lose":
+            rest.pop(pid, None)
+        else:
+            if not rest.get(pid):
+                rest[pid] = text + "\n"
+                if pid != 2:
+                    task.append(line(NOW + now, text, **({"pid": pid} if pid else {})))
+                    reported += len(json.dumps(task[-1], separators=(",", ":"))) + 1
+            size = len(rest[pid]) if act == "print" else number
+            pipe, rest[pid] = pipe + rest[pid][:size], rest[pid][size:]
+    return task, output
+
+
+PAUSES = (1, SECOND // 1000, SECOND // 4, 4 * SECOND)
+ACTS = st.sampled_from([*["print"] * 4, *["piece"] * 2, *["read"] * 2, "lose"])
+TEXTS = st.sampled_from([["a", "ab"], ["a", "b", "ab", ""], ["x y", "a", "é", "loss=0.1"]]).flatmap(st.sampled_from)
+
+
+@given(
+    st.lists(st.tuples(ACTS, st.sampled_from([0, 0, 0, 1, 2]), TEXTS, st.integers(0, 8)), max_size=30),
+    st.lists(st.integers(0, 10), max_size=4),
+)
+# The same text is expected twice when it is read, so a later line that holds it may be of anybody.
+@example(
+    [
+        *(("print", 0, text, 0) for text in ("a", "a", "ab")),
+        *(("piece", 2, "a", 1), ("print", 0, "ab", 0), ("read", 0, "", 0), ("piece", 2, "a", 1)),
+        *(("print", 0, "a", 0) for _ in range(6)),
+        ("read", 0, "", 0),
+    ],
+    [],
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=1_000)
+def test_lines_compared_as_bytes_come_out_as_if_each_was_parsed(
+    tmp_path: Path, acts: list[tuple[str, int, str, int]], stops: list[int]
+) -> None:
+    """The same records in the same order, also where the lines of several processes fell into each other."""
+    task, output = through_a_pipe(acts)
+    write(layout.attempt_file(tmp_path, KEY), task)
+    write(layout.output_file(tmp_path, KEY), output)
+    found = read_all(tmp_path, stops)
+    with mock.patch.object(subtraction.Subtraction, "expect", return_value=False):
+        assert found == read_all(tmp_path, stops)
 
 
 @st.composite
