@@ -61,7 +61,9 @@ class AttemptJournals:
         self._redaction = Redaction(environment.redact)
         self._mask = mask
 
-    def write(self, attempt: StoredAttempt, files: Mapping[str, Path], of_run: Mapping[str, Any]) -> Written:
+    def write(
+        self, attempt: StoredAttempt, files: Mapping[str, Path], of_run: Mapping[str, Any], *, is_killed: bool
+    ) -> Written:
         """Write those of an attempt; `files` are copies of what Metaflow stored of it, `of_run` the run's resource."""
         output = self._write_output(attempt, files)
         size = layout.output_file(self._folder, attempt.key).stat().st_size
@@ -70,7 +72,8 @@ class AttemptJournals:
         if attempt.begun or output.is_from_container:
             in_doubt = step is not None and step.is_recorded
             found = resource.of_attempt(attempt, of_run, self._redaction, in_doubt=in_doubt)
-            self._write_own(attempt, found, self._end(attempt, output.traceback, files))
+            end = self._end(attempt, output.traceback, files, is_killed=is_killed) if attempt.ended else None
+            self._write_own(attempt, found, end)
             size += layout.attempt_file(self._folder, attempt.key).stat().st_size
         return Written(output.lines, size, output.last, output.unwritten, in_doubt)
 
@@ -123,13 +126,11 @@ class AttemptJournals:
                 journal.append(layout.END, end)
             journal.close()
 
-    def _end(self, attempt: StoredAttempt, traceback: Traceback, files: Mapping[str, Path]) -> dict[str, Any] | None:
-        """The last record of an attempt; None unless Metaflow saw it end."""
-        if not attempt.ended:
-            return None
-        number = attempt.key.attempt
-        killed = bool(read_json(files.get(f"{number}.runtime")).get("killed"))
-        end = _end(attempt, traceback, read_json(files.get(f"{number}.data.json")), killed=killed)
+    def _end(
+        self, attempt: StoredAttempt, traceback: Traceback, files: Mapping[str, Path], *, is_killed: bool
+    ) -> dict[str, Any]:
+        """The last record of an attempt that Metaflow saw end, with secrets masked."""
+        end = _end(attempt, traceback, read_json(files.get(f"{attempt.key.attempt}.data.json")), is_killed=is_killed)
         if "exception" in end:
             end["exception"] = {name: self._mask(text) for name, text in end["exception"].items()}
         return end
@@ -185,13 +186,13 @@ class _Output:
         return self._journal.unwritten
 
 
-def _end(attempt: StoredAttempt, traceback: Traceback, data: Mapping[str, Any], *, killed: bool) -> dict[str, Any]:
+def _end(attempt: StoredAttempt, traceback: Traceback, data: Mapping[str, Any], *, is_killed: bool) -> dict[str, Any]:
     """The last record of an attempt that Metaflow saw end."""
     exception = traceback.caught() if attempt.is_ok else traceback.failure()
     result = "success" if attempt.is_ok else "timeout" if is_timeout(exception) else "failure"
     end: dict[str, Any] = {
         "timeUnixNano": attempt.ended,
-        "result": "cancellation" if killed else result,
+        "result": "cancellation" if is_killed else result,
         "codeStart": attempt.begun,
         "codeEnd": attempt.ended,  # with the time that it took to store artifacts, which nothing tells apart
     }

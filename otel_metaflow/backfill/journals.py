@@ -348,8 +348,8 @@ class _Making:
         if attempt.cloned_from is not None:
             self._record_clone(attempt)
             return
-        number = key.attempt
-        runtime = read_json(files.get(f"{number}.runtime"))
+        runtime = read_json(files.get(f"{key.attempt}.runtime"))
+        is_killed = runtime.get("killed") is True
         unwritten: Mapping[str, int] = {}
         ended = max(attempt.ended, attempt.seen)
         brought = container_journals.put(self._folder, key, files)
@@ -357,7 +357,7 @@ class _Making:
             self._made.brought += 1
             self._made.bytes += brought
         else:
-            written = self._attempts.write(attempt, files, self._resource)
+            written = self._attempts.write(attempt, files, self._resource, is_killed=is_killed)
             self._made.lines += written.lines
             self._made.bytes += written.bytes
             self._made.in_doubt += written.in_doubt
@@ -365,7 +365,7 @@ class _Making:
         # Without a launcher there is no exit code: how it ended is in its own journal alone.
         for record in reader.facts(layout.attempt_file(self._folder, key)):
             self._known.add(key, record)
-        self._record_process(attempt, runtime, ended, unwritten, is_remote=bool(brought))
+        self._record_process(attempt, runtime, ended, unwritten, is_killed=is_killed, is_remote=bool(brought))
         self._ended = max(self._ended, ended)
 
     def _record_clone(self, attempt: StoredAttempt) -> None:
@@ -387,6 +387,7 @@ class _Making:
         ended: int,
         unwritten: Mapping[str, int],
         *,
+        is_killed: bool,
         is_remote: bool,
     ) -> None:
         """What a launcher records of an attempt: that its process was started, what it read from, and how it ended."""
@@ -396,8 +397,7 @@ class _Making:
             launch["inputs"] = layout.grouped((step, task, 0) for step, tasks in inputs.items() for task in tasks)
         if is_remote:
             launch["remote"] = True
-        killed = runtime.get("killed") is True
-        exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": killed}
+        exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": is_killed}
         code = runtime.get("return_code")
         if isinstance(code, int) and not isinstance(code, bool):
             exit_["code"] = code
