@@ -206,8 +206,9 @@ class Pod:
         (folder / "pod.json").write_text(json.dumps({"command": command, "env": given}))
         began = time.monotonic()
         with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
-            code = subprocess.run(command, cwd=folder, env=given, stdout=out, stderr=err, timeout=240, check=False)
-        return Ran(Pod(folder), code.returncode, time.monotonic() - began)
+            process = subprocess.Popen(command, cwd=folder, env=given, stdout=out, stderr=err, start_new_session=True)
+            code = process.wait(240)
+        return Ran(Pod(folder), code, time.monotonic() - began)
 
 
 class Ran(NamedTuple):

@@ -118,3 +118,19 @@ def test_a_killed_task_leaves_its_lines_and_how_it_ended(place: Place) -> None:
     attempt = load(pod.home, layout.run_folder(pod.home, RunKey("PodFlow", finished.run))).attempts
     (killed,) = attempt.values()
     assert (killed.is_lost, killed.error_message) == (True, "the process was killed by SIGKILL")
+
+
+def test_user_code_that_takes_our_modules_away_costs_it_one_line(place: Place) -> None:
+    """What is imported late is not there then, not even where that is reported through our own tap of stderr."""
+    cluster, finished = run(
+        place,
+        NEWEST,
+        "import logging\n"
+        "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('otel_')]\n"
+        "sys.path.clear()\n"
+        "logging.warning('the first record')",
+    )
+    pod = cluster.pod("start")
+    assert finished.code == 0, pod.stderr[-2000:]
+    assert pod.stderr.count("the first record") == 1
+    assert pod.stderr.count("otel: telemetry is incomplete") == 1

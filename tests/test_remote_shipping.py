@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import Endpoint
+from endpoint import Endpoint, _flaps
 from fake_pod import Cluster, Pod, Ran, bare
 from interpreters import interpreters
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -23,13 +23,24 @@ from otel_metaflow.core import ids
 
 NEWEST = list(interpreters())[-1]
 FLOW = """
-    import logging, os, pathlib, signal, subprocess, sys, time
+    import logging, os, pathlib, signal, subprocess, sys, threading, time
     if os.environ.get("HOW") == "bootstrap":
         print("what the step cannot import", flush=True)
         sys.exit(1)
-    from metaflow import FlowSpec, kubernetes, otel, step
+    from metaflow import FlowSpec, kubernetes, otel, secrets, step
+    def kill_once_there_is(file):
+        def wait():
+            while not list(pathlib.Path(os.environ["MFLOG_STDOUT"]).parent.glob(file)):
+                pass
+            os.kill(os.getpid(), signal.SIGKILL)
+        threading.Thread(target=wait, daemon=True).start()
+    if os.environ.get("HOW") == "kill-at-meeting":
+        kill_once_there_is("otel-witness-*")
+    if os.environ.get("HOW") == "kill-at-first-record":
+        kill_once_there_is("otel/*/*/*.jsonl")
     class ShippedFlow(FlowSpec):
         @otel
+        @secrets(sources=["no-such-store.key"] if os.environ.get("HOW") == "no-secret" else [])
         @kubernetes
         @step
         def start(self):
@@ -37,6 +48,16 @@ FLOW = """
             logging.warning("a logging record")
             subprocess.run(["echo", "of a subprocess"])
             how = os.environ.get("HOW")
+            if how in ("kill-shipper", "kill-group"):
+                (pid,) = pathlib.Path(os.environ["MFLOG_STDOUT"]).parent.glob("otel/*/*/*.pid")
+                while how == "kill-group" and not pid.with_suffix(".ledger").exists():
+                    time.sleep(0.01)
+                if how == "kill-group":
+                    os.killpg(0, signal.SIGKILL)
+                os.kill(int(pid.read_text()), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "many":
+                os.write(1, b"".join(b"line %d\\n" % number for number in range(5000)))
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "raise":
@@ -145,20 +166,40 @@ def test_all_of_a_container_arrives_once_before_it_ends(
     assert "otel" not in ran.pod.stdout + ran.pod.stderr
 
 
-@pytest.mark.parametrize(
-    ("how", "code", "kind"), [("kill", 137, "SIGKILL"), ("raise", 1, "ValueError"), ("bootstrap", 1, "_OTHER")]
-)
-def test_a_container_that_fails_reports_how(again: Runs, endpoint: Endpoint, how: str, code: int, kind: str) -> None:
-    """Killed, by an exception, or before its step came up: one span, an error, and each line once."""
+FAILURES = {
+    "kill": (137, "SIGKILL", LINES),
+    "kill-shipper": (137, "SIGKILL", LINES),
+    "kill-at-meeting": (137, "SIGKILL", []),
+    "kill-at-first-record": (137, "SIGKILL", []),
+    "raise": (1, "ValueError", LINES),
+    "no-secret": (1, "_OTHER", []),
+    "bootstrap": (1, "_OTHER", ["what the step cannot import"]),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_container_that_fails_reports_how(again: Runs, endpoint: Endpoint, how: str) -> None:
+    """At whatever moment, its shipper with it or before there is one: one span, an error, and each line once."""
+    code, kind, printed = FAILURES[how]
     ran = again(how)
     assert ran.code == code
     ((span, resource),) = endpoint.spans()
     assert span.span_id.hex() == ids_of(ran.pod)[1]
     assert (span.status.code, attributes(span)["error.type"]) == (2, kind)
     assert attributes(resource)["process.runtime.name"] == "cpython"
-    printed = ["what the step cannot import"] if how == "bootstrap" else LINES
     found = lines(endpoint)
     assert {line: found.count(line) for line in (*BOOTSTRAP, *printed)} == dict.fromkeys((*BOOTSTRAP, *printed), 1)
+
+
+def test_a_step_that_is_killed_with_its_shell_is_reported_while_the_container_stores_its_log_files(
+    again: Runs, endpoint: Endpoint
+) -> None:
+    """As by `os.killpg(0, SIGKILL)`: only PID 1 of a container survives that, for a second or two."""
+    again("kill-group")
+    endpoint.wait_for(lambda: bool(endpoint.spans()), 2.5)
+    ((span, _),) = endpoint.spans()
+    assert span.status.message == "the process has ended, its exit code is unknown"
+    assert set(lines(endpoint)) >= set(LINES)
 
 
 def test_output_before_the_whole_container_is_killed_has_arrived(spec: Pod, endpoint: Endpoint, tmp_path: Path) -> None:
@@ -228,6 +269,26 @@ def test_an_endpoint_that_is_back_at_the_end_gets_everything(spec: Pod, endpoint
     assert ran[0].code == 137
     assert endpoint.body_counts["a line"] == 1
     assert len(endpoint.spans()) == 1
+
+
+def test_an_endpoint_that_is_up_and_down_at_the_end_is_asked_again_within_the_time(
+    again: Runs, endpoint: Endpoint
+) -> None:
+    """It answers, so there is somebody who may take what nobody sends later."""
+    endpoint._flaps = _flaps(("503", "429", "reset"), seed=1)
+    endpoint.fault = "flap"
+    again("kill", OTEL_METAFLOW_FLUSH_TIMEOUT="30")
+    assert [line for line in lines(endpoint) if line in (*BOOTSTRAP, *LINES)] == sorted([*BOOTSTRAP, *LINES])
+    ((span, _),) = endpoint.spans()
+    assert attributes(span)["error.type"] == "SIGKILL"
+
+
+def test_a_signal_that_is_refused_costs_the_others_nothing(again: Runs, endpoint: Endpoint) -> None:
+    """Who takes spans only, say; what a step prints last is more than one request."""
+    refused = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}
+    again("many", **refused, OTEL_METAFLOW_FLUSH_TIMEOUT="60")
+    assert all(endpoint.body_counts[f"line {number}"] == 1 for number in range(5000))
+    assert endpoint.of(ExportMetricsServiceRequest)
 
 
 def test_a_shipper_outlives_a_sigterm_to_all(spec: Pod, endpoint: Endpoint, tmp_path: Path) -> None:

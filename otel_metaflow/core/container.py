@@ -11,6 +11,7 @@ def in_container(environ: Mapping[str, str]) -> bool:
     return (
         bool(environ.get("KUBERNETES_SERVICE_HOST"))
         or bool(environ.get("CI"))
+        or bool(environ.get("MFLOG_STDOUT"))  # of a remote step
         or os.path.exists("/.dockerenv")
         or os.path.exists("/run/.containerenv")
     )

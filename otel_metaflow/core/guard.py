@@ -51,15 +51,16 @@ def report(error: BaseException, what: str = UNKNOWN) -> None:
         raise error
     if what in _reported:
         return
+    is_first = not _reported
+    _reported.add(what)  # before it is printed: the line passes through our own tap, where the error may be
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if _keep is not None:
         try:
             _keep(what, reason)
         except Exception as odd:  # noqa: BLE001 - the installation was changed meanwhile; a report fails no step
             let_pass(odd)
-    elif not _reported:
+    elif is_first:
         print_unrecorded({what: reason})
-    _reported.add(what)
 
 
 def print_unrecorded(reasons: Mapping[str, str]) -> None:

@@ -165,8 +165,9 @@ def _ship_attempt(folder: Path, name: str) -> None:
         return
     # Without an attempt it is the run alone, of a workflow that has failed (task/argo_failure.py).
     following = container.ContainerFollowing(environment.home, folder, key, environment) if key else None
-    # Once the attempt is over the container is to end: what the endpoint does not take at once is left.
-    ship_guarded(environment, folder, linger=0.0, following=following, poll=container.POLL)
+    # Once the attempt is over the container is to end, as soon as its witness does not wait any longer.
+    linger = environment.flush_timeout
+    ship_guarded(environment, folder, linger=linger, following=following, poll=container.POLL, is_awaited=True)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ class ContainerFollowing(Following):
             return True
         now = time.monotonic()
         self._ended = self._ended or now
-        if now - self._ended < _PATIENCE and not self._output.is_written():
+        if attempt.start is None and now - self._ended < _PATIENCE and not self._output.is_written():
             self._written = now
         return now - max(self._ended, self._written, self._output.grew) >= _QUIET
 

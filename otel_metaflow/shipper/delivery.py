@@ -63,10 +63,15 @@ class Delivery:
         stop: Optional[threading.Event] = None,
         *,
         follows: bool = True,
+        is_awaited: bool = False,
     ) -> None:
-        """Deliver the run in `folder`; unless it `follows` the run, only what is there. `stop` ends it early."""
+        """Deliver the run in `folder`; unless it `follows` the run, only what is there. `stop` ends it early.
+
+        If somebody waits for its end (`is_awaited`), it does not linger where no batch can be delivered meanwhile.
+        """
         self._home, self._folder = home, folder
         self._follows = follows
+        self._is_awaited = is_awaited
         self._stop = stop or threading.Event()
         limit = SpanLimit(environment.max_attempt_spans)
         self._following = Following(home, folder, limit) if following is None else following
@@ -173,7 +178,7 @@ class Delivery:
             if self._is_urgent() or time.monotonic() >= next_look:
                 began, began_cpu = time.monotonic(), time.thread_time()
                 self._look()
-                self._hurry(linger)
+                self._hurry()
                 pause = (time.thread_time() - began_cpu) / _LOOK_SHARE
                 next_look = began + min(max(self._poll, pause), _LONGEST_PAUSE)
                 fed = self._feed()
@@ -186,6 +191,7 @@ class Delivery:
                 if give_way():
                     break
                 is_leaving = is_leaving or time.monotonic() - since > linger
+                is_leaving = is_leaving or (self._is_awaited and not fed and not self._may_deliver_by(since + linger))
             else:
                 since = None
             is_leaving = is_leaving or self._stop.is_set()
@@ -204,9 +210,14 @@ class Delivery:
         """Whether the journals hold all that is to be sent."""
         return self._following.run_is_over or not (self._follows or self._following.is_behind)
 
-    def _hurry(self, linger: float) -> None:
-        """Where nobody waits for the next try of a worker that has failed, give each one more, at the run's end."""
-        if linger or self._has_hurried or not self._following.run_is_over:
+    def _may_deliver_by(self, deadline: float) -> bool:
+        logs = self.workers.get("logs")
+        has_more = logs is not None and logs.is_idle and not self._logs.is_read()
+        return has_more or any(worker.may_deliver_by(deadline) for worker in self.workers.values())
+
+    def _hurry(self) -> None:
+        """At the run's end, have each worker that has failed try again at once, if somebody waits."""
+        if not self._is_awaited or self._has_hurried or not self._following.run_is_over:
             return
         self._has_hurried = True
         for worker in self.workers.values():

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
 
+from otel_metaflow.shipper.sinks import answers
 from otel_metaflow.shipper.sinks.answers import Answer, Exporter, Verdict
 
 # Backoff between failed requests, in seconds, doubled each time, with jitter.
@@ -123,6 +124,10 @@ class SignalWorker:
     def is_done(self) -> bool:
         """Whether all submitted batches are settled."""
         return self._batch is None and not self._doubted
+
+    def may_deliver_by(self, deadline: float) -> bool:
+        """Whether its batch may still be taken: not where nobody answers, nor where another try comes later."""
+        return self.is_busy and self.trouble not in answers.LASTING and self._retry_at < deadline
 
     def submit(self, batch: Batch) -> None:
         """Submit a batch; only when idle. A batch without records is settled in order, too."""

@@ -7,7 +7,7 @@
 
 _otel_logs=${MFLOG_STDOUT%/*}
 _otel_carried=$PWD/.mf_code/otel-metaflow
-# The shim makes this file when the step has come up; its name informs the task who will write the exit record.
+# The shim makes this file once the step has its journal; its name informs the task who will write the exit record.
 export OTEL_METAFLOW_WITNESS=$_otel_logs/otel-witness-$BASHPID
 
 # How often the kernel has killed a process of this container for want of memory: cgroup v2, or v1.
@@ -56,7 +56,7 @@ _otel_runs() {
 
 # The step's shell ends with code $1.
 _otel_exit() {
-  local code=$1 before=$_otel_oom_kills more= is_up=1 flow run step task rest folder journal now shipper= ticks
+  local code=$1 before=$_otel_oom_kills more= flow run step task rest folder journal now shipper= ticks
   trap '' HUP INT TERM
   umask 077
   rm -f "$_otel_logs/otel-journal" # what is stored from now on is the end
@@ -79,15 +79,13 @@ _otel_exit() {
   _otel_file_name "$task"
   journal+=.$_otel_name.$MF_ATTEMPT.jsonl
 
-  # A step that came up has started its shipper, or is not to be delivered; one without a journal records nothing:
-  # telemetry is off, or its Python too old.
+  # A step that came up without a journal records nothing: telemetry is off, or its Python too old.
   if [ -e "$OTEL_METAFLOW_WITNESS" ]; then
     rm -f "$OTEL_METAFLOW_WITNESS"
     [ -e "$journal" ] || return 0
     read -r shipper 2> /dev/null < "${journal%.jsonl}.pid"
   else
     _otel_is_shipping && mkdir -p "$folder" || return 0
-    is_up=
   fi
 
   # A shell has 128 and the number of a signal that killed a process; a launcher, and the journal, minus the number.
@@ -103,7 +101,8 @@ _otel_exit() {
   printf '{"kind":"exit","timeUnixNano":%s,"step":"%s","task":"%s","attempt":%s,"code":%s%s}\n' \
     "${now:-$(date +%s%N)}" "$step" "$task" "$MF_ATTEMPT" "$code" "$more" >> "$journal"
 
-  [ -n "$is_up" ] || _otel_ship "$folder" "${journal##*/}"
+  # There is none where the step did not get so far, or where it was killed.
+  _otel_runs "$shipper" || ! _otel_is_shipping || _otel_ship "$folder" "${journal##*/}"
   ticks=${OTEL_METAFLOW_FLUSH_TIMEOUT:-5}
   case $ticks in *[!0-9.]* | *.*.*) ticks=5 ;; esac
   rest=${ticks#*.}00
@@ -116,7 +115,7 @@ _otel_exit() {
   printf '%s\n%s\n' "$folder" "${journal##*/}" > "$_otel_logs/otel-over"
 }
 
-# Starts a shipper, whose pid is in $shipper then, where the step could start none; by the Python of the image.
+# Starts a shipper, whose pid is in $shipper then, by the Python of the image.
 _otel_ship() {
   cd "$1" || return
   python -c 'import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module("otel_metaflow.shipper", run_name="__main__", alter_sys=True)' \

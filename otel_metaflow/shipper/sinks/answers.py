@@ -55,6 +55,8 @@ LATE = "did not answer in time"
 BROKEN = "broke the connection"
 CONNECTION_REFUSED = "refused the connection"
 UNREACHABLE = "cannot be reached"
+# Of these, those that a second try within seconds does not change.
+LASTING = frozenset({TLS_FAILED, UNRESOLVED, NO_PROXY, NOT_CONNECTED, CONNECTION_REFUSED, UNREACHABLE})
 
 
 def unfit(error: Exception) -> Answer:

@@ -122,7 +122,7 @@ class OtelDecorator(StepDecorator):
         ubf_context,
         inputs,
     ):
-        _meet_witness()
+        witness = os.environ.get("OTEL_METAFLOW_WITNESS")  # what follows removes it
         self._attempt = _call(
             "task.hooks",
             "pre_step",
@@ -138,6 +138,7 @@ class OtelDecorator(StepDecorator):
             output=task_datastore,
             metadata=metadata,
         )
+        _meet(witness)
 
     def task_decorate(self, step_func, flow, graph, retry_count, max_user_code_retries, ubf_context):
         # The step is not wrapped, because our frame would appear in the user's tracebacks.
@@ -175,12 +176,14 @@ def _arguments():
         return [None]
 
 
-def _meet_witness():
-    """Inform the shell of a container (otel_metaflow/task/witness.sh) that its step has come up."""
-    path = os.environ.get("OTEL_METAFLOW_WITNESS")
-    if path:
+def _meet(witness):
+    """Inform the shell of a container (otel_metaflow/task/witness.sh) that its step has come up, by the file `witness`.
+
+    Not before its journal is there: the shell takes a step that came up without one for one that records nothing.
+    """
+    if witness:
         try:
-            open(path, "w").close()
+            open(witness, "w").close()
         except OSError:
             return  # it takes the step for one that never came up, and records how it ended
 
