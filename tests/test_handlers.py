@@ -17,7 +17,7 @@ from otel_metaflow.journal.keys import AttemptKey
 from otel_metaflow.journal.reader import Tail
 
 FLOW = r"""
-    import copy, io, json, logging, loguru, logging.handlers, os, queue, re, sys, threading
+    import codecs, copy, io, json, logging, loguru, logging.handlers, os, queue, re, sys, threading
     from metaflow import FlowSpec, step
 
     class Counted:
@@ -186,6 +186,7 @@ FLOW = r"""
             self.hand_on()
             self.counted()
             self.meanwhile()
+            self.past_the_taps()
             self.next(self.end)
 
         def hand_on(self):
@@ -251,6 +252,29 @@ FLOW = r"""
                 logging.getLogger("lines").error("%d", "wrong")
             except TypeError:
                 pass
+
+        def past_the_taps(self):
+            # Streams of the user's own that lead to stdout and stderr.
+            ours = {"stdout": sys.stdout, "stderr": sys.stderr}
+            again = {name: open(stream.fileno(), "w", closefd=False) for name, stream in ours.items()}
+            wrapped = io.TextIOWrapper(sys.stdout.buffer, encoding="latin-1", errors="replace")
+            handlers = logging.handlers
+            text = "h\u00e9llo \u20ac\nin two lines"
+            for name, made in {
+                "reopened": [logging.StreamHandler(stream) for stream in again.values()],
+                "duplicated": [logging.StreamHandler(os.fdopen(os.dup(2), "w"))],
+                "wrapped": [logging.StreamHandler(wrapped)],
+                "encoded": [logging.StreamHandler(codecs.getwriter("utf-8")(sys.stderr.buffer))],
+                "device": [logging.FileHandler("/dev/stdout"), logging.FileHandler("/dev/stderr", delay=True)],
+                "rotating": [handlers.RotatingFileHandler("/dev/stdout", maxBytes=9),
+                             handlers.WatchedFileHandler("/proc/self/fd/2")],
+                "all of them": [logging.StreamHandler(wrapped), logging.StreamHandler(),
+                                logging.FileHandler("/dev/stdout")],
+            }.items():
+                alone(name + " stream", *made).error(text); print("a line beside it")
+            sys.stdout = wrapped
+            alone("replaced stream", logging.StreamHandler(sys.stdout)).error(text)
+            sys.stdout = ours["stdout"]; wrapped.detach()
 
         @step
         def end(self):
@@ -361,6 +385,10 @@ BODIES = {
     "prompt": ["behind a prompt"],
     "rich": ["a message that the console wraps, since it is longer than its column is wide " + "x" * 99],
     "rich traceback": ["in a frame"],
+    **{
+        f"{name} stream": ["héllo €\nin two lines"]
+        for name in ["reopened", "duplicated", "wrapped", "encoded", "device", "rotating", "all of them", "replaced"]
+    },
 }
 
 
@@ -457,7 +485,7 @@ def test_exceptions_come_whole_also_through_a_queue(story: Story) -> None:
 def test_a_print_while_a_handler_works_is_a_line_of_its_own(story: Story) -> None:
     """The record's own text is not, in how many pieces, colours and columns it may be written."""
     expected = {"before a diagnostic": 1, "after": 1, "a diagnostic": 1, "while formatting": 2, "of another thread": 1}
-    expected["before loguru"] = 1
+    expected.update({"before loguru": 1, "a line beside it": 7})
     assert {text: story.lines[text] for text in expected} == expected
     theirs = [
         text for text in story.lines if any(text and text in body for bodies in BODIES.values() for body in bodies)

@@ -12,6 +12,8 @@ text reaches no output.
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import threading
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 # Bound before user code runs, which may replace it.
 _fstat = os.fstat
+# Text streams that encode what they are given; others pass it on to one of these.
+_ENCODERS = (io.TextIOWrapper, codecs.StreamWriter, codecs.StreamReaderWriter)
 
 
 class Pipes:
@@ -96,6 +100,10 @@ class StreamTap:
         for line in lines:
             self.write(line)
 
+    def leads_to(self, file: Optional[File]) -> bool:
+        """Whether it led to that file when it was tapped."""
+        return file is not None and file == self._file
+
     def flush_line(self) -> None:
         """Report unfinished lines."""
         with self._lock:
@@ -125,7 +133,7 @@ class StreamTap:
             self._report("", name, thread)
             return
         if not text.isascii():
-            text = self._as_read(text)
+            text = as_read(self._stream, text)
         if "\n" in text:
             *ended, text = text.split("\n")
             for line in ended:
@@ -134,16 +142,6 @@ class StreamTap:
             begun = self._pipes.begun[name]
             text = begun.get(thread, "") + text
             begun[thread] = text if len(text) <= LONGEST_LINE else self._shortened(text, name, thread)
-
-    def _as_read(self, text: str) -> str:
-        """The text as the launcher will read it: its bytes, in the stream's encoding, decoded as UTF-8.
-
-        Raises:
-            UnicodeEncodeError: the stream cannot encode the text.
-        """
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        data = text.encode(encoding, getattr(self._stream, "errors", None) or "strict")
-        return data.decode("utf-8", "replace")
 
     def _shortened(self, begun: str, name: str, thread: int) -> str:
         short = shortened(begun)
@@ -172,6 +170,16 @@ class StreamTap:
         self._lock = threading.RLock()
 
 
+def as_read(stream: Any, text: str) -> str:
+    """The text as the launcher will read it: its bytes, in the stream's encoding, decoded as UTF-8.
+
+    Raises:
+        UnicodeEncodeError: the stream cannot encode the text.
+    """
+    data = text.encode(getattr(stream, "encoding", None) or "utf-8", getattr(stream, "errors", None) or "strict")
+    return data.decode("utf-8", "replace")
+
+
 def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:
     """Tap stdout and stderr, given as pairs (name, stream).
 
@@ -187,6 +195,16 @@ def tap(streams: Iterable[Any], on_line: OnLine) -> List[StreamTap]:
     return taps
 
 
+def written_past(stream: Any, taps: Iterable[StreamTap]) -> str:
+    """The tapped stream whose pipe another text stream writes to itself, rather than through the tapped one."""
+    if isinstance(stream, _ENCODERS):
+        file = _file(_descriptor(stream))
+        for each in taps:
+            if each.leads_to(file):
+                return each.name
+    return ""
+
+
 def _try_tap(name: str, stream: Optional[TextIO], on_line: OnLine, pipes: Pipes) -> Optional[StreamTap]:
     if stream is None:
         return None
@@ -196,10 +214,10 @@ def _try_tap(name: str, stream: Optional[TextIO], on_line: OnLine, pipes: Pipes)
         return None
 
 
-def _descriptor(stream: TextIO) -> int:
+def _descriptor(stream: Any) -> int:
     """The stream's descriptor, or -1."""
     try:
-        return stream.fileno()
+        return int(stream.fileno())
     except (AttributeError, OSError, ValueError):
         return -1
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional
 from otel_metaflow.core import clock, ids, launch_context, long_lines, secrets, trace_context
 from otel_metaflow.core import metaflow_seams as shared
 from otel_metaflow.core.guard import guarded, hide_frames, keep_notes
-from otel_metaflow.core.stream_tap import StreamTap, tap
+from otel_metaflow.core.stream_tap import StreamTap, as_read, tap, written_past
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.processes import process_start, process_start_time
 from otel_metaflow.journal.writer import Journal, getpid, quoted
@@ -96,12 +96,21 @@ class Attempt:
         """What writes logging records, once there is one."""
         from otel_metaflow.task.record_writer import RecordWriter
 
-        return RecordWriter(self._journal.append_line, self._mask, self._streams, self._pid)
+        return RecordWriter(self._journal.append_line, self._mask, self._streams, self._pid, self._before_output)
+
+    def _before_output(self, stream: Any, output: str) -> None:
+        """A logging handler is about to write `output` through a stream of its own, which may lead past the taps."""
+        name = written_past(stream, self._taps)
+        for line in as_read(stream, output).split("\n") if name else ():
+            text = self._as_fields(name, long_lines.truncated(line, len(line)), len(line))
+            self._report(text, is_covered=True, is_own=True)
+
+    def _as_fields(self, stream: str, line: str, length: int) -> str:
+        text = f'"timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(self._mask(line))}'
+        return text if length <= long_lines.LONGEST_LINE else f'{text},"length":{length}'
 
     def _on_line(self, stream: str, line: str, length: int, by: str) -> None:
-        text = f'"timeUnixNano":{clock.now()},"stream":"{stream}","body":{quoted(self._mask(line))}'
-        if length > long_lines.LONGEST_LINE:
-            text += f',"length":{length}'
+        text = self._as_fields(stream, line, length)
         owned = NOT_OWNED if self._logging is None else self._logging.owns(by, line, length, text)
         if owned is not WITH_RECORD or self._outer is not None:
             self._report(text, is_covered=owned is COVERED, is_own=owned is not WITH_RECORD)

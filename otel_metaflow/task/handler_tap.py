@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         def expected(self, handling: Handling) -> Written:
             """The text that the handler is expected to write for its record."""
 
-        def stream_of(self, handler: logging.Handler) -> str:
-            """The stream that a handler will write to right after its formatter has returned, or nothing."""
+        def next_to(self, handler: logging.Handler, output: str) -> str:
+            """The stream that a handler will write to right after its formatter has returned `output`, or nothing."""
 
         def described(self, record: logging.LogRecord) -> Optional[Dict[str, str]]:
             """The exception of a record."""
@@ -259,13 +259,17 @@ class HandlerTap:
     def _formatted(self, record: logging.LogRecord, handling: Handling, output: Any) -> None:
         """Write the record to the journal before the handler writes its output, or have it written with that."""
         try:
-            handling.output = str.__str__(output) if isinstance(output, str) else None
+            is_first, handling.output = (
+                handling.output is None,
+                str.__str__(output) if isinstance(output, str) else None,
+            )
             handling.written = None
-            handling.next_to = "" if handling.only_forwards else self._writer.stream_of(handling.handler)
             if handling.only_forwards:
                 # Its copy of the record has the formatted text, but no exception.
                 handling.passage.message = handling.message
                 handling.passage.exception = self._writer.described(record)
+            elif handling.output is not None and is_first:  # a handler of files formats before it begins another, too
+                handling.next_to = self._writer.next_to(handling.handler, handling.output)
         except Exception as error:  # noqa: BLE001 - logging must not fail because of us
             contain(error)
         if not handling.next_to:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from contextlib import suppress
 from typing import Any, Dict, List, Optional
 
 from otel_metaflow.core.long_lines import truncated
+from otel_metaflow.core.stream_tap import as_read
 
 # Libraries that write text of their own instead of the formatter's, by the first part of their modules' names.
 _RENDERERS = ("rich", "loguru")
@@ -49,8 +51,8 @@ class Written:
 
     def _is_next(self, stream: str, line: str, length: int) -> bool:
         expected = self._lines[-1]
-        if not expected.isascii():
-            expected = self._as_read(stream, expected)
+        with suppress(UnicodeEncodeError):
+            expected = as_read(self._streams.get(stream), expected)
         if line == truncated(expected, len(expected)) and length == len(expected):
             return True
         if "\x1b" in line:
@@ -58,15 +60,6 @@ class Written:
         if "\r" in line:  # written over a progress bar, or with a terminal's line ending
             line = line.rstrip("\r").rpartition("\r")[2]
         return line == expected.rstrip("\r")
-
-    def _as_read(self, stream: str, text: str) -> str:
-        """The text in the stream's encoding, see core.stream_tap.StreamTap."""
-        to = self._streams.get(stream)
-        try:
-            data = text.encode(getattr(to, "encoding", None) or "utf-8", getattr(to, "errors", None) or "strict")
-        except UnicodeEncodeError:
-            return text
-        return data.decode("utf-8", "replace")
 
     def _is_drawn(self, line: str) -> bool:
         """Whether a known library writes the record in this line, possibly in columns, wrapped or framed."""

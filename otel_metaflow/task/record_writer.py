@@ -7,6 +7,7 @@ functions of the standard library that it may have replaced are taken from modul
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from otel_metaflow.core import clock
@@ -25,6 +26,8 @@ _STANDARD = STANDARD | {"message", "asctime", "taskName"}
 _MANDATORY = len(STANDARD)
 # Passed by structlog.stdlib.ProcessorFormatter.wrap_for_formatter to its formatter in `extra`.
 _STRUCTLOG = frozenset({"_logger", "_name", "_from_structlog", "_record"})
+# Whose handlers write what their formatters return.
+_EMITTERS = ("logging", "logging.handlers")
 _MESSAGES = ("event", "message", "msg")
 _SLACK = 4_096  # characters beyond the limit, so that a secret that would be cut by it is masked
 _MAX_COMPARED = LONGEST_LINE + _SLACK
@@ -36,22 +39,36 @@ class RecordWriter:
     """Writes the records of one attempt."""
 
     def __init__(
-        self, append_line: Callable[[str], None], mask: Callable[[str], str], streams: Dict[str, Any], pid: int
+        self,
+        append_line: Callable[[str], None],
+        mask: Callable[[str], str],
+        streams: Dict[str, Any],
+        pid: int,
+        before_output: Callable[[Any, str], None],
     ) -> None:
-        """`streams` are stdout and stderr as the process `pid`, the attempt's, began with them."""
+        """`streams` are stdout and stderr as the process `pid`, the attempt's, began with them.
+
+        `before_output` is called with another stream and the text that a handler is about to write to it.
+        """
         self._append_line = append_line
         self._mask = mask
         self._streams = streams
         self._pid = pid
+        self._before_output = before_output
 
-    def stream_of(self, handler: logging.Handler) -> str:
-        """The stream that a handler will write to right after its formatter has returned, or nothing."""
-        if type(handler).emit is not EMIT:
-            return ""
+    def next_to(self, handler: logging.Handler, output: str) -> str:
+        """The stream that a handler will write to right after its formatter has returned `output`, or nothing.
+
+        If it is another that leads to the same pipe, its lines are reported now, because no tap will see them.
+        """
+        emit: Any = type(handler).emit
         stream = handler.__dict__.get("stream")
         for name, each in self._streams.items():
             if each is stream:
-                return name
+                return name if emit is EMIT else ""
+        if emit.__module__ in _EMITTERS:
+            with suppress(UnicodeEncodeError):  # the handler will not write anything
+                self._before_output(stream, output)
         return ""
 
     def expected(self, handling: Handling) -> Written:
