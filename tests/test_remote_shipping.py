@@ -59,6 +59,7 @@ FLOW = """
             if how == "many":
                 os.write(1, b"".join(b"line %d\\n" % number for number in range(5000)))
             if how == "kill":
+                os.write(1, b"without a newline")
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "raise":
                 raise ValueError("no")
@@ -167,7 +168,7 @@ def test_all_of_a_container_arrives_once_before_it_ends(
 
 
 FAILURES = {
-    "kill": (137, "SIGKILL", LINES),
+    "kill": (137, "SIGKILL", [*LINES, "without a newline"]),
     "kill-shipper": (137, "SIGKILL", LINES),
     "kill-at-meeting": (137, "SIGKILL", []),
     "kill-at-first-record": (137, "SIGKILL", []),

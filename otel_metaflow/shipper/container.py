@@ -10,7 +10,6 @@ import json
 import os
 import threading
 import time
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -34,8 +33,6 @@ _GLANCE = 0.02
 _LONGEST = 0.2
 # An attempt that has ended is over when its output does not grow for so long, in seconds: `tee` may lag behind.
 _QUIET = 0.1
-# Of a step that fails at once they may not even run yet; so long is waited for them, in seconds.
-_PATIENCE = 3.0
 _STREAMS = {"stdout": "MFLOG_STDOUT", "stderr": "MFLOG_STDERR"}
 
 
@@ -78,23 +75,6 @@ class Output:
         sizes = [_size(path) for path in (self._reports, *self._paths.values())]
         has_grown, self._sizes = sizes != self._sizes, sizes
         return has_grown
-
-    def is_written(self) -> bool:
-        """Whether for each log file there is a process that writes it; True where that cannot be seen."""
-        missing = {os.path.realpath(path) for path in self._paths.values()}
-        own = str(os.getpid())
-        try:
-            for process in os.listdir("/proc"):
-                if not process.isdecimal() or process == own:
-                    continue
-                with suppress(OSError):  # it has ended, or is another user's
-                    for descriptor in os.listdir(f"/proc/{process}/fd"):
-                        missing.discard(os.readlink(f"/proc/{process}/fd/{descriptor}"))
-                if not missing:
-                    return True
-        except OSError:
-            return True
-        return False
 
     def _read(self, stream: str, *, is_over: bool) -> List[Line]:
         try:
@@ -164,7 +144,6 @@ class ContainerFollowing(Following):
         self._own = key
         self._output = Output(folder, key, environment, os.environ)
         self._ended: Optional[float] = None  # when the attempt was seen to have
-        self._written = 0.0  # until when nobody wrote its output
         # If a step never starts, nothing else records where it was.
         self.run.resource = {
             **resource.describe(self.run.key.flow, self.run.key.run, Facts()),
@@ -200,9 +179,7 @@ class ContainerFollowing(Following):
             return True
         now = time.monotonic()
         self._ended = self._ended or now
-        if attempt.start is None and now - self._ended < _PATIENCE and not self._output.is_written():
-            self._written = now
-        return now - max(self._ended, self._written, self._output.grew) >= _QUIET
+        return now - max(self._ended, self._output.grew) >= _QUIET
 
     def is_run_over(self, *, is_launcher_gone: bool) -> bool:  # noqa: ARG002 - there is none
         """Whether all that is to be delivered here is over."""

@@ -7,6 +7,7 @@
 
 _otel_logs=${MFLOG_STDOUT%/*}
 _otel_carried=$PWD/.mf_code/otel-metaflow
+_otel_tee=$! # the later of the two processes that copy the step's output to files, since bash 4.4
 # The shim makes this file once the step has its journal; its name informs the task who will write the exit record.
 export OTEL_METAFLOW_WITNESS=$_otel_logs/otel-witness-$BASHPID
 
@@ -86,6 +87,11 @@ _otel_exit() {
     read -r shipper 2> /dev/null < "${journal%.jsonl}.pid"
   else
     _otel_is_shipping && mkdir -p "$folder" || return 0
+    # Of a step that fails at once it has not even begun; a process that the step left behind may keep it going.
+    ticks=60
+    while ((ticks-- > 0)) && _otel_runs "$_otel_tee"; do
+      sleep 0.05
+    done
   fi
 
   # A shell has 128 and the number of a signal that killed a process; a launcher, and the journal, minus the number.
@@ -125,8 +131,9 @@ _otel_ship() {
 
 if [ -n "$BASHPID" ] && [ -n "$MF_PATHSPEC" ] && [ -d "$_otel_logs" ]; then
   _otel_count_oom_kills
-  # What it prints goes nowhere, and what fails in it, under `set -e` too, changes no exit code.
-  trap '_otel_exit $? < /dev/null > /dev/null 2>&1 || :' EXIT
+  # From then on the output of the step is at its end, for who copies it too: its last line need not have one. What is
+  # printed here goes nowhere, and what fails here, under `set -e` too, changes no exit code.
+  trap '_otel_code=$?; exec < /dev/null > /dev/null 2>&1; _otel_exit $_otel_code || :' EXIT
 else
   unset OTEL_METAFLOW_WITNESS
 fi
