@@ -49,10 +49,10 @@ def both(place: Place) -> Callable[..., tuple[Telemetry, Telemetry]]:
     return tell
 
 
-def backfilled(place: Place, name: str) -> Telemetry:
+def backfilled(place: Place, name: str, *arguments: str) -> Telemetry:
     """The telemetry of a run, from what `fetch` makes of it."""
-    home = place.path / "backfilled"
-    done = place.cli("fetch", name, "--dead-after", "0s", env={"OTEL_METAFLOW_HOME": str(home)})
+    home = place.path / f"backfilled{''.join(arguments)}"
+    done = place.cli("fetch", name, "--dead-after", "0s", *arguments, env={"OTEL_METAFLOW_HOME": str(home)})
     assert done.returncode == 0, done.stdout + done.stderr
     flow, run_id = name.split("/")
     made = Telemetry(0, "", "", flow, run_id)
@@ -199,6 +199,10 @@ def test_a_run_recorded_live_and_the_same_run_backfilled_tell_the_same(
     assert made.tree() == live.tree()
     assert ids(made) == ids(live)
     assert lines(made) == lines(live)
+    sizes = facts(live, names.FOREACH_SIZE)
+    assert {span: size for span, size in facts(made, names.FOREACH_SIZE).items() if size} == {
+        span: size for span, size in sizes.items() if size
+    }
 
 
 def test_a_resumed_run_knows_what_it_cloned(both: Callable[..., tuple[Telemetry, Telemetry]]) -> None:

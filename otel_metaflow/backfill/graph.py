@@ -120,14 +120,22 @@ class Lineage:
         self._tasks: dict[str, dict[Place, list[Known]]] = defaultdict(lambda: defaultdict(list))
         self._below: dict[str, dict[Place, list[Known]]] = defaultdict(lambda: defaultdict(list))
         self._sizes: dict[tuple[str, Place], int] = {}
+        self._known: dict[tuple[str, str], Known] = {}
 
     def add(self, known: Known) -> None:
-        """Add a task of the run."""
+        """Add a task of the run, or what is known of it by now."""
+        before = self._known.get((known.step, known.task))
+        if before is not None:
+            self._tasks[before.step][before.place].remove(before)
+            if before.place:
+                self._below[before.step][before.place[:-1]].remove(before)
+        self._known[known.step, known.task] = known
         self._tasks[known.step][known.place].append(known)
         if known.place:
             self._below[known.step][known.place[:-1]].append(known)
-            around = (known.step, known.place[:-1])
-            self._sizes[around] = max(self._sizes.get(around, 0), known.place[-1] + 1)
+        for depth, index in enumerate(known.place):
+            around = (known.step, known.place[:depth])
+            self._sizes[around] = max(self._sizes.get(around, 0), index + 1)
 
     def size(self, step: str, place: Place) -> int:
         """How many tasks of the innermost foreach around a task have been seen."""
