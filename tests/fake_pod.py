@@ -35,12 +35,21 @@ DATASTORES_DESC = [("gs", ".storage.FolderStorage")]
 STEP_DECORATORS_DESC = [("cluster", ".decorator.ClusterDecorator")]
 """,
     "storage.py": """\
+import datetime, os, types
 from metaflow.metaflow_config import DATASTORE_SYSROOT_GS
 from metaflow.plugins.datastores.local_storage import LocalStorage
 
 class FolderStorage(LocalStorage):
     TYPE = "gs"
     SYSROOT_VAR = DATASTORE_SYSROOT_GS
+
+    @property
+    def root_client(self):
+        return self
+
+    def get_blob_client(self, path):
+        stored = datetime.datetime.fromtimestamp(os.stat(self.full_uri(path)).st_mtime)
+        return types.SimpleNamespace(updated=stored, reload=lambda: None)
 """,
     "decorator.py": """\
 import json, os, subprocess, sys, tempfile, types

@@ -11,9 +11,11 @@ import clouds
 import pytest
 from endpoint import Endpoint
 from running import Place
+from test_backfill_datastore import elsewhere
 from test_cli_backfill import FLOW, PRINTED, SPANS, Team, pathspec
 from test_watch import arrived_once
 
+NANO = 1_000_000_000
 Cloud = Callable[[Path], AbstractContextManager[dict[str, str]]]
 
 
@@ -38,6 +40,23 @@ def test_a_run_arrives_once(cloud: Cloud, place: Place, tmp_path: Path) -> None:
         assert "exported earlier" in team("backfill", "--all", env=env).stdout
         arrived_once(endpoint, PRINTED, SPANS)
         assert "graph start > work[3] > join > end" in team("view", pathspec(run), env=env).stdout
+
+
+def test_a_run_of_another_machine_arrives_from_the_bucket_alone(cloud: Cloud, place: Place, tmp_path: Path) -> None:
+    """With the ends of its attempts, which are when their artifacts were stored."""
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    with cloud(folder) as stored, Endpoint() as endpoint:
+        run = place.run(FLOW, env=stored)
+        assert run.code == 0, run.stdout + run.stderr
+        env = {**stored, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}
+        done = elsewhere(tmp_path)("backfill", "--all", env=env)
+        assert "alone, without tags" in done.stderr
+        arrived_once(endpoint, PRINTED, SPANS)
+        spans = {span.name: span for span, _ in endpoint.spans()}
+        whole, last = spans["RUN PlainFlow"], spans["end"]
+        assert abs(whole.end_time_unix_nano - last.end_time_unix_nano) < NANO
+        assert 0 < whole.end_time_unix_nano - int(run.run) * 1_000 < 120 * NANO
 
 
 def test_a_datastore_that_is_not_there_is_one_line(cloud: Cloud, place: Place, tmp_path: Path) -> None:

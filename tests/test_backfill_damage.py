@@ -142,10 +142,10 @@ def test_a_service_that_answers_something_else_is_one_line(
 
 
 HANGING = """
-from otel_metaflow.backfill import metaflow_seams
+from otel_metaflow.backfill import metadata_catalogue, metaflow_seams
 metaflow_seams._TIMEOUT, metaflow_seams._PAUSE = 0.3, 0.01
 try:
-    metaflow_seams.Catalogue().flows()
+    metadata_catalogue.MetadataCatalogue().flows()
 except metaflow_seams.UnreadableError as error:
     print(error)
 """

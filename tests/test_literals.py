@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -64,3 +65,34 @@ def test_bytes_that_are_cut_or_changed_are_read_or_refused(value: object, draw: 
 def test_a_value_that_is_too_large_is_refused() -> None:
     with pytest.raises(literals.NotPlainError):
         literals.read(pickle.dumps("x" * (literals.MAX_BYTES + 1)))
+
+
+class Frame(NamedTuple):
+    step: str
+    index: int
+
+
+FRAME = (Frame.__module__, Frame.__qualname__)
+FRAMES = [Frame("outer", 0), Frame("inner", 1)]
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_objects_of_one_named_tuple_are_read_as_plain_ones(protocol: int) -> None:
+    """Without its class, which is not loaded; those of any other are refused."""
+    data = pickle.dumps(FRAMES, protocol)
+    found = literals.read(data, FRAME)
+    assert found == [("outer", 0), ("inner", 1)]
+    assert {type(each) for each in found} == {tuple}
+    assert literals.read(data.replace(b"Frame", b"Fromo"), (FRAME[0], "Fromo")) == found
+    for other in (None, (FRAME[0], "Other"), ("builtins", FRAME[1])):
+        with pytest.raises(literals.NotPlainError):
+            literals.read(data, other)
+
+
+@given(st.integers(2, pickle.HIGHEST_PROTOCOL), st.data())
+def test_a_named_tuple_whose_bytes_are_changed_is_read_or_refused(protocol: int, draw: st.DataObject) -> None:
+    data = bytearray(pickle.dumps(FRAMES, protocol))
+    place = draw.draw(st.integers(0, len(data) - 1))
+    data[place] = draw.draw(st.integers(0, 255))
+    with contextlib.suppress(literals.NotPlainError):
+        literals.read(bytes(data), FRAME)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from otel_metaflow.backfill import log_files, resource
 from otel_metaflow.backfill.attempts import StoredAttempt
 from otel_metaflow.backfill.graph import Graph, Lineage
-from otel_metaflow.backfill.stored_run import read_json
+from otel_metaflow.backfill.stored_json import read_json
 from otel_metaflow.backfill.tracebacks import Traceback, is_timeout
 from otel_metaflow.core import mflog, secrets
 from otel_metaflow.core.redaction import Redaction
@@ -115,10 +115,9 @@ class AttemptJournals:
         if step is not None:
             start["stepType"] = step.type
         if attempt.place:
-            places = range(1, len(attempt.place) + 1)
-            start["foreach"] = [
-                [attempt.place[depth - 1], self._lineage.size(key.step, attempt.place[:depth])] for depth in places
-            ]
+            around = [attempt.place[:depth] for depth in range(1, len(attempt.place) + 1)]
+            sizes = attempt.sizes or [self._lineage.size(key.step, place) for place in around]
+            start["foreach"] = [[index, size] for index, size in zip(attempt.place, sizes, strict=False)]
         with replacing(layout.attempt_file(self._folder, key)) as part:
             journal = Journal(part, raise_unwritten)
             journal.append(layout.START, start)

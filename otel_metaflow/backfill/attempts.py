@@ -16,6 +16,11 @@ _NUMBER = re.compile(r"attempt_id:([0-9]{1,3})")
 ATTEMPT = re.compile(r"[0-9]{1,3}")
 """The number of an attempt in a name: Metaflow makes six at most."""
 _DEEPEST = 100  # so many loops, one in the other
+# Facts that metadata does not have (datastore_catalogue.py).
+IN_CONTAINER = "in-container"
+"""It ran in a container, nobody knows of which platform."""
+FOREACH_SIZES = "foreach-sizes"
+"""The size of each foreach that it is in, as `3,2`."""
 # Facts that only the launcher, or the task's process before its step, registers: they are no sign of a step.
 _BEGUN = "attempt"
 _ENDED = "attempt_ok"
@@ -49,9 +54,17 @@ class StoredAttempt:
     @property
     def place(self) -> Place:
         """Its index in each foreach that it is in, from `STEP:INDEX,STEP:INDEX`."""
-        frames = [frame for frame in str(self.facts.get("foreach-execution-path") or "").split(",") if frame]
+        return self._numbers("foreach-execution-path")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size of each foreach that it is in; empty if that is unknown."""
+        return self._numbers(FOREACH_SIZES)
+
+    def _numbers(self, fact: str) -> tuple[int, ...]:
+        parts = [part for part in str(self.facts.get(fact) or "").split(",") if part]
         try:
-            return tuple(int(frame.rpartition(":")[2]) for frame in frames[:_DEEPEST])
+            return tuple(int(part.rpartition(":")[2]) for part in parts[:_DEEPEST])
         except ValueError:
             return ()
 

@@ -44,7 +44,7 @@ def fetch_missing(stored: StoredRun, folder: Path, known: Run) -> list[int]:
     for attempt in known.ran:
         if attempt.start is None and (attempt.launch or {}).get("remote"):
             key = attempt.key
-            for found in stored.attempts(key.step, {"task_id": key.task}):
+            for found in stored.attempts(key.step, [{"task_id": key.task}])[0]:
                 storage = stored.storage(found)
                 if found.key == key and storage is not None:
                     where = stored.folder(key)

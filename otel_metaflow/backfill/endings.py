@@ -48,6 +48,16 @@ def is_alive(attempt: StoredAttempt, patience: Patience) -> bool:
     return attempt.has_heart and not attempt.ended and not patience.is_over(attempt.seen, _ALIVE)
 
 
+def is_outdated(last: StoredAttempt, names: Collection[str], patience: Patience) -> bool:
+    """Whether a task's `last` attempt may have ended, or another one begun, since it was read.
+
+    `names` are those of its files in the datastore, listed after that: Metaflow notes an end before it stores the file.
+    """
+    number = last.key.attempt
+    is_over = f"{number}.DONE.lock" in names or is_attempt_over(last, names, patience, is_last=True)
+    return f"{number + 1}.attempt.json" in names or (is_over and not last.ended)
+
+
 def is_attempt_over(attempt: StoredAttempt, names: Collection[str], patience: Patience, *, is_last: bool) -> bool:
     """Whether nothing more will be stored of an attempt, whose task has the files `names` in the datastore."""
     number = attempt.key.attempt

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 from otel_metaflow.backfill import container_journals, endings, log_files, resource
 from otel_metaflow.backfill.attempt_journals import AttemptJournals, raise_unwritten
 from otel_metaflow.backfill.attempts import ATTEMPT, StoredAttempt, registered_at
+from otel_metaflow.backfill.catalogue import Catalogue
 from otel_metaflow.backfill.graph import Known, Lineage
-from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, UnreadableError, in_batches
-from otel_metaflow.backfill.stored_run import StoredRun, read_json
+from otel_metaflow.backfill.metaflow_seams import Storage, UnreadableError, in_batches
+from otel_metaflow.backfill.stored_json import read_json
+from otel_metaflow.backfill.stored_run import StoredRun
 from otel_metaflow.core import secrets
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
@@ -73,7 +75,7 @@ def make(
     """Make what is over of FLOW/RUN, and is not there yet, below `environment.home`.
 
     Args:
-        catalogue: Metaflow's metadata.
+        catalogue: Metaflow's metadata, or what else has it.
         environment: What is to be recorded, and where.
         flow: The flow's name.
         run: The run's id.
@@ -155,8 +157,9 @@ def _exclusively(folder: Path) -> Iterator[None]:
 
 
 class _Task(NamedTuple):
-    """The attempts of a task, and of which of them the journals are there."""
+    """A task as the catalogue has it, its attempts, and of which of them the journals are there."""
 
+    described: Mapping[str, Any]
     attempts: list[StoredAttempt]
     results: dict[int, str]
 
@@ -227,14 +230,22 @@ class _Making:
                 key = attempt.key
                 results.setdefault((key.step, key.task), {})[key.attempt] = attempt.result
         for step in self._stored.steps:
+            unsettled: list[_Task] = []
             for described in self._stored.tasks(step):
-                done = results.get((step, str(described["task_id"])), {})
+                name = str(described["task_id"])
+                done = results.get((step, name), {})
                 if done and done[max(done)] == "success":
-                    yield _Task(
-                        [self._remembered(AttemptKey(step, str(described["task_id"]), each)) for each in done], done
-                    )
+                    yield _Task(described, [self._remembered(AttemptKey(step, name, each)) for each in done], done)
                 else:
-                    yield _Task(self._stored.attempts(step, described), done)
+                    unsettled.append(_Task(described, [], done))
+            self._read(step, unsettled)
+            yield from unsettled
+
+    def _read(self, step: str, tasks: Sequence[_Task], *, again: bool = False) -> None:
+        """Read the attempts of tasks of a step; with `again`, as they are now."""
+        found = self._stored.attempts(step, [task.described for task in tasks], again=again)
+        for task, attempts in zip(tasks, found, strict=True):
+            task.attempts[:] = attempts
 
     def _remembered(self, key: AttemptKey) -> StoredAttempt:
         """An attempt of which the journals are there, from these."""
@@ -288,6 +299,7 @@ class _Making:
             folders = [self._stored.folder(task.attempts[0].key) for task in those]
             names = storage.names(folders) if storage is not None else {}
             due: list[StoredAttempt] = []
+            self._read_outdated(those, names)
             for task, folder in zip(those, folders, strict=True):
                 found = names.get(folder, [])
                 self._add_unregistered(task, found)
@@ -306,6 +318,19 @@ class _Making:
                     if made is not None and (made.exit is not None or made.is_cloned):
                         task.results[attempt.key.attempt] = made.result
         return is_over
+
+    def _read_outdated(self, tasks: Iterable[_Task], names: Mapping[str, list[str]]) -> None:
+        """Read those again of which files have come since they were read, or of which nothing was heard."""
+        outdated: dict[str, list[_Task]] = {}
+        for task in tasks:
+            last = task.attempts[-1]
+            found = names.get(self._stored.folder(last.key), [])
+            if last.key.attempt not in task.results and endings.is_outdated(last, found, self._patience):
+                outdated.setdefault(last.key.step, []).append(task)
+        for step, those in outdated.items():
+            self._read(step, those, again=True)
+            for task in those:
+                self._place(task)
 
     @staticmethod
     def _add_unregistered(task: _Task, names: Iterable[str]) -> None:

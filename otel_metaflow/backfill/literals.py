@@ -2,7 +2,8 @@
 
 Metaflow stores the graph of a flow as an artifact. To unpickle is to run what the bytes ask for; here they are read as
 the list of instructions that they are, and only those that make strings, numbers, lists, tuples and maps are known. Any
-other one, such as the name of a class, ends the reading.
+other one, such as the name of a class, ends the reading; but an object of one class, a named tuple, can be read as a
+plain one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class NotPlainError(ValueError):
     """The bytes hold something other than strings, numbers, lists, tuples and maps."""
 
 
-def read(data: bytes) -> Any:
+def read(data: bytes, named_tuple: tuple[str, str] | None = None) -> Any:
     """The value that `data`, a pickle, consists of.
+
+    `named_tuple` is the module and name of a class whose objects are read as tuples of their fields; it is not loaded.
 
     Raises:
         NotPlainError: it is not a plain value, damaged, or longer than MAX_BYTES.
@@ -44,7 +47,7 @@ def read(data: bytes) -> Any:
             if name == "STOP":
                 (found,) = stack
                 return found
-            if not _simple(name, argument, stack, memo):
+            if not _simple(name, argument, stack, memo) and not _tuple(name, argument, stack, named_tuple):
                 _container(name, stack)
     except NotPlainError:
         raise
@@ -67,6 +70,23 @@ def _simple(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
         stack.append(memo[argument])
     else:
         return name in ("PROTO", "FRAME")
+    return True
+
+
+def _tuple(name: str, argument: Any, stack: list[Any], named_tuple: tuple[str, str] | None) -> bool:
+    """Carry out an instruction that names the class of a named tuple, for which None stands, or makes one of it."""
+    if name == "STACK_GLOBAL":
+        stack[-2:] = [tuple(stack[-2:])]
+    elif name == "GLOBAL":
+        stack.append(tuple(str(argument).split(" ")))
+    elif name == "NEWOBJ" and stack[-2:-1] == [None] and stack[-1].__class__ is tuple:
+        del stack[-2]
+        return True
+    else:
+        return False
+    if stack.pop() != named_tuple:
+        raise NotPlainError("it holds a class")
+    stack.append(None)
     return True
 
 

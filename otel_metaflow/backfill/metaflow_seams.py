@@ -1,9 +1,9 @@
-"""Everything that backfilling reads through Metaflow's own classes, as plain values.
+"""Everything that backfilling reads through Metaflow's own classes.
 
 Metaflow's Client API has most of it, but not to whom of several attempts an entry of metadata belongs, nor log files
 without loading them whole, nor artifacts without unpickling them. So this goes one level below: to the metadata
 provider that the client uses, and to the storage of a datastore. No other module of this package touches Metaflow's
-attributes; what goes wrong ends in one line (`UnreadableError`).
+private attributes; what goes wrong ends in one line (`UnreadableError`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ DEPENDS = (
     "metaflow.plugins.metadata_providers.service.ServiceMetadataProvider._session",
     "metaflow.datastore.datastore_storage.DataStoreStorage.list_content",
     "metaflow.datastore.datastore_storage.DataStoreStorage.load_bytes",
+    "metaflow.datastore.datastore_storage.DataStoreStorage.full_uri",
     "metaflow.datastore.flow_datastore.FlowDataStore.load_data",
+    "metaflow.metaflow_config.DEFAULT_DATASTORE",
+    "metaflow.metaflow_config.ARTIFACT_LOCALROOT",
+    "metaflow.plugins.datatools.s3.s3.S3.info",
+    "metaflow.plugins.datatools.s3.s3.S3.info_many",
 )
 """The names that this module depends on, where Metaflow 2.19 defines them."""
 
@@ -35,11 +40,9 @@ DEPENDS = (
 _TIMEOUT = 30.0
 _TRIES = 3
 _PAUSE = 1.0  # before the second try, in seconds; twice as long before each further one
-# What objects are called by: one without a name is damaged, and left out.
-_NAMES = {"flow": "flow_id", "run": "run_number", "step": "step_name", "task": "task_id", "metadata": "field_name"}
-# The latest time that nanoseconds in 64 bits have, in each field's own unit.
-_LATEST = {"ts_epoch": 2**63 // 10**6, "last_heartbeat_ts": 2**63 // 10**9}
-_LISTS = ("tags", "system_tags")
+_FEW = 10  # so many files of S3 are asked for one after the other, as Metaflow does, and more by processes of their own
+
+_NANO = 1_000_000_000
 
 _T = TypeVar("_T")
 
@@ -48,112 +51,120 @@ class UnreadableError(Exception):
     """Metaflow's metadata or datastore cannot be read; the message has where, and Metaflow's own words."""
 
 
-class Catalogue:
-    """Metaflow's metadata, of the provider that its configuration names: flows, runs, steps, tasks, and what is noted.
+class Storage:
+    """One datastore: a kind, such as `s3`, and its root. Paths are FLOW/RUN/STEP/TASK/NAME."""
 
-    Everything is a dictionary as the provider has it, with times in milliseconds since 1970 (`ts_epoch`), of which what
-    is not of its type is left out.
-    """
+    def __init__(self, kind: str, root: str, before_request: Callable[[], object] = lambda: None) -> None:
+        """Open the datastore.
 
-    def __init__(
-        self, before_request: Callable[[], object] = lambda: None, report: Callable[[str], object] = lambda _: None
-    ) -> None:
-        """Use what METAFLOW_DEFAULT_METADATA and its like name.
-
-        `before_request` is called before each request, and `report` with a line on whatever is left out.
+        `before_request` is called for each folder that is listed, and for each file that is read or asked for its time.
 
         Raises:
-            UnreadableError: Metaflow is configured to something that cannot be used.
+            UnreadableError: this Metaflow knows no such kind, or the root is a folder of another machine.
         """
-
-        def connect() -> Any:
-            # Metaflow puts what it reads from S3 into the working directory, unless this says otherwise.
-            os.environ.setdefault("METAFLOW_ARTIFACT_LOCALROOT", tempfile.gettempdir())
-            from metaflow import Metaflow, namespace
-
-            namespace(None)  # the runs of all users
-            return Metaflow().metadata
-
-        self._provider = _attempted("Metaflow's metadata", connect, tries=1)
-        _limit_requests(self._provider)
-        _pass_over_damaged_files(self._provider, report)
+        self.kind, self.root = kind, root
+        self.place = f"{kind}:{root}"
         self._before_request = before_request
-        self.requests = 0
-        """How many requests were made; with local metadata, directories that were read."""
+        if kind == "local" and not Path(root).is_dir():
+            raise UnreadableError(
+                f"{self.place}: there is no such folder here; run this on the machine, or with the volume, that has it"
+            )
+        self._storage = attempted(self.place, lambda: _implementation(kind)(root), tries=1)
 
-    @property
-    def place(self) -> str:
-        """What the provider is, and where: `service@https://…` or `local@/…`."""
-        return f"{self._provider.TYPE}@{self._provider.INFO}"
+    def names(self, folders: Sequence[str]) -> dict[str, list[str]]:
+        """The names of the files in each of the folders."""
+        return self._listed(folders, is_file=True)
 
-    def flows(self) -> list[str]:
-        """The names of all flows."""
-        return sorted(str(each["flow_id"]) for each in self._children("root", "flow"))
+    def folders(self, parents: Sequence[str]) -> dict[str, list[str]]:
+        """The names of the folders in each of the folders `parents`; "" is the root."""
+        return self._listed(parents, is_file=False)
 
-    def runs(self, flow: str) -> list[dict[str, Any]]:
-        """All runs of a flow, the newest first."""
-        return sorted(self._children("flow", "run", flow), key=lambda each: -int(each.get("ts_epoch") or 0))
+    def _listed(self, folders: Sequence[str], *, is_file: bool) -> dict[str, list[str]]:
+        def listed() -> dict[str, list[str]]:
+            found: dict[str, list[str]] = {folder: [] for folder in folders}
+            for each in self._storage.list_content(list(folders)):
+                folder, _, name = str(each.path).rstrip("/").rpartition("/")
+                if bool(each.is_file) is is_file and folder in found:
+                    found[folder].append(name)
+            return found
 
-    def run(self, flow: str, run: str) -> dict[str, Any] | None:
-        """One run; None if there is none."""
-        found = self._get("run", "self", flow, run)
-        return _plain(found) if _is_whole("run", found) else None
+        self._count(len(folders))
+        return attempted(self.place, listed, tries=1)
 
-    def steps(self, flow: str, run: str) -> list[str]:
-        """The steps of a run that have begun, with `_parameters`, in their order."""
-        found = sorted(self._children("run", "step", flow, run), key=lambda each: int(each.get("ts_epoch") or 0))
-        return [str(each["step_name"]) for each in found]
-
-    def tasks(self, flow: str, run: str, step: str) -> list[dict[str, Any]]:
-        """The tasks of a step, in their order."""
-        return sorted(
-            self._children("step", "task", flow, run, step),
-            key=lambda each: (int(each.get("ts_epoch") or 0), _id(each)),
-        )
-
-    def metadata(self, flow: str, run: str, step: str, task: str) -> list[dict[str, Any]]:
-        """What is noted of a task: `field_name`, `value`, `tags` (among them its attempt's), `ts_epoch`."""
-        found = self._children("task", "metadata", flow, run, step, task)
-        return sorted(found, key=lambda each: int(each.get("ts_epoch") or 0))
-
-    def _children(self, kind: str, below: str, *path: str) -> list[dict[str, Any]]:
-        found = self._get(kind, below, *path) or []
-        if not isinstance(found, list):
-            raise UnreadableError(f"cannot read {self._what(path)}: the answer is not a list")
-        return [_plain(each) for each in found if _is_whole(below, each)]
-
-    def _get(self, kind: str, below: str, *path: str) -> Any:
-        def ask() -> Any:
+    def _count(self, requests: int) -> None:
+        for _ in range(requests):
             self._before_request()
-            self.requests += 1
-            return self._provider.get_object(kind, below, None, None, *path)
 
-        return _attempted(self._what(path), ask)
+    @contextmanager
+    def opened(self, paths: Sequence[str]) -> Iterator[dict[str, Path]]:
+        """Those of the paths that exist, each with a file of its contents, which may be gone afterwards."""
+        if not paths:
+            yield {}
+            return
+        with ExitStack() as stack:
 
-    def _what(self, path: Sequence[str]) -> str:
-        return f"the metadata of {'/'.join(path) or 'flows'} at {self.place}"
+            def load() -> dict[str, Path]:
+                loaded = stack.enter_context(self._storage.load_bytes(list(paths)))
+                return {str(path): Path(file) for path, file, _ in loaded if file is not None}
+
+            self._count(len(paths))
+            yield attempted(self.place, load, tries=1)
+
+    def stored_at(self, paths: Sequence[str]) -> dict[str, int]:
+        """When the files at those of the paths that exist were stored, in nanoseconds since 1970.
+
+        Object stores note the second: the time is that of its beginning. Of a kind that is not Metaflow's own, none is
+        known.
+        """
+        times = _TIMES.get(self.kind)
+        if times is None or not paths:
+            return {}
+        self._count(len(paths))
+        return attempted(self.place, lambda: dict(times(self._storage, paths)), tries=1)
+
+    def artifact(self, flow: str, key: str) -> bytes:
+        """The bytes of an artifact, as they were pickled."""
+        return attempted(self.place, lambda: self._artifacts(flow, [key])[key], tries=1)
+
+    def artifacts(self, flow: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """The same of several, without those that cannot be read."""
+        if not keys:
+            return {}
+        try:
+            return attempted(self.place, lambda: self._artifacts(flow, keys), tries=1)
+        except UnreadableError:
+            found = {}
+            for key in keys:
+                with suppress(UnreadableError):
+                    found[key] = self.artifact(flow, key)
+            return found
+
+    def _artifacts(self, flow: str, keys: Sequence[str]) -> dict[str, bytes]:
+        from metaflow.datastore import FlowDataStore
+
+        self._count(len(keys))
+        kept = FlowDataStore(flow, storage_impl=lambda _: self._storage)
+        return {str(key): bytes(blob) for key, blob in kept.load_data(list(keys))}
 
 
-def _is_whole(kind: str, described: Any) -> bool:
-    """Whether an object has a name."""
-    return isinstance(described, dict) and isinstance(described.get(_NAMES[kind]), (str, int))
+def metadata_provider(report: Callable[[str], object]) -> Any:
+    """Metaflow's provider of metadata that its configuration names; `report` is called with a line on what is damaged.
 
+    Raises:
+        UnreadableError: Metaflow is configured to something that cannot be used.
+    """
 
-def _plain(described: dict[str, Any]) -> dict[str, Any]:
-    """An object without what is not of its type: all but tags is text or a number, and times are in their range."""
-    found: dict[str, Any] = {name: value for name, value in described.items() if isinstance(value, (str, int, float))}
-    for name in _LISTS:
-        listed = described.get(name)
-        found[name] = [str(each) for each in listed] if isinstance(listed, list) else []
-    for name, latest in _LATEST.items():
-        if not (isinstance(found.get(name), (int, float)) and 0 < found[name] < latest):
-            found.pop(name, None)
-    return found
+    def connect() -> Any:
+        _prepare()
+        from metaflow import Metaflow, namespace
 
+        namespace(None)  # the runs of all users
+        return Metaflow().metadata
 
-def _id(task: dict[str, Any]) -> tuple[int, str]:
-    name = str(task.get("task_id"))
-    return len(name), name
+    provider = attempted("Metaflow's metadata", connect, tries=1)
+    _limit_requests(provider)
+    _pass_over_damaged_files(provider, report)
+    return provider
 
 
 def _limit_requests(provider: Any) -> None:
@@ -201,60 +212,64 @@ def _pass_over_damaged_files(provider: Any, report: Callable[[str], object]) -> 
     kind._read_json_file = classmethod(tolerant)
 
 
-class Storage:
-    """One datastore: a kind, such as `s3`, and the root of a `metadata` entry. Paths are FLOW/RUN/STEP/TASK/NAME."""
+def default_datastore() -> tuple[str, str]:
+    """Kind and root of the datastore that Metaflow's configuration names.
 
-    def __init__(self, kind: str, root: str) -> None:
-        """Open the datastore.
+    Raises:
+        UnreadableError: it names none.
+    """
 
-        Raises:
-            UnreadableError: this Metaflow knows no such kind, or the root is a folder of another machine.
-        """
-        self.place = f"{kind}:{root}"
-        self._kind = kind
-        if kind == "local" and not Path(root).is_dir():
-            raise UnreadableError(
-                f"{self.place}: there is no such folder here; run this on the machine, or with the volume, that has it"
-            )
-        self._storage = _attempted(self.place, lambda: _implementation(kind)(root), tries=1)
+    def configured() -> tuple[str, str | None]:
+        _prepare()
+        from metaflow.metaflow_config import DEFAULT_DATASTORE
 
-    def names(self, folders: Sequence[str]) -> dict[str, list[str]]:
-        """The names of the files in each of the folders."""
+        kind = str(DEFAULT_DATASTORE)
+        return kind, _implementation(kind).get_datastore_root_from_config(lambda *_: None, create_on_absent=False)
 
-        def listed() -> dict[str, list[str]]:
-            found: dict[str, list[str]] = {folder: [] for folder in folders}
-            for each in self._storage.list_content(list(folders)):
-                folder, _, name = str(each.path).rstrip("/").rpartition("/")
-                if each.is_file and folder in found:
-                    found[folder].append(name)
-            return found
+    kind, root = attempted("Metaflow's configuration", configured, tries=1)
+    if not root:
+        raise UnreadableError(f"there is no datastore: set METAFLOW_DATASTORE_SYSROOT_{kind.upper()}")
+    return kind, str(root)
 
-        return _attempted(self.place, listed, tries=1)
 
-    @contextmanager
-    def opened(self, paths: Sequence[str]) -> Iterator[dict[str, Path]]:
-        """Those of the paths that exist, each with a file of its contents, which may be gone afterwards."""
-        if not paths:
-            yield {}
-            return
-        with ExitStack() as stack:
+def _prepare() -> None:
+    """Before Metaflow is loaded: have it put what it reads from S3 into no working directory."""
+    os.environ.setdefault("METAFLOW_ARTIFACT_LOCALROOT", tempfile.gettempdir())
 
-            def load() -> dict[str, Path]:
-                loaded = stack.enter_context(self._storage.load_bytes(list(paths)))
-                return {str(path): Path(file) for path, file, _ in loaded if file is not None}
 
-            yield _attempted(self.place, load, tries=1)
+def _times_of_local(storage: Any, paths: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path, Path(storage.full_uri(path)).stat().st_mtime_ns
 
-    def artifact(self, flow: str, key: str) -> bytes:
-        """The bytes of an artifact, as they were pickled."""
 
-        def load() -> bytes:
-            from metaflow.datastore import FlowDataStore
+def _times_of_s3(storage: Any, paths: Sequence[str]) -> Iterator[tuple[str, int]]:
+    from metaflow.metaflow_config import ARTIFACT_LOCALROOT
+    from metaflow.plugins.datatools.s3.s3 import S3
 
-            kept = FlowDataStore(flow, storage_impl=lambda _: self._storage)
-            return bytes(next(iter(kept.load_data([key])))[1])
+    with S3(s3root=storage.datastore_root, tmproot=ARTIFACT_LOCALROOT, external_client=storage.s3_client) as s3:
+        if len(paths) > _FEW:
+            found = s3.info_many(paths, return_missing=True)
+        else:
+            found = [s3.info(path, return_missing=True) for path in paths]
+        at = {each.key: each.last_modified for each in found if each.exists}
+    return ((path, round(at[path] * _NANO)) for path in paths if path in at)
 
-        return _attempted(self.place, load, tries=1)
+
+def _times_of_azure(storage: Any, paths: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for path in paths:
+        properties = storage.root_client.get_blob_client(path).get_blob_properties()
+        yield path, round(properties.last_modified.timestamp() * _NANO)
+
+
+def _times_of_google(storage: Any, paths: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for path in paths:
+        blob = storage.root_client.get_blob_client(path)
+        blob.reload()
+        yield path, int(blob.updated.timestamp()) * _NANO
+
+
+_TIMES = {"local": _times_of_local, "s3": _times_of_s3, "azure": _times_of_azure, "gs": _times_of_google}
 
 
 def _implementation(kind: str) -> Any:
@@ -266,7 +281,7 @@ def _implementation(kind: str) -> Any:
     return known[kind]
 
 
-def _attempted(what: str, ask: Callable[[], _T], *, tries: int = _TRIES) -> _T:
+def attempted(what: str, ask: Callable[[], _T], *, tries: int = _TRIES) -> _T:
     """Ask, and again a moment later if that failed.
 
     Raises:

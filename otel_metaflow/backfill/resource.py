@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.attempts import IN_CONTAINER, StoredAttempt
 from otel_metaflow.core import names
 from otel_metaflow.core.metaflow_seams import Facts
 from otel_metaflow.core.redaction import Redaction
@@ -83,13 +83,14 @@ def of_attempt(
         found.update({name: str(git[key]) for key, name in _GIT.items() if git.get(key)})
     if in_doubt:
         found[names.IN_DOUBT] = True
-    whole = {name: value for name, value in run.items() if name != names.IN_DOUBT}
+    unknown = {names.IN_DOUBT} | ({names.COMPUTE_NAME} if is_in_container(attempt) else set())
+    whole = {name: value for name, value in run.items() if name not in unknown}
     return {**whole, **redaction.attributes(found)}
 
 
 def is_in_container(attempt: StoredAttempt) -> bool:
     """Whether it ran in a container."""
-    return any(attempt.facts.get(fact) for fact in _COMPUTE)
+    return any(attempt.facts.get(fact) for fact in (*_COMPUTE, IN_CONTAINER))
 
 
 def triggers(attempts: Sequence[StoredAttempt]) -> list[str]:

@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from otel_metaflow.backfill.attempts import registered_at
-from otel_metaflow.backfill.metaflow_seams import Catalogue
+from otel_metaflow.backfill.catalogue import Catalogue
 
 MAX_UNREADABLE = 3
 """After so many runs in a row that cannot be read, it is the service or the credentials."""
 
 
 class StoredRunName(NamedTuple):
-    """A run of Metaflow's metadata, and when it began, in nanoseconds since 1970."""
+    """A run of a catalogue, and when it began, in nanoseconds since 1970."""
 
     flow: str
     run: str

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from otel_metaflow.backfill import attempts, literals
 from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.catalogue import Catalogue
 from otel_metaflow.backfill.graph import Graph
-from otel_metaflow.backfill.metaflow_seams import Catalogue, Storage, UnreadableError
+from otel_metaflow.backfill.metaflow_seams import Storage, UnreadableError
+from otel_metaflow.backfill.stored_json import read_json
 from otel_metaflow.journal import layout
 from otel_metaflow.journal.keys import AttemptKey
 
@@ -19,7 +19,7 @@ _PARAMETERS = "_parameters"
 
 
 class StoredRun:
-    """A run of Metaflow's metadata; `notes` has what of it could not be read, a line each."""
+    """A run of a catalogue; `notes` has what of it could not be read, a line each."""
 
     def __init__(self, catalogue: Catalogue, flow: str, run: str) -> None:
         """Find the run.
@@ -33,7 +33,7 @@ class StoredRun:
         self._storages: dict[tuple[str, str], Storage | None] = {}
         found = catalogue.run(flow, run)
         if found is None:
-            raise UnreadableError(f"{flow}/{run} is not in Metaflow's metadata at {catalogue.place}")
+            raise UnreadableError(f"{flow}/{run} is not in {catalogue.place}")
         self.described: Mapping[str, Any] = found
 
     @cached_property
@@ -49,17 +49,20 @@ class StoredRun:
         """The tasks of a step in their order, as the metadata has them."""
         return self._catalogue.tasks(self.flow, self.run, step)
 
-    def attempts(self, step: str, task: Mapping[str, Any]) -> list[StoredAttempt]:
-        """The attempts of a task in their order, at least one."""
-        metadata = self._catalogue.metadata(self.flow, self.run, step, str(task["task_id"]))
-        return attempts.of_task(step, task, metadata)
+    def attempts(
+        self, step: str, tasks: Sequence[Mapping[str, Any]], *, again: bool = False
+    ) -> list[list[StoredAttempt]]:
+        """The attempts of each of some tasks in their order, at least one; with `again`, as they are now."""
+        names = [str(task["task_id"]) for task in tasks]
+        metadata = self._catalogue.metadata(self.flow, self.run, step, names, again=again)
+        return [attempts.of_task(step, task, metadata[name]) for task, name in zip(tasks, names, strict=True)]
 
     def origin_of(self, clone: StoredAttempt) -> StoredAttempt | None:
         """The attempt that `resume` cloned; None if its run is gone."""
         if clone.cloned_from is None:
             return None
         run, task = clone.cloned_from
-        metadata = self._catalogue.metadata(self.flow, run, clone.key.step, task)
+        metadata = self._catalogue.metadata(self.flow, run, clone.key.step, [task])[task]
         found = attempts.of_task(clone.key.step, {"task_id": task}, metadata) if metadata else []
         return next((each for each in reversed(found) if each.is_ok), None)
 
@@ -74,7 +77,7 @@ class StoredRun:
             return None
         if where not in self._storages:
             try:
-                self._storages[where] = Storage(*where)
+                self._storages[where] = self._catalogue.storage(*where)
             except UnreadableError as error:
                 self._storages[where] = None
                 self.notes.append(str(error))
@@ -87,15 +90,14 @@ class StoredRun:
 
     def _first_attempts(self) -> Iterator[StoredAttempt]:
         for step in self.steps:
-            for task in self.tasks(step)[:1]:
-                yield from self.attempts(step, task)
+            for found in self.attempts(step, self.tasks(step)[:1]):
+                yield from found
 
     @cached_property
     def graph(self) -> Graph:
         """The flow's graph, which Metaflow stores with the parameters of each run; empty if it cannot be known."""
         for step in [_PARAMETERS] if _PARAMETERS in self._all_steps else self.steps:
-            for task in self.tasks(step)[:1]:
-                attempt = self.attempts(step, task)[-1]
+            for *_, attempt in self.attempts(step, self.tasks(step)[:1]):
                 storage = self.storage(attempt)
                 found = None if storage is None else self._stored_graph(storage, attempt.key)
                 if found is not None:
@@ -119,8 +121,7 @@ class StoredRun:
         """Whether a container wrote the run's own span, and left a mark, but perhaps no ledger."""
         if not any(step.is_recorded for step in self.graph.steps.values()):
             return False
-        for task in self.tasks(_PARAMETERS)[:1]:
-            attempt = self.attempts(_PARAMETERS, task)[-1]
+        for *_, attempt in self.attempts(_PARAMETERS, self.tasks(_PARAMETERS)[:1]):
             storage, folder = self.storage(attempt), self.folder(attempt.key)
             return storage is not None and layout.RUN_MARK in storage.names([folder])[folder]
         return False
@@ -131,20 +132,8 @@ class StoredRun:
         if not any(step.is_recorded for step in self.graph.steps.values()):
             return False
         for step in self.steps:
-            for task in self.tasks(step)[:1]:
-                attempt = self.attempts(step, task)[0]
+            for attempt, *_ in self.attempts(step, self.tasks(step)[:1]):
                 storage, folder = self.storage(attempt), self.folder(attempt.key)
                 if storage is not None and any(name.endswith(".runtime") for name in storage.names([folder])[folder]):
                     return True
         return False
-
-
-def read_json(file: Path | None) -> dict[str, Any]:
-    """The map in a JSON file; empty if there is no such file, or it is damaged."""
-    if file is None:
-        return {}
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

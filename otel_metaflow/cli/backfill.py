@@ -30,9 +30,9 @@ from otel_metaflow.journal.keys import RunKey
 from otel_metaflow.viewer.terminal import echo
 
 if TYPE_CHECKING:
+    from otel_metaflow.backfill.catalogue import Catalogue
     from otel_metaflow.backfill.history import History
     from otel_metaflow.backfill.journals import Made
-    from otel_metaflow.backfill.metaflow_seams import Catalogue
     from otel_metaflow.backfill.runs import StoredRunName
 
 _NANO = 1_000_000_000
@@ -62,6 +62,7 @@ _EARLIER, _RUNNING, _RECORDED, _UNREADABLE, _WOULD = (
 @click.option(
     "--recorded", is_flag=True, help="Also runs that a launcher with @otel recorded elsewhere, and may export."
 )
+@stored_runs.datastore_only
 @stored_runs.dead_after
 @wait_option
 @json_option
@@ -77,6 +78,7 @@ def backfill(
     dry_run: bool,
     date_now: bool,
     recorded: bool,
+    datastore_only: bool,
     as_json: bool,
 ) -> None:
     """Export runs that nobody recorded, from what Metaflow stored.
@@ -84,13 +86,13 @@ def backfill(
     What was exported is noted: type the same again to go on after an interruption, or to export only what is new.
     Exits with 1 if something could not be read or exported.
     """
-    from otel_metaflow.backfill.metaflow_seams import Catalogue
+    from otel_metaflow.backfill import sources
 
     print_problems(environment)
     check_endpoint(environment, "or only look at a run: otel-metaflow fetch FLOW/RUN", is_needed=not dry_run)
     began = 0 if everything or since is None else time.time_ns() - round(since * _NANO)
     with stored_runs.readable():
-        catalogue = Catalogue(report=stored_runs.report)
+        catalogue = sources.catalogue(stored_runs.report, datastore_only=datastore_only)
         chosen = _chosen(catalogue, what, began, is_bounded=everything or since is not None)
         with _journals_in(environment, dry_run=dry_run) as place:
             work = _Backfill(catalogue, place, dead_after, wait, date_now, recorded, dry_run, quiet=as_json)
@@ -115,7 +117,7 @@ def _chosen(catalogue: Catalogue, what: str | None, began: int, *, is_bounded: b
         fail("no run given; type one, as in `otel-metaflow backfill HelloFlow/latest`, or --since 7d, or --all")
     found = list(stored.since(catalogue, [what or "*"], began))
     if not found:
-        echo(f"no run to export in Metaflow's metadata at {catalogue.place}", err=True)
+        echo(f"no run to export in {catalogue.place}", err=True)
     return found
 
 

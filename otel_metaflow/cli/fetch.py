@@ -13,23 +13,23 @@ from otel_metaflow.viewer.terminal import echo
 
 @click.command()
 @click.argument("run", metavar="FLOW/RUN", shell_complete=runs.completion())
+@stored_runs.datastore_only
 @stored_runs.dead_after
 @json_option
 @click.pass_obj
-def fetch(environment: settings.Settings, run: str, dead_after: float, *, as_json: bool) -> None:
+def fetch(environment: settings.Settings, run: str, dead_after: float, *, datastore_only: bool, as_json: bool) -> None:
     """Fetch a run from what Metaflow stored.
 
     From then on view, compare and export show it. Attempts that recorded themselves in their containers come as they
     were recorded; of others, what Metaflow itself stored of them. Nothing is exported. RUN is an id, the beginning of
     one, or latest, among the runs that Metaflow knows.
     """
-    from otel_metaflow.backfill import journals
-    from otel_metaflow.backfill.metaflow_seams import Catalogue
+    from otel_metaflow.backfill import journals, sources
     from otel_metaflow.viewer import formatting
 
     print_problems(environment)
     with stored_runs.readable(), formatting.busy(f"fetching {run}"):
-        catalogue = Catalogue(report=stored_runs.report)
+        catalogue = sources.catalogue(stored_runs.report, datastore_only=datastore_only)
         found = stored_runs.resolved(catalogue, run)
         made = journals.make(catalogue, environment, found.flow, found.run, dead_after=dead_after, recorded=True)
     if as_json:

@@ -15,8 +15,8 @@ from otel_metaflow.cli.arguments import fail
 from otel_metaflow.viewer.terminal import echo
 
 if TYPE_CHECKING:
+    from otel_metaflow.backfill.catalogue import Catalogue
     from otel_metaflow.backfill.journals import Made
-    from otel_metaflow.backfill.metaflow_seams import Catalogue
     from otel_metaflow.backfill.runs import StoredRunName
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -47,6 +47,13 @@ dead_after = click.option(
 )
 
 
+datastore_only = click.option(
+    "--datastore-only",
+    is_flag=True,
+    help="Read runs from the datastore alone, where nobody has their metadata: without tags, users, and more.",
+)
+
+
 def report(line: str) -> None:
     """Print something about what could not be read."""
     echo(f"otel: {line}", err=True)
@@ -69,6 +76,7 @@ def readable() -> Iterator[None]:
 
 def resolved(catalogue: Catalogue, name: str) -> StoredRunName:
     """The run FLOW/RUN, where RUN is an id, the beginning of one or latest, among those that Metaflow knows."""
+    from otel_metaflow.backfill.datastore_catalogue import DatastoreCatalogue
     from otel_metaflow.backfill.runs import find, newest
 
     flow, slash, run = name.partition("/")
@@ -80,7 +88,8 @@ def resolved(catalogue: Catalogue, name: str) -> StoredRunName:
     known = {each.run: each for each in newest(catalogue, flow)}
     chosen = runs.pick(flow, run, list(known))
     if chosen is None:
-        fail(f"{name} is not in Metaflow's metadata at {catalogue.place}")
+        is_all = isinstance(catalogue, DatastoreCatalogue)
+        fail(f"{name} is not in {catalogue.place}{'' if is_all else '; if the datastore has it, add --datastore-only'}")
     return known[chosen]
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +55,7 @@ class _Address(click.ParamType):  # type: ignore[type-arg]  # a generic from cli
     metavar="DURATION",
     help="Runs that began within this time before they are found.",
 )
+@stored_runs.datastore_only
 @stored_runs.dead_after
 @click.option(
     "--requests-per-minute",
@@ -73,6 +75,8 @@ def watch(
     dead_after: float,
     requests_per_minute: int,
     health: tuple[str, int] | None,
+    *,
+    datastore_only: bool,
 ) -> None:
     """Export runs that nobody recorded, for ever.
 
@@ -80,6 +84,7 @@ def watch(
     over, and what died without a word. What was exported is noted in OTEL_METAFLOW_HOME, so that it may be stopped and
     started again.
     """
+    from otel_metaflow.backfill import sources
     from otel_metaflow.watch.health import serving
     from otel_metaflow.watch.metrics import Metrics
     from otel_metaflow.watch.pace import Pace
@@ -93,6 +98,7 @@ def watch(
             watcher = Watcher(
                 environment,
                 flows or ("*",),
+                partial(sources.catalogue, echo, datastore_only=datastore_only),
                 since=since,
                 dead_after=dead_after,
                 pace=Pace(every, requests_per_minute),

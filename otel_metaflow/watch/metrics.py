@@ -47,7 +47,12 @@ class Metrics:
         add("passes_total", "counter", "Passes over all flows.", {"": self.passes})
         add("last_pass_timestamp_seconds", "gauge", "When a pass without a failure last ended.", {"": self.last_pass})
         add("open_runs", "gauge", "Runs that are going on or not exported yet.", {"": self.open_runs})
-        add("metadata_requests_total", "counter", "Requests to Metaflow's metadata.", {"": self.requests})
+        add(
+            "metadata_requests_total",
+            "counter",
+            "Requests to Metaflow's metadata, or to the datastore that is read alone.",
+            {"": self.requests},
+        )
         add("attempts_total", "counter", "Attempts that were read from Metaflow's datastore.", {"": self.attempts})
         of_runs = {state: self.runs[state] for state in ("exported", "died", "recorded")}
         add("runs_total", "counter", "Runs that are done, by state.", _labelled("state", of_runs))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from otel_metaflow.backfill import journals, runs, windows
+from otel_metaflow.backfill.catalogue import Catalogue
 from otel_metaflow.backfill.history import History
 from otel_metaflow.backfill.metaflow_seams import UnreadableError
 from otel_metaflow.backfill.runs import StoredRunName
@@ -65,6 +66,7 @@ class Watcher:
         self,
         environment: Settings,
         patterns: Sequence[str],
+        connect: Callable[[Callable[[], object]], Catalogue],
         *,
         since: float,
         dead_after: float,
@@ -78,6 +80,7 @@ class Watcher:
         Args:
             environment: What is to be recorded, and where to export it.
             patterns: The flows.
+            connect: Opens what is read of runs; called with what to call before each request.
             since: How old runs may be when they are found, in seconds.
             dead_after: After how many seconds without a sign of life whatever sends no heartbeats counts as dead.
             pace: What it may cost.
@@ -87,7 +90,7 @@ class Watcher:
 
         Raises:
             AlreadyWatchedError: another watcher has this home.
-            UnreadableError: Metaflow is configured to something that cannot be used.
+            UnreadableError: it cannot be opened.
             OSError: the home cannot be written.
         """
         self.is_exporting = False
@@ -99,7 +102,7 @@ class Watcher:
         self._patterns = patterns
         self._since, self._dead_after = since, dead_after
         self._pace, self._metrics, self._stop, self._report = pace, metrics, stop, report
-        self._metadata = Metadata(pace, metrics.move, report)
+        self._metadata = Metadata(connect(self._before_request), pace)
         self._history = History(self._home)
         self._flows: dict[str, _Flow] = {}
         self._open: dict[RunKey, _Watched] = {}
@@ -111,8 +114,14 @@ class Watcher:
 
     @property
     def place(self) -> str:
-        """Where the metadata is."""
+        """What is read of runs, and where."""
         return self._metadata.place
+
+    def _before_request(self) -> None:
+        self._metrics.move()
+        self._pace.wait_for_request()
+        self._metrics.requests += 1
+        self._metrics.move()
 
     def watch(self) -> None:
         """Pass over all flows, again and again, until it is stopped."""
@@ -145,7 +154,6 @@ class Watcher:
             self._metrics.failures["write"] += 1
             trouble = f"cannot write journals ({error.strerror}: {error.filename})"
         self._metrics.open_runs = len(self._open)
-        self._metrics.requests = self._metadata.requests
         return trouble
 
     def _resume(self) -> None:
