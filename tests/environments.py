@@ -39,9 +39,12 @@ class Environment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path / "venv")], check=True)
-        self.python = path / "venv/bin/python"
-        (self.site,) = (path / "venv/lib").glob("python*/site-packages")
+        made = (
+            path / ".venv"
+        )  # hidden, or each run of a flow beside it has Metaflow package all that is installed there
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(made)], check=True)
+        self.python = made / "bin/python"
+        (self.site,) = (made / "lib").glob("python*/site-packages")
         # The libraries, but not the project itself: a .pth is only honoured where a site folder is, so the
         # editable install of ours does not take effect here.
         (self.site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -59,14 +59,14 @@ STOPS_WITHIN = 2.0
 
 
 class Watching:
-    """A watcher, running while entered, of the datastore of `place` and with a home of its own."""
+    """A watcher, running while entered, of the datastore of `place`, with a home of its own, that exports to `url`."""
 
     def __init__(
-        self, place: Place, home: Path, endpoint: Endpoint, *arguments: str, env: Mapping[str, str], every: str = "1s"
+        self, place: Place, home: Path, url: str, *arguments: str, env: Mapping[str, str], every: str = "1s"
     ) -> None:
         self.home = home
         self._arguments = (*arguments, "--every", every, "--health", "127.0.0.1:0")
-        variables = {"OTEL_METAFLOW_HOME": str(home), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url, **env}
+        variables = {"OTEL_METAFLOW_HOME": str(home), "OTEL_EXPORTER_OTLP_ENDPOINT": url, **env}
         self._environ = place.environ(variables)
         self._place = place
         self._output = home.with_name(f"{home.name}.{time.monotonic_ns()}.txt")
@@ -119,7 +119,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def watching(place: Place, endpoint: Endpoint, *arguments: str, home: str = "team", **env: str) -> Watching:
-    return Watching(place, place.path / home, endpoint, *arguments, env=env)
+    return Watching(place, place.path / home, endpoint.url, *arguments, env=env)
 
 
 def started(place: Place) -> subprocess.Popen[str]:
@@ -181,6 +181,8 @@ def test_a_watcher_that_is_killed_goes_on_where_it_was(place: Place, endpoint: E
     process = started(place)
     with watching(place, endpoint) as first:
         eventually(lambda: "the first line" in endpoint.bodies(), 60, first.output)
+        passes = first.metric("passes_total")
+        eventually(lambda: first.metric("passes_total") > passes)  # so it has noted what was acknowledged
         first.process.kill()
     run = finish(place, process)
     with watching(place, endpoint) as second:
@@ -191,6 +193,19 @@ def test_a_watcher_that_is_killed_goes_on_where_it_was(place: Place, endpoint: E
     with watching(place, endpoint) as third:
         eventually(lambda: third.metric("passes_total") > 1)
     assert endpoint.seen == seen
+
+
+def test_what_was_in_flight_when_a_watcher_was_killed_arrives(place: Place, endpoint: Endpoint) -> None:
+    """Nobody had acknowledged it."""
+    run = place.run(PLAIN)
+    endpoint.fault = "blackhole"
+    with watching(place, endpoint) as first:
+        endpoint.wait_for(lambda: endpoint.seen == 3, 60)  # logs, metrics and traces
+        first.process.kill()
+    endpoint.fault = "ok"
+    with watching(place, endpoint) as second:
+        second.prints(f"{run.flow}/{run.run}: exported")
+    arrived_once(endpoint, PRINTED, SPANS)
 
 
 def test_a_second_watcher_of_the_same_home_ends_with_what_to_do(place: Place, endpoint: Endpoint) -> None:
