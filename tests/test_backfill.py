@@ -49,9 +49,14 @@ def both(place: Place) -> Callable[..., tuple[Telemetry, Telemetry]]:
     return tell
 
 
+def home_of(place: Place, *arguments: str) -> Path:
+    """Where `backfilled` has its journals."""
+    return place.path / f"backfilled{''.join(arguments)}"
+
+
 def backfilled(place: Place, name: str, *arguments: str) -> Telemetry:
     """The telemetry of a run, from what `fetch` makes of it."""
-    home = place.path / f"backfilled{''.join(arguments)}"
+    home = home_of(place, *arguments)
     done = place.cli("fetch", name, "--dead-after", "0s", *arguments, env={"OTEL_METAFLOW_HOME": str(home)})
     assert done.returncode == 0, done.stdout + done.stderr
     flow, run_id = name.split("/")

@@ -18,7 +18,7 @@ from endpoint import Endpoint
 from fake_pod import Cluster
 from opentelemetry.sdk.trace import ReadableSpan
 from running import Finished, Place, eventually
-from test_backfill import END, FLOWS, HEAD, TAIL, backfilled, facts, ids, lines
+from test_backfill import END, FLOWS, HEAD, TAIL, backfilled, facts, home_of, ids, lines
 from test_backfill_remote import attribute, bucket
 from test_cli_backfill import FLOW as PLAIN
 from test_cli_backfill import PRINTED, SPANS, Team, pathspec
@@ -96,6 +96,31 @@ def test_the_resource_has_all_but_what_is_documented_and_ends_are_known(place: P
         assert set(was) - set(now) == missing
         assert now == {name: was[name] for name in now}
         assert abs((span.end_time or 0) - (other.end_time or 0)) < _NANO
+
+
+def test_what_a_resumed_run_cloned_is_known_but_not_from_where(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it has the spans and lines of the live one, without links to the run that it resumes."""
+    steps = FLOWS["foreach"].replace("current.retry_count == 0", '"OK" not in os.environ')
+    flow = place.path / "stored.py"
+    flow.write_text(HEAD + textwrap.indent(textwrap.dedent(steps) + END, "    ") + TAIL)
+    chosen = {name: value for name, value in place.environ().items() if name.startswith(("METAFLOW_", "OTEL_"))}
+    first = run(flow, env=chosen, home=place.home)
+    assert first.exit_code == 1
+    monkeypatch.setenv("OK", "1")
+    live = run(flow, "--origin-run-id", first.run, command="resume", env=chosen, home=place.home)
+    assert live.exit_code == 0, live.stderr
+    forget_metadata(place)
+    alone = backfilled(place, f"{live.flow}/{live.run}", DATASTORE_ONLY)
+    assert ids(alone) == ids(live)
+    assert lines(alone) == lines(live)
+    for name in (names.RUN_RESULT, names.TASK_RESULT, names.JOIN_INPUT_COUNT, names.FOREACH_SIZE):
+        known, found = facts(live, name), facts(alone, name)
+        assert {span: found[span] for span in ids(alone)} == {span: known[span] for span in ids(alone)}, name
+    linked = {str((link.attributes or {}).get(names.LINK_TYPE)) for span in alone.spans for link in span.links}
+    assert linked <= {"input", "retry"}
+    view = place.cli("view", f"{live.flow}/{live.run}", env={"OTEL_METAFLOW_HOME": str(home_of(place, DATASTORE_ONLY))})
+    assert view.stdout.count("  cloned\n") == 2
+    assert "resumes" not in view.stdout
 
 
 def elsewhere(tmp_path: Path) -> Team:

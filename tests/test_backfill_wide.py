@@ -11,6 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
+import pytest
 from endpoint import Endpoint
 from running import Place
 from wide_runs import memory_peak
@@ -65,13 +66,14 @@ def line(number: int) -> bytes:
     return f"[MFLOG|0|2026-11-28T12:00:{number % 60:02}.000000Z|runtime|{uuid.uuid4()}]{words}\n".encode()
 
 
-def test_a_wide_run_arrives_once_and_takes_little_memory(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [(), ("--datastore-only",)], ids=["metadata", "datastore"])
+def test_a_wide_run_arrives_once_and_takes_little_memory(place: Place, tmp_path: Path, how: tuple[str, ...]) -> None:
     """All in one process, which reads, makes journals and sends."""
     run = place.run(FLOW)
     widen(place.path / "datastore" / ".metaflow" / run.flow / run.run)
     with Endpoint(keeps_messages=False) as endpoint:
         env = place.environ({"OTEL_METAFLOW_HOME": str(tmp_path / "team"), "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url})
-        command = [sys.executable, "-m", "otel_metaflow.cli", "backfill", f"{run.flow}/{run.run}", "--json"]
+        command = [sys.executable, "-m", "otel_metaflow.cli", "backfill", f"{run.flow}/{run.run}", "--json", *how]
         with subprocess.Popen(command, env=env, cwd=place.path, stdout=subprocess.PIPE) as process:
             peak = 0
             # Not what the kernel counts for a parent: that begins with the size of the process that it was forked from.

@@ -19,6 +19,8 @@ _DEEPEST = 100  # so many loops, one in the other
 # Facts that metadata does not have (datastore_catalogue.py).
 IN_CONTAINER = "in-container"
 """It ran in a container, nobody knows of which platform."""
+CLONED = "cloned"
+"""`resume` cloned it, nobody knows from where."""
 FOREACH_SIZES = "foreach-sizes"
 """The size of each foreach that it is in, as `3,2`."""
 # Facts that only the launcher, or the task's process before its step, registers: they are no sign of a step.
@@ -79,6 +81,11 @@ class StoredAttempt:
         """Run and task that `resume` cloned it from."""
         task = self.facts.get("origin-task-id")
         return (self.origin, str(task)) if self.origin and task else None
+
+    @property
+    def is_cloned(self) -> bool:
+        """Whether `resume` cloned it."""
+        return self.cloned_from is not None or CLONED in self.facts
 
     def parsed(self, name: str) -> Any:
         """A fact that is stored as JSON; None if it is not there or damaged."""

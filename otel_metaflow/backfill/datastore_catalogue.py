@@ -4,13 +4,13 @@ Metaflow stores files beside the log files of a task (metaflow/datastore/task_da
 from these comes what the metadata would have had, in its own form:
 
     N.attempt.json    when the process of attempt N had loaded Metaflow; before that, when its launcher started it
-    N.task_begin      user code follows
+    N.task_begin      user code follows; a task that `resume` cloned has none
     N.data.json       its artifacts: whether it succeeded, and its place in each foreach, are among them
     N.DONE.lock       its artifacts are stored; it has no content, but was stored at a time
     N.runtime         its launcher saw its process end
     N.task_stdout.log it runs, or ran, in a container
 
-There is nothing of tags, users, versions, platforms, and of which tasks were cloned from where (docs/backfill.md).
+There is nothing of tags, users, versions, platforms, and of the run that was resumed (docs/backfill.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_metaflow.backfill import literals
-from otel_metaflow.backfill.attempts import ATTEMPT, FOREACH_SIZES, IN_CONTAINER
+from otel_metaflow.backfill.attempts import ATTEMPT, CLONED, FOREACH_SIZES, IN_CONTAINER
 from otel_metaflow.backfill.metaflow_seams import Storage, default_datastore, in_batches
 from otel_metaflow.backfill.stored_json import read_json
 
@@ -157,6 +157,8 @@ class DatastoreCatalogue:
         yield attempt.entry("ds-root", self._storage.root, began)
         if attempt.has("task_begin"):
             yield attempt.entry("attempt", str(attempt.number), began)
+        if attempt.has("DONE.lock") and not (attempt.has("task_begin") or attempt.has("runtime")):
+            yield attempt.entry(CLONED, "True", began)
         if attempt.has("task_stdout.log"):
             yield attempt.entry(IN_CONTAINER, "True", began)
         if stored.code:

@@ -62,7 +62,7 @@ def is_attempt_over(attempt: StoredAttempt, names: Collection[str], patience: Pa
     """Whether nothing more will be stored of an attempt, whose task has the files `names` in the datastore."""
     number = attempt.key.attempt
     is_stored = f"{number}.runtime" in names and f"{number}.runtime_stderr.log" in names
-    if not is_last or is_stored or attempt.cloned_from is not None:
+    if not is_last or is_stored or attempt.is_cloned:
         return True
     if attempt.ended:
         return patience.is_over(attempt.seen, _SETTLED)

@@ -370,7 +370,7 @@ class _Making:
         if before is not None and before.exit_code is not None:
             # A launcher tries again at once (metaflow/runtime.py); the process itself is heard of later.
             attempt.launched = before.over_at
-        if attempt.cloned_from is not None:
+        if attempt.is_cloned:
             self._record_clone(attempt)
             return
         runtime = read_json(files.get(f"{key.attempt}.runtime"))

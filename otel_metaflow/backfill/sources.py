@@ -9,7 +9,7 @@ from otel_metaflow.backfill.datastore_catalogue import DatastoreCatalogue
 from otel_metaflow.backfill.metadata_catalogue import MetadataCatalogue
 from otel_metaflow.backfill.metaflow_seams import default_datastore
 
-MISSING = "without tags, users, versions and platforms, and with cloned tasks as attempts"
+MISSING = "without tags, users, versions, platforms, and the runs that were resumed"
 """What of runs is missing if they are read from the datastore alone."""
 
 

@@ -63,6 +63,11 @@ class Attempt:
         return self.clone is not None
 
     @property
+    def cloned_from(self) -> Optional[str]:
+        """The id of the run that it was cloned from; None if that is unknown, or it is no clone."""
+        return str((self.clone or {}).get("originRun") or "") or None
+
+    @property
     def is_within_another(self) -> bool:
         """Whether another task started it, as in a `@parallel` step: the launcher does not record its end."""
         return "within" in (self.start or {})
@@ -343,8 +348,8 @@ class Run:
     def origin(self) -> Optional[str]:
         """The id of the run that this one resumes."""
         recorded = (self.start or {}).get("origin")
-        cloned = (attempt.clone["originRun"] for attempt in self.attempts.values() if attempt.clone is not None)
-        return str(recorded) if recorded else next((str(run) for run in cloned), None)
+        cloned = (attempt.cloned_from for attempt in self.attempts.values())
+        return str(recorded) if recorded else next(filter(None, cloned), None)
 
     @property
     def trace_id(self) -> str:

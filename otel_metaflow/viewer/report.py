@@ -109,7 +109,7 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: set[A
     start, end, key = attempt.start or {}, attempt.end or {}, attempt.key
     queued = story.queue_time(run, attempt)
     before = story.previous(run, attempt)
-    clone = attempt.clone
+    origin = attempt.cloned_from
     recorded = run.is_recorded(attempt)
     return _known(
         {
@@ -134,7 +134,7 @@ def of_attempt(run: Run, attempt: Attempt, redaction: Redaction, critical: set[A
             "retried": True if attempt.failed and story.following(run, attempt) is not None else None,
             "foreachIndex": [int(index) for index, _ in start.get("foreach") or ()] or None,
             "foreachValue": redaction.value(start.get("foreachValue")),
-            "clonedFrom": None if clone is None else f"{run.key.flow}/{clone['originRun']}",
+            "clonedFrom": None if origin is None else f"{run.key.flow}/{origin}",
             "caught": True if end.get("caught") else None,
             "exitCode": attempt.exit_code,
             "signal": attempt.signal_name,

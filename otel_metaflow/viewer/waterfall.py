@@ -141,7 +141,8 @@ def _worst(members: Sequence[Attempt]) -> list[Attempt]:
 def _note(run: Run, attempt: Attempt) -> str:
     """Why it failed and whether it was retried; or the run it was cloned from; or that it was not recorded."""
     if attempt.clone is not None:
-        return f"cloned from {run.key.flow}/{attempt.clone['originRun']}"
+        origin = attempt.cloned_from
+        return "cloned" if origin is None else f"cloned from {run.key.flow}/{origin}"
     notes = []
     if attempt.failed:
         more = " (retried)" if story.following(run, attempt) is not None else ""

@@ -212,7 +212,7 @@ class Spans:
         tracing = str((attempt.start or {}).get("orchestratorTraceparent", "")).split("-")
         if len(tracing) == _PARTS:
             yield _link(tracing[1], tracing[2], "orchestrator")
-        if attempt.clone is not None:
+        if attempt.clone is not None and attempt.cloned_from is not None:
             cloned = attempt.clone
             origin = RunKey(key.flow, str(cloned["originRun"]), key.namespace)
             read = AttemptKey(attempt.key.step, str(cloned["originTask"]), int(cloned["originAttempt"]))
@@ -244,7 +244,7 @@ class Spans:
 
     def _saved(self) -> Optional[float]:
         """The duration of the cloned tasks in the resumed run, in seconds."""
-        clones = [attempt.clone for attempt in self._run.attempts.values() if attempt.clone is not None]
+        clones = [one.clone for one in self._run.attempts.values() if one.clone is not None and one.cloned_from]
         saved: List[int] = []
         for record in clones:
             key = RunKey(self._run.key.flow, str(record["originRun"]), self._run.key.namespace)
