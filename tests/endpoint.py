@@ -134,7 +134,11 @@ class Endpoint:
 
     def bodies(self) -> list[str]:
         """The bodies of all log records."""
-        return [record.body.string_value for message in self.of(ExportLogsServiceRequest) for record in _logs(message)]
+        return [record.body.string_value for record in self.logs()]
+
+    def logs(self) -> list[Any]:
+        """All log records."""
+        return [record for message in self.of(ExportLogsServiceRequest) for record in _logs(message)]
 
     def spans(self) -> list[tuple[Any, Any]]:
         """All spans, each with its resource."""

@@ -37,7 +37,9 @@ def in_pods(place: Place, endpoint: Endpoint, how: str, *, reached: bool = True)
         FLOW,
         env={
             "OTEL_METAFLOW_REMOTE_ENDPOINT": "http://collector.monitoring:4318",
-            "POD_ENVIRONMENT": json.dumps({"HOW": how, "OTEL_EXPORTER_OTLP_ENDPOINT": url}),
+            "POD_ENVIRONMENT": json.dumps(
+                {"HOW": how, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "GO": str(place.path / "go")}
+            ),
         },
     )
     assert finished.code == 0, finished.stdout + finished.stderr

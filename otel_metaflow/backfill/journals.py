@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from otel_metaflow.backfill.attempt_journals import AttemptJournals, raise_unwri
 from otel_metaflow.backfill.attempts import ATTEMPT, StoredAttempt, registered_at
 from otel_metaflow.backfill.catalogue import Catalogue
 from otel_metaflow.backfill.graph import Known, Lineage
+from otel_metaflow.backfill.last_lines import Added, LastLines
 from otel_metaflow.backfill.metaflow_seams import Storage, UnreadableError, in_batches
 from otel_metaflow.backfill.stored_json import read_json
 from otel_metaflow.backfill.stored_run import StoredRun
@@ -70,6 +72,7 @@ def make(
     *,
     dead_after: float = DAY,
     recorded: bool = False,
+    cloudwatch: bool = False,
     progress: Callable[[Made], object] = lambda _: None,
 ) -> Made:
     """Make what is over of FLOW/RUN, and is not there yet, below `environment.home`.
@@ -81,6 +84,7 @@ def make(
         run: The run's id.
         dead_after: After how many seconds without a sign of life whatever has not ended counts as dead.
         recorded: Make journals also of a run that a launcher elsewhere has recorded.
+        cloudwatch: Of attempts that died with their containers on AWS Batch, add what only CloudWatch has.
         progress: Called from time to time with what was made so far.
 
     Raises:
@@ -112,7 +116,7 @@ def make(
                 made.brought += 1
                 made.bytes += size
         else:
-            making = _Making(stored, environment, folder, known, made, dead_after, progress)
+            making = _Making(stored, environment, folder, known, made, dead_after, progress, cloudwatch=cloudwatch)
             try:
                 making.make()
             finally:
@@ -181,6 +185,8 @@ class _Making:
         made: Made,
         dead_after: float,
         progress: Callable[[Made], object],
+        *,
+        cloudwatch: bool,
     ) -> None:
         self._stored = stored
         self._environment = environment
@@ -195,6 +201,7 @@ class _Making:
         self._attempts = AttemptJournals(
             folder, made.key, environment, stored.graph, self._lineage, self._mask, self._record_line
         )
+        self._last_lines = LastLines(folder, environment, self._mask, self._note) if cloudwatch else None
         self._journal = Journal(folder / layout.RUN_FILE, raise_unwritten)
         self._resource: dict[str, Any] = {}
         self._ended = 0
@@ -387,11 +394,33 @@ class _Making:
             self._made.bytes += written.bytes
             self._made.in_doubt += written.in_doubt
             unwritten, ended = written.unwritten, max(ended, written.last)
+        added = self._add_last_lines(attempt, is_brought=bool(brought))
+        if added is not None:
+            unwritten, ended = Counter(unwritten) + Counter(added.unwritten), max(ended, added.last)
         # Without a launcher there is no exit code: how it ended is in its own journal alone.
         for record in reader.facts(layout.attempt_file(self._folder, key)):
             self._known.add(key, record)
-        self._record_process(attempt, runtime, ended, unwritten, is_killed=is_killed, is_remote=bool(brought))
+        exported = added.exported if added is not None else None
+        self._record_process(
+            attempt, runtime, ended, unwritten, is_killed=is_killed, is_remote=bool(brought), exported=exported
+        )
         self._ended = max(self._ended, ended)
+
+    def _add_last_lines(self, attempt: StoredAttempt, *, is_brought: bool) -> Added | None:
+        """Add to its journals what only CloudWatch has of an attempt, if that is wanted."""
+        if self._last_lines is None:
+            return None
+        step = self._stored.graph.steps.get(attempt.key.step)
+        in_doubt = is_brought or (step is not None and step.is_recorded)
+        added = self._last_lines.add(attempt, is_brought=is_brought, in_doubt=in_doubt)
+        if added is not None:
+            self._made.lines += added.lines
+            self._made.bytes += added.bytes
+        return added
+
+    def _note(self, note: str) -> None:
+        if note not in self._made.notes:
+            self._made.notes.append(note)
 
     def _record_clone(self, attempt: StoredAttempt) -> None:
         run, task = attempt.cloned_from or ("", "")
@@ -414,6 +443,7 @@ class _Making:
         *,
         is_killed: bool,
         is_remote: bool,
+        exported: Sequence[int] | None,
     ) -> None:
         """What a launcher records of an attempt: that its process was started, what it read from, and how it ended."""
         launch: dict[str, Any] = {"timeUnixNano": attempt.launched, **attempt.key._asdict()}
@@ -422,6 +452,8 @@ class _Making:
             launch["inputs"] = layout.grouped((step, task, 0) for step, tasks in inputs.items() for task in tasks)
         if is_remote:
             launch["remote"] = True
+        if exported is not None:
+            launch["exported"] = list(exported)
         exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": is_killed}
         code = runtime.get("return_code")
         if isinstance(code, int) and not isinstance(code, bool):

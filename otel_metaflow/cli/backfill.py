@@ -64,6 +64,7 @@ _EARLIER, _RUNNING, _RECORDED, _UNREADABLE, _WOULD = (
 )
 @stored_runs.datastore_only
 @stored_runs.dead_after
+@stored_runs.cloudwatch
 @wait_option
 @json_option
 @click.pass_obj
@@ -79,6 +80,7 @@ def backfill(
     date_now: bool,
     recorded: bool,
     datastore_only: bool,
+    cloudwatch: bool,
     as_json: bool,
 ) -> None:
     """Export runs that nobody recorded, from what Metaflow stored.
@@ -95,7 +97,7 @@ def backfill(
         catalogue = sources.catalogue(stored_runs.report, datastore_only=datastore_only)
         chosen = _chosen(catalogue, what, began, is_bounded=everything or since is not None)
         with _journals_in(environment, dry_run=dry_run) as place:
-            work = _Backfill(catalogue, place, dead_after, wait, date_now, recorded, dry_run, quiet=as_json)
+            work = _Backfill(catalogue, place, dead_after, wait, date_now, recorded, cloudwatch, dry_run, quiet=as_json)
             work.warn(chosen)
             work.export(chosen)
     if as_json:
@@ -143,6 +145,7 @@ class _Backfill:
         wait: float,
         date_now: bool,
         recorded: bool,
+        cloudwatch: bool,
         dry_run: bool,
         *,
         quiet: bool,
@@ -155,6 +158,7 @@ class _Backfill:
         self._wait = wait
         self._date_now = date_now
         self._recorded = recorded
+        self._cloudwatch = cloudwatch
         self._dry_run = dry_run
         self._quiet = quiet
         self._home = settings.read().home  # not that of a dry run
@@ -226,6 +230,7 @@ class _Backfill:
                 *key[:2],
                 dead_after=self._dead_after,
                 recorded=self._recorded,
+                cloudwatch=self._cloudwatch,
                 progress=show,
             )
         except (UnreadableError, BlockingIOError) as error:

@@ -19,7 +19,7 @@ from otel_metaflow.viewer.terminal import echo
 if TYPE_CHECKING:
     from otel_metaflow.backfill.last_lines import Line
 
-_GROUP, _STREAM = "aws-batch-awslogs-group", "aws-batch-awslogs-stream"
+_GROUP, _STREAM, _REGION = (f"aws-batch-awslogs-{name}" for name in ("group", "stream", "region"))
 
 
 @click.command()
@@ -82,7 +82,7 @@ def _last_lines(environment: settings.Settings, stream: Stream) -> list[Line]:
     key = AttemptKey(step, task, stream.attempt)
     if any(record["kind"] == layout.END for record in reader.facts(layout.attempt_file(folder, key))):
         return []
-    return last_lines.of_attempt(folder, key, stream.group, stream.name)
+    return last_lines.of_attempt(folder, key, stream.group, stream.name, stream.region)
 
 
 def _resolved(pathspec: str) -> str:
@@ -110,6 +110,7 @@ class Stream(NamedTuple):
     attempt: int
     group: str
     name: str
+    region: str
 
 
 def streams(pathspec: str) -> Iterator[Stream]:
@@ -127,10 +128,11 @@ def streams(pathspec: str) -> Iterator[Stream]:
         found = sorted((entry.created_at, entry.name, entry.value) for entry in task.metadata)
         groups = [value for _, name, value in found if name == _GROUP]
         names = [value for _, name, value in found if name == _STREAM]
+        region = next((value for _, name, value in found if name == _REGION and value), "")
         # One pair for each attempt, in order of the attempts.
         for attempt, (group, name) in enumerate(zip(groups, names, strict=False)):
             if name:
-                yield Stream(task.pathspec, attempt, group or "", name)
+                yield Stream(task.pathspec, attempt, group or "", name, region)
 
 
 def _tasks(thing: Any) -> list[Any]:

@@ -15,9 +15,18 @@ from otel_metaflow.viewer.terminal import echo
 @click.argument("run", metavar="FLOW/RUN", shell_complete=runs.completion())
 @stored_runs.datastore_only
 @stored_runs.dead_after
+@stored_runs.cloudwatch
 @json_option
 @click.pass_obj
-def fetch(environment: settings.Settings, run: str, dead_after: float, *, datastore_only: bool, as_json: bool) -> None:
+def fetch(
+    environment: settings.Settings,
+    run: str,
+    dead_after: float,
+    *,
+    datastore_only: bool,
+    cloudwatch: bool,
+    as_json: bool,
+) -> None:
     """Fetch a run from what Metaflow stored.
 
     From then on view, compare and export show it. Attempts that recorded themselves in their containers come as they
@@ -31,7 +40,15 @@ def fetch(environment: settings.Settings, run: str, dead_after: float, *, datast
     with stored_runs.readable(), formatting.busy(f"fetching {run}"):
         catalogue = sources.catalogue(stored_runs.report, datastore_only=datastore_only)
         found = stored_runs.resolved(catalogue, run)
-        made = journals.make(catalogue, environment, found.flow, found.run, dead_after=dead_after, recorded=True)
+        made = journals.make(
+            catalogue,
+            environment,
+            found.flow,
+            found.run,
+            dead_after=dead_after,
+            recorded=True,
+            cloudwatch=cloudwatch,
+        )
     if as_json:
         print_json(stored_runs.values(made))
         return
@@ -43,7 +60,7 @@ def fetch(environment: settings.Settings, run: str, dead_after: float, *, datast
         journals.COMPLETE: "fetched",
     }[made.state]
     if made.state == journals.COMPLETE and not made.attempts:
-        echo(f"{made.key}: is here already")
+        echo(f"{made.key}: is here already{', and --cloudwatch adds nothing to it' if cloudwatch else ''}")
     else:
         echo(f"{made.key}: {state} ({stored_runs.described(made)})")
     echo(f"look at it: otel-metaflow view {made.key}")

@@ -53,6 +53,12 @@ datastore_only = click.option(
     help="Read runs from the datastore alone, where nobody has their metadata: without tags, users, and more.",
 )
 
+cloudwatch = click.option(
+    "--cloudwatch",
+    is_flag=True,
+    help="Add what only CloudWatch has of tasks that were killed with their containers on AWS Batch.",
+)
+
 
 def report(line: str) -> None:
     """Print something about what could not be read."""

@@ -57,6 +57,7 @@ class _Address(click.ParamType):  # type: ignore[type-arg]  # a generic from cli
 )
 @stored_runs.datastore_only
 @stored_runs.dead_after
+@stored_runs.cloudwatch
 @click.option(
     "--requests-per-minute",
     type=click.IntRange(min=1),
@@ -77,6 +78,7 @@ def watch(
     health: tuple[str, int] | None,
     *,
     datastore_only: bool,
+    cloudwatch: bool,
 ) -> None:
     """Export runs that nobody recorded, for ever.
 
@@ -101,6 +103,7 @@ def watch(
                 partial(sources.catalogue, echo, datastore_only=datastore_only),
                 since=since,
                 dead_after=dead_after,
+                cloudwatch=cloudwatch,
                 pace=Pace(every, requests_per_minute),
                 metrics=metrics,
                 stop=stop,

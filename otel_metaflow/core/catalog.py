@@ -97,10 +97,10 @@ CATALOG: List[Name] = [
     Name(names.SOURCE, "resource", "string", "`backfill` if it was made afterwards from what Metaflow stored"),
     Name(
         names.IN_DOUBT,
-        "resource",
+        "resource, logs",
         "boolean",
         "of a backfilled attempt with `@otel` that left no ledger, or of such a run: "
-        "a part may have been exported before",
+        "a part may have been exported before; on a line from CloudWatch, that line may",
     ),
     Name(names.RUN_TAGS, "resource", "string[]", "the run's own tags, if it was backfilled"),
     Name(names.CODE_PACKAGE, "resource", "string", "of Metaflow's code package, if backfilled"),

@@ -37,12 +37,14 @@ class RawJournal:
         note = self._note(self._written, len(lines), position)
         self._journal.append_lines([note, *(_record(line, mask) for line in lines)])
 
-    def append_stored(self, lines: Sequence[Tuple[str, Line]], mask: Callable[[str], str], at: int) -> None:
+    def append_stored(
+        self, lines: Sequence[Tuple[str, Line]], mask: Callable[[str], str], at: int, more: str = ""
+    ) -> None:
         """Write lines of Metaflow's log files, each with its id there, as one batch after which nothing followed.
 
-        `at` is when that was, in nanoseconds of a clock that runs evenly.
+        `at` is when that was, in nanoseconds of a clock that runs evenly; each record has `more`, as JSON.
         """
-        records = [_record(line, mask, f',"id":{quoted(identity)}') for identity, line in lines]
+        records = [_record(line, mask, f',"id":{quoted(identity)}{more}') for identity, line in lines]
         self._journal.append_lines([self._note(at, len(lines)), *records, self._note(at + int(QUIET * 1e9), 0)])
 
     def note_quiet(self) -> bool:

@@ -219,6 +219,7 @@ class AttemptLogs:
         text = record.get("body", "")
         length = record.get("length", len(text))
         line = Raw(text, length, record["timeUnixNano"], start, self._known, self._clock, id=record.get("id", ""))
+        line.in_doubt = "inDoubt" in record
         of.read(line)
         self._count_raw(start)
 
@@ -252,6 +253,8 @@ class AttemptLogs:
                         "body": raw.text,
                         "length": raw.length,
                     }
+                    if raw.in_doubt:
+                        record["inDoubt"] = True
                     yield LogEntry(raw.id or f"o{raw.offset}", record)
 
     def _is_new(self, offset: int) -> bool:

@@ -50,7 +50,8 @@ class Raw:
 
     `known` is the length of the task's journal when it was read, `until` its length when the line was first considered.
     `read` is the time of reading, by the launcher's monotonic clock. `at` is the time of writing, as far as it follows
-    from the lines around it. `id` is its id in Metaflow's log files, if it is from there.
+    from the lines around it. `id` is its id in Metaflow's log files, if it is from there. If it is `in_doubt`, its
+    container may have exported it.
     """
 
     text: str
@@ -61,6 +62,7 @@ class Raw:
     read: int = 0
     until: Optional[int] = None
     id: str = ""
+    in_doubt: bool = False
 
 
 class Garbled:

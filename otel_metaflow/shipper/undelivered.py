@@ -178,6 +178,7 @@ class Undelivered:
         if attempt.witnessed is None and files["journal"].exists() and "logs" not in trouble:
             # Its container was killed as a whole, and this is from some time before. Its shipper has gone on since, and
             # unless the endpoint was failing, has delivered what was recorded then.
+            end = tuple(attempt.launch.get("exported", end))
             self._ledger.take(Changes({(key, LOGS): Cursor(clean=end, sent=end)}, {(key, "start")}))
 
     def _note_user_records(self, key: AttemptKey, end: int) -> None:

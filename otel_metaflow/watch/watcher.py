@@ -70,6 +70,7 @@ class Watcher:
         *,
         since: float,
         dead_after: float,
+        cloudwatch: bool,
         pace: Pace,
         metrics: Metrics,
         stop: threading.Event,
@@ -83,6 +84,7 @@ class Watcher:
             connect: Opens what is read of runs; called with what to call before each request.
             since: How old runs may be when they are found, in seconds.
             dead_after: After how many seconds without a sign of life whatever sends no heartbeats counts as dead.
+            cloudwatch: Whether to add what only CloudWatch has of attempts that died with their containers.
             pace: What it may cost.
             metrics: What it counts.
             stop: Set, while it `is_exporting`, to end it.
@@ -100,7 +102,7 @@ class Watcher:
         self._environment = environment
         self._home = environment.home
         self._patterns = patterns
-        self._since, self._dead_after = since, dead_after
+        self._since, self._dead_after, self._cloudwatch = since, dead_after, cloudwatch
         self._pace, self._metrics, self._stop, self._report = pace, metrics, stop, report
         self._metadata = Metadata(connect(self._before_request), pace)
         self._history = History(self._home)
@@ -233,7 +235,14 @@ class Watcher:
             return
         run.memory.look_again()
         self._metadata.memory = run.memory
-        made = journals.make(self._metadata, self._environment, key.flow, key.run, dead_after=self._dead_after)
+        made = journals.make(
+            self._metadata,
+            self._environment,
+            key.flow,
+            key.run,
+            dead_after=self._dead_after,
+            cloudwatch=self._cloudwatch,
+        )
         self._metrics.attempts += made.attempts
         for note in made.notes:
             self._note(key, run, note)

@@ -118,6 +118,8 @@ class LogRecords:
         body, marks = _clean(self._masked(record, source), record.get("length"))
         attributes.update(marks)
         attributes[names.LOG_IOSTREAM] = record.get("stream", "")
+        if "inDoubt" in record:
+            attributes[names.IN_DOUBT] = True
         if "pid" in record:
             attributes[names.PROCESS_PID] = record["pid"]
         made = _made(record, source, attributes, body)
