@@ -77,6 +77,35 @@ def test_the_datastore_alone_tells_the_same_as_metadata_and_a_live_run(place: Pl
         assert {link.context.span_id for link in span.links} == {link.context.span_id for link in other.links}
 
 
+EXIT = """
+@step
+def start(self):
+    sys.exit(3)
+    self.next(self.end)
+"""
+PARALLEL = """
+@step
+def start(self):
+    self.next(self.train, num_parallel=2)
+@parallel
+@step
+def train(self):
+    self.next(self.join)
+@step
+def join(self, inputs):
+    self.next(self.end)
+"""
+
+
+@pytest.mark.parametrize("steps", [EXIT, PARALLEL], ids=["exit", "parallel"])
+def test_what_metadata_and_a_live_run_tell_differently_is_as_in_metadata(place: Place, steps: str) -> None:
+    """The exception of sys.exit, and which of its nodes a parallel step's line is of."""
+    live, noted, alone = three(place, steps)
+    assert alone.tree() == noted.tree()
+    assert ids(alone) == ids(live)
+    assert lines(alone) == lines(noted)
+
+
 def pairs(one: Telemetry, other: Telemetry) -> list[tuple[ReadableSpan, ReadableSpan]]:
     """The spans of the run and of attempts, of both."""
     by_id = {f"{span.context.span_id:x}": span for span in other.spans}

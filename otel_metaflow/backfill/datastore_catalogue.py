@@ -166,9 +166,9 @@ class DatastoreCatalogue:
         if stored.python:
             yield attempt.entry("python_version", stored.python, began)
         last = max(began, *(times.get(path, 0) for path in attempt.signs), 0)
-        succeeded = _plain(artifacts.get(stored.task_ok))
-        if attempt.has("DONE.lock") and isinstance(succeeded, bool):
-            yield attempt.entry("attempt_ok", str(succeeded), last)
+        if attempt.has("DONE.lock") and stored.task_ok in artifacts:
+            # None after sys.exit, as Metaflow itself reads it (metaflow/task.py, run_step).
+            yield attempt.entry("attempt_ok", str(bool(_plain(artifacts[stored.task_ok]))), last)
         else:
             yield attempt.entry("seen", "True", last)
 
