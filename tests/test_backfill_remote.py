@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from endpoint import Endpoint
 from fake_pod import Cluster
 from http_service import HttpService
@@ -148,6 +149,8 @@ def bucket() -> Iterator[dict[str, str]]:
     server = ThreadedMotoServer(port=0)
     server.start()
     host, port = server.get_host_and_port()
+    # Its state belongs to the process.
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10).raise_for_status()
     keys = {"AWS_ACCESS_KEY_ID": "x" * 16, "AWS_SECRET_ACCESS_KEY": "x" * 16, "AWS_DEFAULT_REGION": "us-east-1"}
     session = boto3.Session("x" * 16, "x" * 16, region_name="us-east-1")
     session.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
