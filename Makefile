@@ -32,6 +32,9 @@ $(AZURITE): $(STAMP)
 	npm install --silent --no-fund --no-audit --no-save --prefix $(VENV)/azurite azurite@3.35.0
 	@touch $@
 
+# What all tests need.
+TESTED := $(STAMP) collector vendors $(if $(shell command -v npm),$(AZURITE))
+
 .PHONY: install
 install: $(STAMP) ## a virtual environment with the package and what its tests need
 
@@ -64,7 +67,7 @@ check: lint ## the quick part of it all: no collector, no container, no browser,
 	$(BIN)/pytest -n 2 -m 'not (collector or browser or slow)' $(PYTEST_ARGS)
 
 .PHONY: test
-test: $(STAMP) collector vendors collector-test $(if $(shell command -v npm),$(AZURITE)) ## all tests; builds both collectors on the first run
+test: $(TESTED) collector-test ## all tests; builds both collectors on the first run
 	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-range
@@ -81,7 +84,7 @@ test-batch: ## the part of test-remote that needs no Kubernetes, in five minutes
 	$(MAKE) test-remote PYTEST_ARGS='-k "AwsBatch and not down or StepFunctions and success" $(PYTEST_ARGS)'
 
 .PHONY: coverage
-coverage: $(STAMP) collector vendors ## which lines the tests reach, in their subprocesses too
+coverage: $(TESTED) ## which lines the tests reach, in their subprocesses too
 	rm -rf .coverage && mkdir .coverage
 	-$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
