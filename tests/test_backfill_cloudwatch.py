@@ -21,11 +21,17 @@ from test_backfill_remote import forget_launcher, in_pods
 from test_cli_backfill import Team, pathspec
 from test_collector_cloudwatch import cloudwatch
 from test_remote_home import PRINTED
+from test_watch import Watching
 
 from otel_metaflow.backfill import last_lines
-from otel_metaflow.core import ids, names
-from otel_metaflow.core.secrets import MASK
+from otel_metaflow.backfill.attempts import StoredAttempt
+from otel_metaflow.backfill.last_lines import LastLines
+from otel_metaflow.core import ids, names, settings
+from otel_metaflow.core.secrets import MASK, Mask
+from otel_metaflow.journal import layout
+from otel_metaflow.journal.cursor import Cursor
 from otel_metaflow.journal.keys import AttemptKey
+from otel_metaflow.model.attempt_logs import AttemptLogs
 
 __all__ = ["cloudwatch"]
 
@@ -176,6 +182,21 @@ def test_of_a_container_that_exported_itself_what_was_on_its_way_arrives_marked(
     assert endpoint.uids == before
 
 
+def test_a_watcher_adds_it_and_another_one_nothing(
+    team: Team, killed: tuple[Place, Finished], endpoint: Endpoint, cloudwatch: dict[str, str]
+) -> None:
+    place, run = killed
+    put(cloudwatch, STREAM + "2", (time.time_ns(), "training on a"), (time.time_ns(), "last words"))
+    put(cloudwatch, STREAM + "3")
+    with Watching(place, team.home, endpoint.url, "--cloudwatch", env=cloudwatch) as watcher:
+        watcher.prints(f"{pathspec(run)}: exported")
+        watcher.stop()
+    assert endpoint.body_counts["last words"] == 1
+    before = dict(endpoint.uids)
+    assert "exported earlier" in team.backfill(endpoint, pathspec(run), "--cloudwatch").stdout
+    assert endpoint.uids == before
+
+
 @contextlib.contextmanager
 def answering(code: str, message: str) -> Iterator[str]:
     """The address of a CloudWatch that refuses everything."""
@@ -275,3 +296,24 @@ def test_a_line_is_known_again_that_is_journaled_in_another_form(
     journaled: Sequence[str], events: Sequence[str], tmp_path: Path, cloudwatch: dict[str, str]
 ) -> None:
     assert after(journaled, [*events, "last words"], tmp_path, cloudwatch) == ["last words"]
+
+
+def test_a_line_that_was_stored_while_it_was_written_is_cloudwatchs(tmp_path: Path, cloudwatch: dict[str, str]) -> None:
+    """What there is of it is removed; if the step leaves out a stream, nothing is added."""
+    key, now = AttemptKey("start", "1", 0), time.time_ns()
+    own, output = layout.attempt_file(tmp_path, key), layout.output_file(tmp_path, key)
+    own.write_text(f'{{"kind":"start","timeUnixNano":{now},"version":1,"logs":["stdout","stderr"]}}\n')
+    line = f'{{"kind":"line","timeUnixNano":{now},"stream":"stderr","body":"epoch 1"}}\n'
+    output.write_text(line + line[:-9])
+    put(cloudwatch, STREAM, (now, "epoch 1"), (now + SECOND, "epoch 2"))
+    facts = {"aws-batch-awslogs-group": GROUP, "aws-batch-awslogs-stream": STREAM}
+    attempt = StoredAttempt(key, facts={**facts, "aws-batch-awslogs-region": cloudwatch["AWS_REGION"]})
+    reports: list[str] = []
+    added = LastLines(tmp_path, settings.read(), Mask(["epoch 2"]), reports.append)
+    assert added.add(attempt, is_brought=True, in_doubt=True) is not None
+    assert not reports
+    found = [entry.record for entry in AttemptLogs(tmp_path, key, Cursor()).read(final=True)]
+    assert [(record["body"], record["stream"]) for record in found] == [("epoch 1", "stderr"), (MASK, "stdout")]
+
+    own.write_text(own.read_text().replace(',"stderr"', ""))
+    assert added.add(attempt, is_brought=True, in_doubt=True) is None
