@@ -15,29 +15,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_metaflow.backfill import container_journals, endings, log_files, resource
-from otel_metaflow.backfill.attempt_journals import AttemptJournals, raise_unwritten
+from otel_metaflow.backfill.attempt_journals import AttemptJournals
 from otel_metaflow.backfill.attempts import ATTEMPT, StoredAttempt, registered_at
 from otel_metaflow.backfill.catalogue import Catalogue
 from otel_metaflow.backfill.graph import Known, Lineage
 from otel_metaflow.backfill.last_lines import Added, LastLines
 from otel_metaflow.backfill.metaflow_seams import Storage, UnreadableError, in_batches
-from otel_metaflow.backfill.stored_json import read_json
+from otel_metaflow.backfill.run_journal import Exit, RunJournal
 from otel_metaflow.backfill.stored_run import StoredRun
 from otel_metaflow.core import secrets
 from otel_metaflow.core.redaction import Redaction
 from otel_metaflow.core.settings import Settings
 from otel_metaflow.journal import layout, reader, run_record
 from otel_metaflow.journal.keys import AttemptKey, RunKey
-from otel_metaflow.journal.writer import Journal
 from otel_metaflow.model.run import Place, Run, load
 
 DAY = 86_400.0
-_NANO = 1_000_000_000
 # Tasks whose files are looked at together: with S3 each look is a process of its own, and their files fill a folder.
 _BATCH = 100
 
@@ -202,7 +199,7 @@ class _Making:
             folder, made.key, environment, stored.graph, self._lineage, self._mask, self._record_line
         )
         self._last_lines = LastLines(folder, environment, self._mask, self._note) if cloudwatch else None
-        self._journal = Journal(folder / layout.RUN_FILE, raise_unwritten)
+        self._journal = RunJournal(folder, known, self._mask)
         self._resource: dict[str, Any] = {}
         self._ended = 0
 
@@ -272,21 +269,10 @@ class _Making:
         self._made.oldest = registered_at(described) or min(filter(None, (each.launched for each in first)), default=0)
         if self._known.has_launcher:
             return
-        start = {
-            "timeUnixNano": self._made.oldest,
-            "version": layout.VERSION,
-            "flow": key.flow,
-            "run": key.run,
-            "namespace": key.namespace,
-            "backfilled": True,
-            "resource": self._resource,
-        }
-        start.update(
-            {name: value for name, value in (("origin", origin), ("triggers", resource.triggers(first))) if value}
+        steps = [step.as_record() for step in self._stored.graph.steps.values()]
+        self._journal.begin(
+            key, self._made.oldest, self._resource, steps, origin=origin, triggers=resource.triggers(first)
         )
-        self._journal.append(layout.START, start)
-        for step in self._stored.graph.steps.values():
-            self._journal.append(layout.STEP, {"timeUnixNano": self._made.oldest, **step.as_record()})
 
     def _place(self, task: _Task) -> None:
         """Note where a task is in the flow, for those that read from it."""
@@ -378,10 +364,9 @@ class _Making:
             # A launcher tries again at once (metaflow/runtime.py); the process itself is heard of later.
             attempt.launched = before.over_at
         if attempt.is_cloned:
-            self._record_clone(attempt)
+            self._journal.add_clone(attempt, self._stored.origin_of(attempt))
             return
-        runtime = read_json(files.get(f"{key.attempt}.runtime"))
-        is_killed = runtime.get("killed") is True
+        exit_ = Exit.read(files.get(f"{key.attempt}.runtime"))
         unwritten: Mapping[str, int] = {}
         ended = max(attempt.ended, attempt.seen)
         brought = container_journals.put(self._folder, key, files)
@@ -389,7 +374,7 @@ class _Making:
             self._made.brought += 1
             self._made.bytes += brought
         else:
-            written = self._attempts.write(attempt, files, self._resource, is_killed=is_killed)
+            written = self._attempts.write(attempt, files, self._resource, is_killed=exit_.is_killed)
             self._made.lines += written.lines
             self._made.bytes += written.bytes
             self._made.in_doubt += written.in_doubt
@@ -400,10 +385,9 @@ class _Making:
         # Without a launcher there is no exit code: how it ended is in its own journal alone.
         for record in reader.facts(layout.attempt_file(self._folder, key)):
             self._known.add(key, record)
+        inputs = self._lineage.inputs(key.step, attempt.place, attempt.begun or attempt.launched)
         exported = added.exported if added is not None else None
-        self._record_process(
-            attempt, runtime, ended, unwritten, is_killed=is_killed, is_remote=bool(brought), exported=exported
-        )
+        self._journal.add_process(attempt, inputs, exit_, ended, unwritten, is_remote=bool(brought), exported=exported)
         self._ended = max(self._ended, ended)
 
     def _add_last_lines(self, attempt: StoredAttempt, *, is_brought: bool) -> Added | None:
@@ -422,61 +406,9 @@ class _Making:
         if note not in self._made.notes:
             self._made.notes.append(note)
 
-    def _record_clone(self, attempt: StoredAttempt) -> None:
-        run, task = attempt.cloned_from or ("", "")
-        origin = self._stored.origin_of(attempt)
-        record = {
-            "timeUnixNano": attempt.launched,
-            **attempt.key._asdict(),
-            "originRun": run,
-            "originTask": task,
-            "originAttempt": origin.key.attempt if origin is not None else 0,
-        }
-        self._append(layout.CLONE, record)
-
-    def _record_process(
-        self,
-        attempt: StoredAttempt,
-        runtime: Mapping[str, Any],
-        ended: int,
-        unwritten: Mapping[str, int],
-        *,
-        is_killed: bool,
-        is_remote: bool,
-        exported: Sequence[int] | None,
-    ) -> None:
-        """What a launcher records of an attempt: that its process was started, what it read from, and how it ended."""
-        launch: dict[str, Any] = {"timeUnixNano": attempt.launched, **attempt.key._asdict()}
-        inputs = self._lineage.inputs(attempt.key.step, attempt.place, attempt.begun or attempt.launched)
-        if inputs is not None:
-            launch["inputs"] = layout.grouped((step, task, 0) for step, tasks in inputs.items() for task in tasks)
-        if is_remote:
-            launch["remote"] = True
-        if exported is not None:
-            launch["exported"] = list(exported)
-        exit_: dict[str, Any] = {"timeUnixNano": ended, **attempt.key._asdict(), "killed": is_killed}
-        code = runtime.get("return_code")
-        if isinstance(code, int) and not isinstance(code, bool):
-            exit_["code"] = code
-            if code == 0:
-                exit_["ok"] = bool(attempt.is_ok)
-        if unwritten:
-            exit_["unwritten"] = dict(unwritten)
-        self._append(layout.LAUNCH, launch)
-        self._append(layout.EXIT, exit_)
-
-    def _append(self, kind: str, record: dict[str, Any]) -> None:
-        self._journal.append(kind, record)
-        self._known.add(None, {"kind": kind, **record})
-
     def _record_line(self, attempt: StoredAttempt, line: log_files.Line) -> None:
-        """A line of the launcher, about an attempt."""
-        at = line.at or attempt.seen
-        moment = datetime.fromtimestamp(at / _NANO).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]  # noqa: DTZ006 - as Metaflow
-        head = f"{moment} [{self._made.key.run}/{attempt.key.step}/{attempt.key.task}] "
-        text = line.data.decode("utf-8", "replace").rstrip("\n")
-        body = self._mask(text if resource.is_in_container(attempt) else head + text)
-        self._journal.append(layout.LINE, {"timeUnixNano": at, "stream": line.stream, "body": body, "id": line.id})
+        """A line that the launcher printed about an attempt."""
+        self._journal.add_line(self._made.key, attempt, line)
         self._made.lines += 1
 
     def _end(self, tasks: list[_Task]) -> None:
@@ -487,9 +419,7 @@ class _Making:
             return
         ended = max((each.ended or each.seen for task in tasks for each in task.attempts), default=self._made.oldest)
         ended = max(ended, self._ended, self._made.oldest)
-        if result != "error":
-            self._append(layout.END, {"timeUnixNano": ended, "result": result})
-        self._append(layout.CLOSED, {"timeUnixNano": ended})
+        self._journal.end(ended, result)
         self._made.state = COMPLETE
 
     def _last_result(self, task: _Task) -> str:
