@@ -38,6 +38,12 @@ WAYS = {
     "hard exit": ("os._exit(3)", "attempt lost: the process exited with code 3"),
     "hard exit with 0": ("os._exit(0)", "attempt lost: the process exited with code 0 without a result"),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "attempt lost: the process was killed by SIGKILL"),
+    "interrupted by itself": ("raise KeyboardInterrupt('by hand')", "KeyboardInterrupt: by hand"),
+    "interrupted alone": ("os.kill(os.getpid(), signal.SIGINT); threading.Event().wait(9)", "KeyboardInterrupt: "),
+    "killed by the interrupt": (
+        "signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGINT)",
+        "attempt lost: the process was killed by SIGINT",
+    ),
     "unpicklable": ("self.lock = threading.Lock()", "cannot pickle '_thread.lock' object"),
 }
 
@@ -65,6 +71,18 @@ def test_each_way_to_fail_is_an_error_wherever_one_looks(place: Place, way: str)
     assert "1 of them error" in place.cli("view", f"{name}/start/1").stdout
     on_page = _on_page(place.home, telemetry.flow, telemetry.run)
     assert [line.text for line in on_page["start/1"] if line.level == log_lines.ERROR] == [shown[0]["body"]]
+
+
+def test_a_run_whose_launcher_fails_while_it_ends_its_tasks_is_a_failure(place: Place) -> None:
+    """A task that ends well and leaves no result: Metaflow notices, and then cannot read why."""
+    body = "atexit.register(shutil.rmtree, f'{sysroot}/.metaflow/{current.pathspec}')"
+    before = (
+        "import atexit, shutil; from metaflow import current; sysroot = os.environ['METAFLOW_DATASTORE_SYSROOT_LOCAL']"
+    )
+    finished = place.run(FLOW.format(decorator="@otel", body=f"{before}; {body}"))
+    assert finished.code == 1
+    assert finished.story.result == "failure"
+    assert "No completed attempts" in finished.story.error_message
 
 
 def test_a_retried_exception_is_an_error_and_a_rescued_one_a_warning(place: Place) -> None:

@@ -105,6 +105,7 @@ ODD_RUNS = {
     "a handler that raises": Odd("logging.getLogger().addHandler(Raising()); logging.error('raises')"),
     "a print that raises": Odd("print('half \\\\ud800 a character')"),
     "a pipe of the task that is closed": Odd("os.close(1); print('nobody')"),
+    "metadata that cannot be stored": Odd("json.dump = broken"),
     "json that raises": Odd("json.dumps = broken; print('patched')"),
 }
 # What user code may do in a step that goes on: each in a step of its own, so in a process of its own.

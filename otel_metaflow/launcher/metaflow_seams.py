@@ -31,6 +31,7 @@ DEPENDS = (
     "metaflow.runtime.Worker.terminate",
     "metaflow.runtime.Worker.task",
     "metaflow.runtime.Worker.killed",
+    "metaflow.runtime.Worker.cleaned",
     "metaflow.runtime.Worker._proc",
     "metaflow.runtime.Worker._stdout",
     "metaflow.runtime.Task.step",
@@ -73,8 +74,11 @@ class Listener(Protocol):
     def launched(self, key: AttemptKey, at: int, pid: int, inputs: dict[str, list[Any]] | None) -> Lines | None:
         """A task's process was started, no sooner than `at`, to read from `inputs`; returns a receiver of its lines."""
 
-    def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
-        """A task's process has ended and its pipes are read to the end; `ok` is whether Metaflow has its result."""
+    def ended(self, key: AttemptKey, code: int, *, killed: bool, stopping: bool, ok: bool | None) -> None:
+        """A task's process has ended and its pipes are read to the end.
+
+        `stopping` is whether all tasks were to end by then, and `ok` whether Metaflow has its result.
+        """
 
     def cloned(self, key: AttemptKey, run: str, task: str, attempt: int) -> None:
         """A task was cloned from attempt `attempt` of `task` of `run`."""
@@ -125,7 +129,7 @@ def _watch_ends(listener: Listener) -> None:
         if key is not None:
             code = int(worker._proc.returncode)
             ok = None if code else False if raised else _has_result(worker.task)
-            listener.ended(key, code, killed=bool(worker.killed), ok=ok)
+            listener.ended(key, code, killed=bool(worker.killed), stopping=bool(worker.cleaned), ok=ok)
 
     @hidden
     def watched(*args: Any, **kwargs: Any) -> Any:

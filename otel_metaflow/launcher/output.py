@@ -138,13 +138,18 @@ class Output:
             if values:
                 self._mask.add(values)
 
-    def ended(self, key: AttemptKey, code: int, *, killed: bool, ok: bool | None) -> None:
-        """A task's process has ended and its pipes are read to the end; `ok` is whether Metaflow has its result."""
+    def ended(self, key: AttemptKey, code: int, *, killed: bool, stopping: bool, ok: bool | None) -> None:
+        """A task's process has ended and its pipes are read to the end.
+
+        `stopping` is whether all tasks were to end by then, and `ok` whether Metaflow has its result.
+        """
         # Its lines first: after the exit record, a reader expects no more.
         unwritten = self._raw.close(key)
         if key in self._remote:
             self._settle_remote(key)
         fields: dict[str, Any] = {**key._asdict(), "code": code, "killed": killed}
+        if stopping:
+            fields["stopping"] = True
         if ok is not None:
             fields["ok"] = ok
         if unwritten:

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,11 @@ def launching(cli_args: Any) -> None:
 
 @guarded
 def finished(exception: BaseException | None) -> None:
-    """One decorated step has finished."""
+    """One decorated step has finished.
+
+    Metaflow passes no exception if another is raised while it ends its tasks after the first.
+    """
+    exception = exception or sys.exc_info()[1]
     hide_frames(exception)
     if _run is not None:
         _run.finished(exception)

@@ -166,9 +166,10 @@ class Attempt:
             return "skip"
         if self.exit is not None and self.exit.get("killed"):
             return "cancellation"
-        if self.end is None:
-            return self._result_by_code
-        recorded = str(self.end.get("result", "failure"))
+        recorded = self._result_by_code if self.end is None else str(self.end.get("result", "failure"))
+        if recorded == "cancellation" and self.exit is not None and not self.exit.get("stopping"):
+            # The launcher went on: it is the step that raised KeyboardInterrupt, or was sent a signal.
+            return "failure" if self.end else "error"
         # If it died after Metaflow stored it, for example in an exit handler, it also failed for Metaflow.
         return "error" if recorded == "success" and self.exit_code else recorded
 

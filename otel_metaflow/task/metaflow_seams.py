@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
-from otel_metaflow.core.guard import hidden, seam
+from otel_metaflow.core.guard import seam
 from otel_metaflow.journal import layout
 
 DEPENDS = (
@@ -114,14 +114,20 @@ def watch_registering(metadata: Any, note: Callable[[], None]) -> None:
     It registers `attempt_ok` while the error of an artifact that cannot be pickled is being handled (metaflow/task.py),
     and no hook is called for that error.
     """
-    register = metadata.register_metadata
+    kind = type(metadata)
+    kind.register_metadata = _Noted(kind.register_metadata, note)
 
-    @hidden
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        note()
-        return register(*args, **kwargs)
 
-    metadata.register_metadata = watched
+class _Noted:
+    """A method that calls `note` when it is looked up: no frame of ours is in the traceback of what it raises."""
+
+    def __init__(self, method: Any, note: Callable[[], None]) -> None:
+        self._method = method
+        self._note = note
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        self._note()
+        return self._method.__get__(instance, owner)
 
 
 @seam("attempts that are made again", lambda: False)
