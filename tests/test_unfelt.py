@@ -208,6 +208,47 @@ def test_odd_steps_are_the_same_with_us(tmp_path: Path) -> None:
     assert [attempt.result for attempt in attempts] == ["success"] * (len(ODD_STEPS) + 1)
 
 
+SPIN = """
+    from metaflow import FlowSpec, otel, step
+    class SpinFlow(FlowSpec):
+        {otel}
+        @step
+        def start(self):
+            print("in start")
+            self.next(self.end)
+        {otel}
+        @step
+        def end(self):
+            print("in end")
+    if __name__ == "__main__":
+        SpinFlow()
+    """
+
+
+def test_spin_is_the_same_with_us(tmp_path: Path) -> None:
+    """Metaflow leaves most decorators out there, uninitialized, and asks them what to package all the same."""
+    shown_lines = []
+    for name, decorator in (("without", ""), ("with", "@otel")):
+        place = Place(tmp_path / name)
+        place.path.mkdir()
+        flow = place.write(SPIN.format(otel=decorator))
+        first = place.run(flow)
+        spun = subprocess.run(
+            [sys.executable, str(flow), "--no-pylint", "spin", f"{first.run}/start/1"],
+            cwd=place.path,
+            env=place.environ(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        text = re.sub(r"\d{10,}|[\d-]{10} [\d:.]{12}|pid \d+", "", spun.stdout + spun.stderr).replace(
+            str(place.path), ""
+        )
+        shown_lines.append([line for line in text.splitlines() if "Ignoring Step decorator 'otel'" not in line])
+    assert shown_lines[1] == shown_lines[0]
+    assert "in start" in str(shown_lines[0])
+
+
 VARIABLES = {
     "OTEL_SDK_DISABLED": "maybe",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "collector",

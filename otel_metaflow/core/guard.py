@@ -122,16 +122,19 @@ def hide_frames(error: Optional[BaseException], marked: Set[CodeType] = _hidden)
     this module are gone during interpreter shutdown.
     """
     seen: Set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback = error.__traceback__
-        while traceback is not None:
-            following = traceback.tb_next
-            if following is not None and following.tb_frame.f_code in marked:
-                traceback.tb_next = following.tb_next
-            else:
-                traceback = following
-        error = error.__cause__ or error.__context__
+    try:
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback = error.__traceback__
+            while traceback is not None:
+                following = traceback.tb_next
+                if following is not None and following.tb_frame.f_code in marked:
+                    traceback.tb_next = following.tb_next
+                else:
+                    traceback = following
+            error = error.__cause__ or error.__context__
+    except Exception:  # noqa: BLE001 - a class of the user's with its own __getattribute__ or __bool__: nothing is hidden
+        return
 
 
 def guarded(function: _Function) -> _Function:

@@ -139,7 +139,9 @@ class Run:
         # Including what tasks could not record: one line for all of them, outside their own output.
         print_unrecorded({**unrecorded.read(self.folder), **self._unrecorded})
         with contextlib.suppress(OSError):
-            self._report_unwritten(OSError(0, (self.folder / layout.UNWRITTEN_MARK).read_text()))
+            # The task that could not write its journal may not have been able to write why, either.
+            reason = (self.folder / layout.UNWRITTEN_MARK).read_text() or "no space left for a task"
+            self._report_unwritten(OSError(0, reason))
         self.ensure_shipper()
         if self.environment.is_shipping:
             # In a container the shipper would be killed with the launcher, so the run waits; elsewhere it does not.

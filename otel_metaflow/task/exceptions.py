@@ -57,11 +57,11 @@ def _message(error: BaseException, stack: str) -> str:
     )
     lines = f"\n{stack}"
     begin = lines.find(f"\n{named}: ", max(lines.rfind(f"\n{_BEGIN}"), 0))
-    if begin >= 0 and not getattr(error, "__notes__", None):
-        return lines[begin + len(named) + 3 :].rstrip("\n")
     try:
+        if begin >= 0 and not getattr(error, "__notes__", None):
+            return lines[begin + len(named) + 3 :].rstrip("\n")
         return str(error)
-    except Exception as odd:  # noqa: BLE001 - the user's __str__ may be broken
+    except Exception as odd:  # noqa: BLE001 - the user's __str__ and __getattribute__ may be broken
         let_pass(odd)
         return f"<{type(error).__name__} without a readable message>"
 

@@ -241,7 +241,7 @@ def _raw(record: logging.LogRecord) -> str:
     arguments = record.args if isinstance(record.args, tuple) else (record.args,)
     parts = [repr(each) if type(each) in _PLAIN else f"<{type(each).__qualname__}>" for each in arguments[:16]]
     message = record.msg if type(record.msg) in _PLAIN else f"<{type(record.msg).__qualname__}>"
-    return f"{message} ({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    return f"{message} ({', '.join(parts)}{',' if len(parts) == 1 else ''})" if parts else f"{message}"
 
 
 def _object(output: Optional[str]) -> Optional[Dict[str, Any]]:

@@ -46,6 +46,10 @@ class OtelDecorator(StepDecorator):
     name = "otel"
     defaults = {"attributes": None, "logs": None, "foreach_value": False}  # noqa: RUF012 - the form that StepDecorator asks for
 
+    # Of a step that Metaflow does not initialize, as in `flow.py spin`, which still asks what to package.
+    _flow = _decorators = ()
+    _command = None
+
     def __init__(self, attributes=None, *args, **kwargs):
         # Metaflow rejects an unknown option while it creates the class of the flow, with a traceback; rejected in
         # `init`, it is reported in one line.
