@@ -64,7 +64,7 @@ def test_the_http_exporter_of_logs_sends_what_it_would_have_encoded(
     def answered(_: Any, request: requests.PreparedRequest, **__: Any) -> requests.Response:
         sent.append(request)
         response = requests.Response()
-        response.status_code, response._content = 200, b""
+        response.status_code, response._content, response._content_consumed = 200, b"", True
         return response
 
     monkeypatch.setattr(requests.Session, "send", answered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import gzip
 import os
 import socket
 import ssl
@@ -115,6 +116,18 @@ def reply(text: bytes) -> Callable[[], AbstractContextManager[str]]:
     return lambda: serving(talk)
 
 
+def without_end(head: bytes, part: bytes) -> Callable[[], AbstractContextManager[str]]:
+    """A server that sends a part of a body again and again."""
+
+    def talk(connection: socket.socket) -> None:
+        request(connection)
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+
+    return lambda: serving(talk)
+
+
 def resetting_after(text: bytes) -> Callable[[], AbstractContextManager[str]]:
     def talk(connection: socket.socket) -> None:
         request(connection)
@@ -185,6 +198,15 @@ TABLE: dict[str, tuple[Callable[[], AbstractContextManager[str]], Answer]] = {
         Answer(Verdict.DELIVERED, rejected=3),
     ),
     "200 without a length": (reply(OK + b"\r\n\x0a\x02\x08\x03"), Answer(Verdict.DELIVERED, rejected=3)),
+    "200 without end": (without_end(OK, bytes(9999)), answers.DELIVERED),
+    "200 without end, compressed": (
+        without_end(OK + b"Content-Encoding: gzip\r\n", gzip.compress(bytes(9_999_999))),
+        answers.DELIVERED,
+    ),
+    "400 without end": (
+        without_end(b"HTTP/1.1 400 Bad Request\r\n", b"no" * 999),
+        Answer(Verdict.SPLIT, "answered 400 Bad Request"),
+    ),
     "200 of HTTP/1.0": (reply(b"HTTP/1.0 200 OK\r\n\r\n"), answers.DELIVERED),
     "100 before 200": (reply(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"), answers.DELIVERED),
     "302": (failing("302"), Answer(Verdict.REFUSED, REFUSES)),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import logging
 import zlib
+from itertools import islice
 from typing import Any, Callable, Optional, Sequence
 
 import requests
@@ -56,8 +57,12 @@ class _WatchedSession(requests.Session):
         if self.verify is not True:
             # Passed again, or REQUESTS_CA_BUNDLE would take precedence over OTEL_EXPORTER_OTLP_CERTIFICATE.
             kwargs["verify"] = self.verify
+        kwargs["stream"] = True
         try:
             response = super().request(*args, **kwargs)
+            # In small parts, because a part may be a thousand times as long once it is decompressed.
+            body = b"".join(islice(response.iter_content(_PART), _MAX_PARTS))
+            response.close()  # the connection is kept if it was read to its end
         except Exception as error:
             self.answer = _unanswered(error)
             raise _AnsweredError(self.answer) from error
@@ -69,10 +74,13 @@ class _WatchedSession(requests.Session):
         )
         if self.answer.verdict is not Verdict.DELIVERED:
             raise _AnsweredError(self.answer)
-        self.answer = self._rejected(response.content)
+        self.answer = self._rejected(body)
         return response
 
 
+# Of the body of a response, in bytes: an endpoint may answer without end.
+_PART = 4_096
+_MAX_PARTS = 16
 _GZIP = b"\x1f\x8b"  # RFC 1952
 
 
