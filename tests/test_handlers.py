@@ -187,6 +187,7 @@ FLOW = r"""
             self.counted()
             self.meanwhile()
             self.past_the_taps()
+            self.without_newlines()
             self.next(self.end)
 
         def hand_on(self):
@@ -252,6 +253,16 @@ FLOW = r"""
                 logging.getLogger("lines").error("%d", "wrong")
             except TypeError:
                 pass
+
+        def without_newlines(self):
+            handler = logging.StreamHandler()
+            pieces = alone("pieces", handler)
+            handler.terminator = ""; pieces.error("begun by a record, "); pieces.error("ended by one\n")
+            pieces.error("begun by a record"); print(file=sys.stderr)
+            pieces.error("begun by a record, "); print("ended by a print", file=sys.stderr)
+            handler.terminator = " ... "; pieces.error("in two"); handler.terminator = "\n"; pieces.error("pieces")
+            handler.terminator = "\r"; pieces.error("10%"); pieces.error("20%")
+            handler.terminator = "\r\n"; pieces.error("done")
 
         def past_the_taps(self):
             # Streams of the user's own that lead to stdout and stderr.
@@ -385,6 +396,10 @@ BODIES = {
     "prompt": ["behind a prompt"],
     "rich": ["a message that the console wraps, since it is longer than its column is wide " + "x" * 99],
     "rich traceback": ["in a frame"],
+    "pieces": [
+        *("begun by a record, ", "ended by one\n", "begun by a record", "begun by a record, "),
+        *("in two", "pieces", "10%", "20%", "done"),
+    ],
     **{
         f"{name} stream": ["héllo €\nin two lines"]
         for name in ["reopened", "duplicated", "wrapped", "encoded", "device", "rotating", "all of them", "replaced"]
@@ -485,13 +500,15 @@ def test_exceptions_come_whole_also_through_a_queue(story: Story) -> None:
 def test_a_print_while_a_handler_works_is_a_line_of_its_own(story: Story) -> None:
     """The record's own text is not, in how many pieces, colours and columns it may be written."""
     expected = {"before a diagnostic": 1, "after": 1, "a diagnostic": 1, "while formatting": 2, "of another thread": 1}
-    expected.update({"before loguru": 1, "a line beside it": 7})
+    expected.update({"before loguru": 1, "a line beside it": 7, "begun by a record, ended by a print": 1})
     assert {text: story.lines[text] for text in expected} == expected
     theirs = [
         text for text in story.lines if any(text and text in body for bodies in BODIES.values() for body in bodies)
     ]
     # Written twice, and in one piece with somebody else's prompt.
     assert set(theirs) - {"a diagnostic", "handled its own way"} == set()
+    begun = {text for text in story.lines if re.search("begun by a record|in two \\.|ended by one|[12]0%", text)}
+    assert begun == {"begun by a record, ended by a print"}
     # Its handler works by no method that we see: who cannot be sure delivers both.
     assert story.lines["handled its own way"] == 1
     assert story.lines["a prompt: behind a prompt"] == 1

@@ -14,11 +14,12 @@ from otel_metaflow.journal.layout import CARRIED
 # What a container needs: a task and its shipper. A run that a step starts there has no launcher of ours.
 _ROOMS = ("core", "journal", "model", "shipper", "task")
 _KINDS = (".py", ".sh")
-# Of these, only the command line, a launcher and its shipper use them, or documentation.
+# Of these, only the command line, a launcher, its tasks and its shipper use them, or documentation.
 _STAYS = (
     "core/catalog.py",
     "core/requested_resources.py",
     "core/standby.py",
+    "journal/unrecorded.py",
     "shipper/dates.py",
     "shipper/log_files.py",
     "shipper/otlp_json.py",

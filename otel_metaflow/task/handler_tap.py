@@ -15,10 +15,12 @@ from __future__ import annotations
 import logging
 import sys
 from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from weakref import WeakKeyDictionary, ref
 
 from otel_metaflow.core.guard import contain, hidden, hide_frames
+from otel_metaflow.core.long_lines import LONGEST_LINE
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -119,6 +121,7 @@ class HandlerTap:
         self._working: ContextVar[Optional[Handling]] = ContextVar("working", default=None)
         self._arrived: ContextVar[Optional[Tuple[Any, Passage]]] = ContextVar("arrived", default=None)
         self._kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()  # of handlers: whether they only forward
+        self._begun: Dict[Tuple[str, int], str] = {}  # by stream and thread: output of handlers that end no line
         self._forwarded: Dict[Any, List[Passage]] = {}  # from handlers that forward to those behind them
 
     @property
@@ -133,8 +136,11 @@ class HandlerTap:
         A record that is not in the journal yet is written now, with the line as `text`.
         """
         handling = self._working.get()
+        begun = self._begun.pop((stream, get_ident()), "") if self._begun else ""
         if handling is None or handling.is_over:
-            return NOT_OWNED
+            return COVERED if begun and line == begun else NOT_OWNED
+        if begun and line.startswith(begun):
+            line, length = line[len(begun) :], length - len(begun)
         if handling.next_to == stream and handling.output == line:  # all of its output, as nearly always
             handling.written = _NOTHING
         else:
@@ -193,6 +199,8 @@ class HandlerTap:
                 working.set(outer)
                 if handling is not None:
                     handling.is_over = True
+                    if handling.next_to and handling.output:
+                        self._begin_line(handling, handling.output)
                     if taken:
                         # Since Python 3.12 a filter may replace the record.
                         self._take(taken if isinstance(taken, logging.LogRecord) else record, handling)
@@ -274,6 +282,13 @@ class HandlerTap:
             contain(error)
         if not handling.next_to:
             self._take(record, handling)
+
+    def _begin_line(self, handling: Handling, output: str) -> None:
+        """Remember output that came to no line, if that is because the handler's terminator ends none."""
+        end, at = getattr(handling.handler, "terminator", "\n"), (handling.next_to, get_ident())
+        if type(end) is str and "\n" not in end:
+            begun = self._begun.get(at, "") + output + end
+            self._begun[at] = begun if len(begun) <= LONGEST_LINE else ""
 
     def _take(self, record: logging.LogRecord, handling: Handling, output: str = "") -> bool:
         """Write a record, unless that has been done; return whether with `output`."""
