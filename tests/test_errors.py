@@ -77,6 +77,19 @@ def test_each_way_to_fail_is_an_error_wherever_one_looks(place: Place, way: str)
     assert [line.text for line in on_page["start/1"] if line.level == log_lines.ERROR] == [shown[0]["body"]]
 
 
+def test_a_run_that_is_started_while_an_error_is_handled_is_a_success(place: Place) -> None:
+    """As by a script that tries an import, and runs its flow where that fails."""
+    handling = "try:\n    raise ImportError('no such library')\nexcept ImportError:\n    ErrorFlow()"
+    flow = (
+        FLOW.format(decorator="@otel", body="pass")
+        .replace("    ErrorFlow()\n", "")
+        .replace('if __name__ == "__main__":', handling.replace("\n", "\n    "))
+    )
+    finished = place.run(flow)
+    assert finished.code == 0
+    assert finished.story.result == "success"
+
+
 def test_a_run_whose_launcher_fails_while_it_ends_its_tasks_is_a_failure(place: Place) -> None:
     """A task that ends well and leaves no result: Metaflow notices, and then cannot read why."""
     body = "atexit.register(shutil.rmtree, f'{sysroot}/.metaflow/{current.pathspec}')"

@@ -82,4 +82,4 @@ def test_a_run_inside_a_trace_links_to_that(place: Place) -> None:
 
 def test_nothing_is_linked_to_that_is_not_sent(place: Place) -> None:
     finished = place.run(ROOT / "examples/hello.py", "--with", "otel", env={trace_links.VARIABLE: JAEGER})
-    assert "16686" not in finished.stderr
+    assert "localhost:16686" not in finished.stderr  # the id of a run may have any digits

@@ -47,7 +47,7 @@ EXTRAS = st.dictionaries(
 def ours(record: logging.LogRecord) -> tuple[Any, Any]:
     """The scope and the record, by way of the tap, the journal and the shipper."""
     lines: list[str] = []
-    writer = RecordWriter(lines.append, lambda text: text, {}, os.getpid())
+    writer = RecordWriter(lines.append, lambda text: text, {}, os.getpid(), lambda *_: None)
     writer.write(record, Handling(logging.NullHandler(), record, Passage(record), only_forwards=False))
     attempt = Attempt(AttemptKey("start", "1", 0), start={"timeUnixNano": 1})
     run = Run(RunKey("F", "1"))

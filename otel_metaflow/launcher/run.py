@@ -56,6 +56,7 @@ class Run:
         self._is_parallel = True  # unless the graph shows that no step is
         self._shipper: subprocess.Popen[bytes] | None = None  # the last that was started
         self._pid = os.getpid()
+        self._handled = sys.exc_info()[1]  # what the user's script is handling while it runs the flow
 
     def _is_remote(self) -> bool:
         """Whether the task that was launched just now runs in a container that exports itself."""
@@ -113,7 +114,13 @@ class Run:
         return self._shipper is not None and self._shipper.poll() is not None and lock.is_free(self.folder)
 
     def finished(self, exception: BaseException | None) -> None:
-        """One decorated step has finished; with the last one, the run has."""
+        """One decorated step has finished; with the last one, the run has.
+
+        Metaflow passes no exception if another is raised while it ends its tasks after the first.
+        """
+        raised = sys.exc_info()[1]
+        if exception is None and raised is not self._handled:
+            exception = raised
         self._unfinished -= 1
         if self._unfinished:
             return
@@ -216,11 +223,7 @@ def launching(cli_args: Any) -> None:
 
 @guarded
 def finished(exception: BaseException | None) -> None:
-    """One decorated step has finished.
-
-    Metaflow passes no exception if another is raised while it ends its tasks after the first.
-    """
-    exception = exception or sys.exc_info()[1]
-    hide_frames(exception)
+    """One decorated step has finished."""
+    hide_frames(exception or sys.exc_info()[1])
     if _run is not None:
         _run.finished(exception)
