@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -44,6 +45,9 @@ VENDORS_CONFIG = ROOT / "tests/vendors/config.yaml"
 # A tag of this checkout's own: another one that is tested at the same time builds its image, too.
 IMAGE = f"localhost/otelcol-metaflow:test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 PODMAN = ["podman", "--runtime=runc"]
+# Below those that the kernel gives to outgoing connections (ip_local_port_range), and with no seed that tests share.
+_PORTS = range(10_000, 32_000)
+_DICE = random.SystemRandom()
 
 START_TIMEOUT = 30.0
 """Seconds that a collector may take to start. It takes 0.1 on an idle machine."""
@@ -573,12 +577,15 @@ def container(tmp_path: Path, vendors: Vendors, image: str) -> Iterator[Containe
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """Return TCP ports that nothing listens on."""
+    """Return TCP ports that nothing listens on, and that no outgoing connection takes before something does."""
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return tuple(each.getsockname()[1] for each in sockets)
+        while len(found) < count:
+            port = _DICE.choice(_PORTS)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("localhost", port))
+                found.append(port)
+    return tuple(found)
 
 
 def _records(payloads: Iterator[dict[str, Any]], *levels: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
