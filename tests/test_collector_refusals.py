@@ -130,7 +130,6 @@ GOOD = [f"line {number}" for number in range(600)]
 BAD = {
     "a resource's index": {"resource": {"com.splunk.index": "nope"}},
     "a record's index": {"attributes": {"com.splunk.index": "nope"}},
-    "a field that is null": {"attributes": {"note": None}},
 }
 
 
@@ -149,9 +148,27 @@ def test_one_record_that_splunk_refuses_costs_no_other(tmp_path: Path, fault: st
     assert "Splunk rejected 1 of" in error
     assert "source" in error
     assert "metaflow.run.id 12" in error
-    if "index" in fault:
-        assert "Incorrect index" in error
-        assert "nope" in error
+    assert "Incorrect index" in error
+    assert "nope" in error
+
+
+NOTHING = {
+    "a value": {"note": None, "kept": "a"},
+    "a value in a map": {"note": {"empty": None, "deeper": {"empty": None}, "kept": "a"}},
+    "a value in an array": {"note": ["a", None, {"empty": None}]},
+    "all values of a map": {"note": {"empty": None}},
+}
+
+
+@pytest.mark.parametrize("attributes", NOTHING.values(), ids=NOTHING)
+def test_an_attribute_without_a_value_costs_nothing(tmp_path: Path, attributes: dict[str, Any]) -> None:
+    """OpenTelemetry defines none, other senders have it, and Splunk would refuse the event."""
+    with Hec() as splunk, Collector(tmp_path, splunk.environment) as collector:
+        post(collector, logs(["a record"], attributes=attributes), logs(["a resource"], attributes))
+        post(collector, spans(["a span"], attributes), metrics(["a.metric"], attributes))
+        eventually(lambda: len(splunk.events) >= 4)
+        assert not errors(collector)
+    assert {"a record", "a resource"} <= set(splunk.bodies)
 
 
 def test_a_rejected_record_affects_its_own_signal_only(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-// Package finitevalues is a processor that converts NaN and infinity, which JSON cannot represent, to text.
+// Package finitevalues is a processor that converts NaN and infinity, which JSON cannot represent, to text, and drops
+// attributes without a value, which OpenTelemetry does not define.
 //
 // Both vendors' exporters write JSON. A record with such a number in any attribute, however deep, cannot be
-// written and is lost, at Splunk with an error, at Datadog without. The text is that of OTLP's own JSON.
+// written and is lost, at Splunk with an error, at Datadog without. The text is that of OTLP's own JSON. Splunk also
+// refuses an event with a field that is null; in a body, a null stays.
 //
 // A metric point whose value is no finite number is none that a vendor takes, so it is dropped, and reported:
 // text is no value. Where only a part of a histogram is not finite, that part is left out.
@@ -37,11 +39,11 @@ var mutates = processorhelper.WithCapabilities(consumer.Capabilities{MutatesData
 func logs(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Logs) (processor.Logs, error) {
 	return processorhelper.NewLogs(ctx, set, cfg, next, func(_ context.Context, data plog.Logs) (plog.Logs, error) {
 		for _, resource := range data.ResourceLogs().All() {
-			inMap(resource.Resource().Attributes())
+			inAttributes(resource.Resource().Attributes())
 			for _, scope := range resource.ScopeLogs().All() {
-				inMap(scope.Scope().Attributes())
+				inAttributes(scope.Scope().Attributes())
 				for _, record := range scope.LogRecords().All() {
-					inMap(record.Attributes())
+					inAttributes(record.Attributes())
 					inValue(record.Body())
 				}
 			}
@@ -53,16 +55,16 @@ func logs(ctx context.Context, set processor.Settings, cfg component.Config, nex
 func traces(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
 	return processorhelper.NewTraces(ctx, set, cfg, next, func(_ context.Context, data ptrace.Traces) (ptrace.Traces, error) {
 		for _, resource := range data.ResourceSpans().All() {
-			inMap(resource.Resource().Attributes())
+			inAttributes(resource.Resource().Attributes())
 			for _, scope := range resource.ScopeSpans().All() {
-				inMap(scope.Scope().Attributes())
+				inAttributes(scope.Scope().Attributes())
 				for _, span := range scope.Spans().All() {
-					inMap(span.Attributes())
+					inAttributes(span.Attributes())
 					for _, event := range span.Events().All() {
-						inMap(event.Attributes())
+						inAttributes(event.Attributes())
 					}
 					for _, link := range span.Links().All() {
-						inMap(link.Attributes())
+						inAttributes(link.Attributes())
 					}
 				}
 			}
@@ -74,11 +76,11 @@ func traces(ctx context.Context, set processor.Settings, cfg component.Config, n
 func metrics(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Metrics) (processor.Metrics, error) {
 	return processorhelper.NewMetrics(ctx, set, cfg, next, func(_ context.Context, data pmetric.Metrics) (pmetric.Metrics, error) {
 		for _, resource := range data.ResourceMetrics().All() {
-			inMap(resource.Resource().Attributes())
+			inAttributes(resource.Resource().Attributes())
 			for _, scope := range resource.ScopeMetrics().All() {
-				inMap(scope.Scope().Attributes())
+				inAttributes(scope.Scope().Attributes())
 				for _, metric := range scope.Metrics().All() {
-					inMap(metric.Metadata())
+					inAttributes(metric.Metadata())
 					if dropped := inMetric(metric); dropped > 0 {
 						set.Logger.Error(fmt.Sprintf("dropped %d points of the metric %s: their value is NaN or infinite", dropped, metric.Name()))
 					}
@@ -100,7 +102,7 @@ func inMetric(metric pmetric.Metric) int {
 		return gone
 	}
 	number := func(point pmetric.NumberDataPoint) bool {
-		inMap(point.Attributes())
+		inAttributes(point.Attributes())
 		return none(point.ValueType() == pmetric.NumberDataPointValueTypeDouble && !finite(point.DoubleValue()))
 	}
 	switch metric.Type() {
@@ -110,17 +112,17 @@ func inMetric(metric pmetric.Metric) int {
 		metric.Sum().DataPoints().RemoveIf(number)
 	case pmetric.MetricTypeHistogram:
 		for _, point := range metric.Histogram().DataPoints().All() {
-			inMap(point.Attributes())
+			inAttributes(point.Attributes())
 			inParts(point)
 		}
 	case pmetric.MetricTypeExponentialHistogram:
 		for _, point := range metric.ExponentialHistogram().DataPoints().All() {
-			inMap(point.Attributes())
+			inAttributes(point.Attributes())
 			inParts(point)
 		}
 	case pmetric.MetricTypeSummary:
 		metric.Summary().DataPoints().RemoveIf(func(point pmetric.SummaryDataPoint) bool {
-			inMap(point.Attributes())
+			inAttributes(point.Attributes())
 			point.QuantileValues().RemoveIf(func(quantile pmetric.SummaryDataPointValueAtQuantile) bool {
 				return !finite(quantile.Value()) || !finite(quantile.Quantile())
 			})
@@ -154,6 +156,18 @@ func inParts(point parts) {
 }
 
 func finite(number float64) bool { return !math.IsNaN(number) && !math.IsInf(number, 0) }
+
+// inAttributes drops what is empty, in maps among them, too: Splunk's exporter makes fields of these.
+func inAttributes(attributes pcommon.Map) {
+	attributes.RemoveIf(func(_ string, value pcommon.Value) bool {
+		if value.Type() == pcommon.ValueTypeMap {
+			inAttributes(value.Map())
+		} else {
+			inValue(value)
+		}
+		return value.Type() == pcommon.ValueTypeEmpty
+	})
+}
 
 func inMap(attributes pcommon.Map) {
 	for _, value := range attributes.All() {

@@ -97,3 +97,29 @@ func TestWhatJSONHasNoNumberForIsText(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAttributeWithoutAValueIsNone(t *testing.T) {
+	records := new(consumertest.LogsSink)
+	data := plog.NewLogs()
+	record := data.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+	for _, each := range []pcommon.Map{record.Attributes(), record.Body().SetEmptyMap()} {
+		each.PutEmpty("none")
+		each.PutStr("kept", "")
+		each.PutEmptyMap("map").PutEmpty("none")
+	}
+	p, _ := NewFactory().CreateLogs(context.Background(), processortest.NewNopSettings(NewFactory().Type()), nil, records)
+	if err := p.ConsumeLogs(context.Background(), data); err != nil {
+		t.Fatal(err)
+	}
+	for where, each := range map[string]struct {
+		found any
+		want  string
+	}{
+		"attributes": {record.Attributes().AsRaw(), `{"kept":"","map":{}}`},
+		"body":       {record.Body().Map().AsRaw(), `{"kept":"","map":{"none":null},"none":null}`},
+	} {
+		if text, _ := json.Marshal(each.found); string(text) != each.want {
+			t.Errorf("%s: got %s, want %s", where, text, each.want)
+		}
+	}
+}
